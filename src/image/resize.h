@@ -1,0 +1,27 @@
+// Resizing with the same bytes as Pillow's Image.resize (8-bit, antialiased: the filter widens when the picture shrinks).
+#pragma once
+
+#include <array>
+#include <optional>
+#include <string_view>
+
+#include "image/image.h"
+
+namespace fovea {
+
+enum class Interpolation : uint8_t { kNearest, kBox, kBilinear, kHamming, kBicubic, kLanczos };
+
+std::string_view name_of(Interpolation interpolation);
+// "nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"; throws Error for other names.
+Interpolation interpolation_of(std::string_view name);
+
+// The source region of a resize in pixels: left, top, right, bottom; fractions count.
+struct ResizeBox {
+  double left = 0, top = 0, right = 0, bottom = 0;
+};
+
+// `image` as width x height. Throws Error when a size is below 1 or the box leaves the picture.
+Image resize(const Image& image, int width, int height, Interpolation interpolation);
+Image resize(const Image& image, int width, int height, Interpolation interpolation, const ResizeBox& box);
+
+}  // namespace fovea
