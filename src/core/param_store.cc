@@ -1,0 +1,123 @@
+#include "core/param_store.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/convert.h"
+
+namespace fovea {
+
+namespace {
+
+constexpr int64_t kSlabAlign = 16;  // elements; 64 bytes in f32
+
+uint64_t hash(const std::string& s) {  // FNV-1a: stable across platforms
+  uint64_t h = 0xcbf29ce484222325ULL;
+  for (const char c : s) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
+  return h;
+}
+
+double draw(const Init& init, const Rng& rng, uint64_t i) {
+  switch (init.kind) {
+    case Init::Kind::kZeros: return 0;
+    case Init::Kind::kOnes: return 1;
+    case Init::Kind::kConstant: return init.scale;
+    case Init::Kind::kUniform: return init.scale * (2 * rng.uniform(i) - 1);
+    case Init::Kind::kNormal: return init.scale * rng.normal(i);
+    case Init::Kind::kTruncatedNormal:
+      for (uint64_t attempt = 0;; ++attempt) {
+        const double x = rng.normal(i + (attempt << 40));
+        if (std::abs(x) <= 2) return init.scale * x;
+      }
+  }
+  return 0;
+}
+
+}  // namespace
+
+Param* ParamStore::add(std::string name, const Shape& shape, const Init& init, Decay decay) {
+  check(!allocated_, "parameter {} is added after the memory was allocated", name);
+  check(find(name) == nullptr, "parameter {} exists twice", name);
+  Param p;
+  p.name = std::move(name);
+  p.shape = shape;
+  p.init = init;
+  p.decay = decay;
+  params_.push_back(std::move(p));
+  return &params_.back();
+}
+
+void ParamStore::allocate(DType dtype, Gradients gradients) {
+  check(!allocated_, "parameters are allocated twice");
+  allocated_ = true;
+  dtype_ = dtype;
+  const auto place = [&](Decay decay) {
+    for (Param& p : params_)
+      if (p.decay == decay) slab_elements_ += (p.shape.elements() + kSlabAlign - 1) / kSlabAlign * kSlabAlign;
+  };
+  place(Decay::kYes);
+  decay_elements_ = slab_elements_;
+  place(Decay::kNo);
+  values_ = Buffer(static_cast<size_t>(slab_elements_) * size_of(dtype));
+  int64_t next[2] = {decay_elements_, 0};  // indexed by Decay
+  for (Param& p : params_) {
+    int64_t& offset = next[static_cast<int>(p.decay)];
+    p.value = {static_cast<char*>(values_.data()) + offset * static_cast<int64_t>(size_of(dtype)), p.shape, dtype};
+    offset += (p.shape.elements() + kSlabAlign - 1) / kSlabAlign * kSlabAlign;
+  }
+  if (gradients == Gradients::kYes) add_gradients();
+}
+
+void ParamStore::add_gradients() {
+  check(allocated_, "gradients before the parameters' memory");
+  if (grads_.data() != nullptr) return;
+  grads_ = Buffer(static_cast<size_t>(slab_elements_) * size_of(dtype_));
+  for (Param& p : params_)
+    p.grad = {static_cast<char*>(grads_.data()) + slab_offset(p) * static_cast<int64_t>(size_of(dtype_)), p.shape, dtype_};
+}
+
+void ParamStore::initialise(const Rng& rng) {
+  drop_packed();
+  for (Param& p : params_) {
+    const Rng own = rng.fork(hash(p.name));
+    const int64_t n = p.value.elements();
+    for (int64_t i = 0; i < n; ++i) {
+      // Through float, so that a model in f64 starts from exactly the numbers of one in f32.
+      store_scalar(p.value, i, static_cast<double>(static_cast<float>(draw(p.init, own, static_cast<uint64_t>(i)))));
+    }
+  }
+}
+
+Param* ParamStore::find(const std::string& name) {
+  for (Param& p : params_)
+    if (p.name == name) return &p;
+  return nullptr;
+}
+
+int64_t ParamStore::count() const {
+  int64_t n = 0;
+  for (const Param& p : params_) n += p.shape.elements();
+  return n;
+}
+
+Tensor ParamStore::values() const { return {values_.data(), Shape{slab_elements_}, dtype_}; }
+
+Tensor ParamStore::grads() const {
+  return grads_.data() == nullptr ? Tensor() : Tensor(grads_.data(), Shape{slab_elements_}, dtype_);
+}
+
+int64_t ParamStore::slab_offset(const Param& p) const {
+  return (static_cast<const char*>(p.value.data) - static_cast<const char*>(values_.data())) /
+         static_cast<int64_t>(size_of(dtype_));
+}
+
+void ParamStore::zero_grads() const {
+  if (grads_.data() != nullptr) grads().zero();
+}
+
+void ParamStore::drop_packed() {
+  for (Param& p : params_) p.packed = nullptr;
+  packed_ = Buffer();
+}
+
+}  // namespace fovea

@@ -1,0 +1,100 @@
+// The parameters of a model: one slab for all values, one for all gradients; names are the checkpoints'.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/arena.h"
+#include "core/rng.h"
+#include "core/tensor.h"
+
+namespace fovea {
+
+// How a fresh parameter is filled; drawn by name, so neither order nor dtype changes the numbers.
+struct Init {
+  enum class Kind : uint8_t { kZeros, kOnes, kConstant, kTruncatedNormal, kUniform, kNormal } kind = Kind::kZeros;
+  double scale = 0;  // the constant, the standard deviation, or the bound of U(-scale, scale)
+
+  static Init zeros() { return {Kind::kZeros, 0}; }
+  static Init ones() { return {Kind::kOnes, 1}; }
+  static Init constant(double c) { return {Kind::kConstant, c}; }
+  static Init truncated_normal(double stddev) { return {Kind::kTruncatedNormal, stddev}; }  // cut at two deviations
+  static Init normal(double stddev) { return {Kind::kNormal, stddev}; }
+  static Init uniform(double bound) { return {Kind::kUniform, bound}; }
+};
+
+enum class Decay : uint8_t { kNo, kYes };  // takes part in weight decay
+
+struct Param {
+  std::string name;
+  Shape shape;
+  Init init;
+  Decay decay = Decay::kNo;
+  Tensor value;                  // set by ParamStore::allocate
+  Tensor grad;                   // likewise, when gradients are wanted; layers add to it
+  const void* packed = nullptr;  // the GEMM's own form of a weight [out, in], while it is valid (ops/pack.h)
+  bool packable = false;         // a Linear's weight
+  bool frozen = false;           // the optimizer leaves it alone
+};
+
+class ParamStore {
+ public:
+  ParamStore() = default;
+  ParamStore(const ParamStore&) = delete;
+  ParamStore& operator=(const ParamStore&) = delete;
+
+  // Throws when the name is taken or allocate() has been called. The pointer stays valid.
+  Param* add(std::string name, const Shape& shape, const Init& init, Decay decay);
+
+  enum class Gradients : uint8_t { kNo, kYes };
+  void allocate(DType dtype, Gradients gradients);  // once; values are zero until initialise() or a checkpoint fills them
+  void add_gradients();                             // later, when a loaded model is to be trained
+  void initialise(const Rng& rng);                  // draws every parameter
+
+  Param* find(const std::string& name);             // nullptr when there is none
+  const std::deque<Param>& params() const { return params_; }
+  std::deque<Param>& params() { return params_; }
+  int64_t count() const;                            // number of scalars, padding excluded
+  DType dtype() const { return dtype_; }
+
+  // The slabs: parameters with decay first, then those without; each parameter starts at a multiple of 64 bytes and the
+  // gaps are zero, so an optimizer runs over two flat ranges.
+  Tensor values() const;
+  Tensor grads() const;                             // empty without gradients
+  int64_t decay_elements() const { return decay_elements_; }  // length of the first range
+  int64_t slab_elements() const { return slab_elements_; }
+  int64_t slab_offset(const Param& param) const;    // in elements
+  void zero_grads() const;
+
+  // Packed forms are dropped whenever values change.
+  Buffer& packed_buffer() { return packed_; }
+  void drop_packed();
+
+ private:
+  std::deque<Param> params_;
+  DType dtype_ = DType::kF32;
+  Buffer values_, grads_, packed_;
+  int64_t decay_elements_ = 0, slab_elements_ = 0;
+  bool allocated_ = false;
+};
+
+// A prefix over a ParamStore: scope / "attn" / "qkv" names parameters "blocks.0.attn.qkv.weight".
+class Scope {
+ public:
+  explicit Scope(ParamStore& store, std::string prefix = "") : store_(&store), prefix_(std::move(prefix)) {}
+  Scope operator/(const std::string& name) const { return Scope(*store_, prefix_.empty() ? name : prefix_ + "." + name); }
+  Scope operator/(int64_t index) const { return *this / std::to_string(index); }
+  Param* param(const std::string& name, const Shape& shape, const Init& init, Decay decay) const {
+    return store_->add((*this / name).prefix_, shape, init, decay);
+  }
+  const std::string& prefix() const { return prefix_; }
+  ParamStore& store() const { return *store_; }
+
+ private:
+  ParamStore* store_;
+  std::string prefix_;
+};
+
+}  // namespace fovea

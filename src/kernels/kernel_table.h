@@ -1,0 +1,253 @@
+// THE SEAM. Everything that touches numbers goes through one of these tables, so a layer is written once and runs as the
+// f64 or dual-number oracle and on every instruction set unchanged.
+//
+// Dimension letters: B batch, N tokens, C channels, H heads, D head_dim, M memory slots; m, n, k of a matrix product.
+// Data pointers point to elements of the table's dtype; strides count elements. Unless a comment says otherwise outputs
+// are written, not accumulated, and outputs must not overlap inputs. Kernels take scratch from the context, use its pool,
+// and give the same bits for any number of threads. Sizes of zero are legal everywhere.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/context.h"
+#include "kernels/token_groups.h"
+
+namespace fovea {
+
+enum class Activation : uint8_t { kNone, kGelu /* erf */, kGeluTanh, kRelu };
+
+// ---- matrix product -------------------------------------------------------------------------------------------------
+
+// c[c_rows[i], :] = residual + act(norm(a)[a_rows[i], :] · b + bias), row i of m; "accumulate" adds to c instead.
+struct GemmArgs {
+  int64_t m = 0, n = 0, k = 0;
+
+  // A (m, k), row-major with `a_stride` between rows; with a_transposed it is stored (k, m) and a_stride lies between
+  // the rows of that. The prologue below needs a_transposed == false.
+  const void* a = nullptr;
+  int64_t a_stride = 0;
+  bool a_transposed = false;
+
+  // B (k, n); with b_transposed it is stored (n, k), as a Linear's weight is. Or, when not null, the packed form of
+  // gemm_pack (b, b_stride and b_transposed are then ignored).
+  const void* b = nullptr;
+  int64_t b_stride = 0;
+  bool b_transposed = false;
+  const void* b_packed = nullptr;
+
+  void* c = nullptr;  // (m, n)
+  int64_t c_stride = 0;
+  bool accumulate = false;  // c += a·b; excludes every epilogue but c_rows
+
+  // Prologue.
+  const int32_t* a_rows = nullptr;      // (m) row i is read from row a_rows[i] of a; -1 is a row of zeros (also after the norm)
+  const void* norm_mean = nullptr;      // with norm_rstd: LayerNorm of each row of a over k channels before the product;
+  const void* norm_rstd = nullptr;      //   statistics per row of a (not per gathered row), as layer_norm_statistics gives
+  const void* norm_gamma = nullptr;     // (k)
+  const void* norm_beta = nullptr;      // (k)
+
+  // Epilogue, in this order.
+  const void* bias = nullptr;           // (n)
+  void* pre_activation = nullptr;       // (m, n) contiguous rows of n: the value before the activation is kept here
+  Activation activation = Activation::kNone;
+  const void* residual = nullptr;       // (m, n) added after the activation; may be c itself; row c_rows[i] when scattering
+  int64_t residual_stride = 0;
+  const int32_t* c_rows = nullptr;      // (m) row i of the result goes to row c_rows[i] of c; -1 drops it; no row twice
+};
+
+// ---- normalisation --------------------------------------------------------------------------------------------------
+
+// Rows are addressed as row(i, j) = i * outer_stride + j * inner_stride, i < outer, j < inner: plain (N, C) rows are
+// {N, 1, C, 0}; the heads of q inside a fused (B N, 3, H, D) buffer are {B N, H, 3 H D, D}.
+struct RowLayout {
+  int64_t outer = 0, inner = 1;
+  int64_t outer_stride = 0, inner_stride = 0;
+  int64_t rows() const { return outer * inner; }
+  static RowLayout contiguous(int64_t rows, int64_t channels) { return {rows, 1, channels, 0}; }
+};
+
+struct LayerNormArgs {
+  int64_t channels = 0;
+  double epsilon = 1e-5;
+  RowLayout x_rows, y_rows;
+  const void* x = nullptr;
+  const void* gamma = nullptr;  // (channels) or null: 1
+  const void* beta = nullptr;   // (channels) or null: 0
+  void* y = nullptr;            // may be x itself; null: statistics only
+  void* mean = nullptr;         // (rows) or null: not kept
+  void* rstd = nullptr;         // (rows) 1 / sqrt(population variance + epsilon), or null
+};
+
+struct LayerNormBackwardArgs {
+  int64_t channels = 0;
+  RowLayout x_rows, dy_rows, dx_rows;
+  const void* x = nullptr;
+  const void* mean = nullptr;   // (rows)
+  const void* rstd = nullptr;   // (rows)
+  const void* gamma = nullptr;  // or null: 1
+  const void* dy = nullptr;
+  void* dx = nullptr;           // may be dy itself
+  bool accumulate_dx = false;   // dx += ...
+  void* dgamma = nullptr;       // (channels) += ..., or null
+  void* dbeta = nullptr;        // (channels) += ..., or null
+};
+
+// ---- attention ------------------------------------------------------------------------------------------------------
+
+// Rows of heads inside any buffer: element (b, row, head, d) is data[b * batch + row * token + head * head + d].
+struct HeadsView {
+  void* data = nullptr;
+  int64_t batch_stride = 0, token_stride = 0, head_stride = 0;
+};
+struct ConstHeadsView {
+  const void* data = nullptr;
+  int64_t batch_stride = 0, token_stride = 0, head_stride = 0;
+  ConstHeadsView() = default;
+  ConstHeadsView(const void* d, int64_t b, int64_t t, int64_t h) : data(d), batch_stride(b), token_stride(t), head_stride(h) {}
+  ConstHeadsView(const HeadsView& v)  // NOLINT: a view may lose the right to write
+      : data(v.data), batch_stride(v.batch_stride), token_stride(v.token_stride), head_stride(v.head_stride) {}
+};
+
+// out = softmax over a group's keys of (scale · q·k + bias + mask + pair rules) · v, in every group, for every head.
+// Source of the streaming form: Dao et al. 2022 (2205.14135), section 3.1. A row that may see no key gives zeros.
+struct GroupedAttentionArgs {
+  const TokenGroups* groups = nullptr;
+  int64_t batch = 0, heads = 0, head_dim = 0;
+  int64_t queries = 0, keys = 0;        // token rows of q / out, and of k and v, per batch element
+  double scale = 1;                     // usually 1 / sqrt(D)
+  const void* head_scale = nullptr;     // (H) replaces `scale` per head (cosine attention's temperature), or null
+  ConstHeadsView q, k, v;
+  ConstHeadsView memory_k, memory_v;    // RowSource::kMemory rows, or null data
+  const void* pad_k = nullptr;          // (H, D) the pad row's key, or null: zeros
+  const void* pad_v = nullptr;          // (H, D) likewise
+  // Score bias by slot: bias[h * bias_head_stride + query slot in group * bias_row_stride + key slot in group], or null.
+  const void* bias = nullptr;
+  int64_t bias_head_stride = 0, bias_row_stride = 0;
+  // Additive mask by row: mask[b * batch + h * head + query row * row + key row] for token keys, or null; -inf forbids.
+  const void* mask = nullptr;
+  int64_t mask_batch_stride = 0, mask_head_stride = 0, mask_row_stride = 0;
+  const uint8_t* key_padding = nullptr; // (B, keys) 1 = this token row is no key, or null
+  HeadsView out;                        // every row is written: zeros where no group has it
+  void* lse = nullptr;                  // (B, H, groups->query_slots) log-sum-exp of the scores per query slot, -inf where
+                                        // there is no key; null: not kept
+};
+
+struct GroupedAttentionBackwardArgs {
+  GroupedAttentionArgs forward;         // as in the forward; forward.out and forward.lse hold its results
+  ConstHeadsView dout;
+  HeadsView dq, dk, dv;                 // every row is written
+  HeadsView dmemory_k, dmemory_v;       // written; null data where there is no memory
+  void* dpad_k = nullptr;               // (H, D) += ..., or null
+  void* dpad_v = nullptr;
+  void* dbias = nullptr;                // like bias, +=, or null
+  void* dhead_scale = nullptr;          // (H) +=, or null
+};
+
+// ---- small operators ------------------------------------------------------------------------------------------------
+
+// Patches of a map as matrix rows, zero outside the map: out row (b, oy, ox), column (c, ky, kx) = x(b, c, oy*stride_h -
+// pad_top + ky, ox*stride_w - pad_left + kx). Any layout of x by strides (NCHW images, NHWC maps).
+struct PatchesArgs {
+  int64_t batch = 0, channels = 0, height = 0, width = 0;  // of x
+  int64_t x_batch_stride = 0, x_channel_stride = 0, x_row_stride = 0, x_column_stride = 0;
+  int64_t kernel_h = 0, kernel_w = 0, stride_h = 1, stride_w = 1, pad_top = 0, pad_left = 0;
+  int64_t out_height = 0, out_width = 0;
+};
+
+// Per-row cross-entropy of softmax(logits) against (1 - smoothing) · target + smoothing / classes.
+struct CrossEntropyArgs {
+  int64_t rows = 0, classes = 0;
+  const void* logits = nullptr;         // (rows, classes)
+  const int32_t* labels = nullptr;      // (rows), or null with soft_targets
+  const void* soft_targets = nullptr;   // (rows, classes)
+  double smoothing = 0;
+  void* loss = nullptr;                 // (rows), forward
+  double dloss = 1;                     // backward: the gradient of every row's loss (1 / rows for a mean)
+  void* dlogits = nullptr;              // (rows, classes), backward
+};
+
+// AdamW (Loshchilov and Hutter 2019, algorithm 2, decoupled decay): elements of one flat range.
+struct AdamWArgs {
+  int64_t count = 0;
+  void* value = nullptr;
+  const void* grad = nullptr;
+  void* m = nullptr;
+  void* v = nullptr;
+  double grad_scale = 1;                // clipping and accumulation: the gradient is multiplied by this first
+  double lr = 0, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0;
+  int64_t step = 1;                     // 1-based, for the bias correction
+};
+
+struct DropoutArgs {
+  int64_t count = 0;
+  double probability = 0;               // of dropping
+  Rng rng;                              // element i is dropped when rng.uniform(i) < probability
+  const void* x = nullptr;
+  void* y = nullptr;                    // x / (1 - probability) or 0; may be x. The backward is the same map on dy.
+};
+
+// ---- the table ------------------------------------------------------------------------------------------------------
+
+struct KernelTable {
+  std::string_view name;  // "reference", "cpu.avx512", ...
+  DType dtype = DType::kF32;
+
+  void (*gemm)(const GemmArgs&, Context&);
+  // Bytes of the packed form of a (k, n) matrix, and packing it: b as in GemmArgs.
+  size_t (*gemm_packed_bytes)(int64_t k, int64_t n);
+  void (*gemm_pack)(int64_t k, int64_t n, const void* b, int64_t b_stride, bool b_transposed, void* packed, Context&);
+
+  void (*layer_norm)(const LayerNormArgs&, Context&);
+  void (*layer_norm_backward)(const LayerNormBackwardArgs&, Context&);
+
+  // y = act(x); dx = dy · act'(x), x before the activation; dx may be dy.
+  void (*activation)(Activation, int64_t count, const void* x, void* y, Context&);
+  void (*activation_backward)(Activation, int64_t count, const void* x, const void* dy, void* dx, Context&);
+
+  void (*grouped_attention)(const GroupedAttentionArgs&, Context&);
+  void (*grouped_attention_backward)(const GroupedAttentionBackwardArgs&, Context&);
+
+  void (*cross_entropy)(const CrossEntropyArgs&, Context&);
+  void (*cross_entropy_backward)(const CrossEntropyArgs&, Context&);
+
+  // out (rows, channels): row i = x row index[i], zeros for -1; and its transpose: dx row index[i] += dout row i.
+  void (*gather_rows)(int64_t rows, int64_t channels, const void* x, const int32_t* index, void* out, Context&);
+  void (*scatter_add_rows)(int64_t rows, int64_t channels, const void* dout, const int32_t* index, void* dx, Context&);
+
+  // Table rows as a score bias: out[h, i] = table[index[i], h], i < count; zero for index -1. Backward: dtable += ...
+  void (*table_bias)(int64_t count, int64_t heads, const void* table, const int32_t* index, void* out, Context&);
+  void (*table_bias_backward)(int64_t count, int64_t heads, const void* dout, const int32_t* index, void* dtable, Context&);
+
+  void (*patches)(const PatchesArgs&, const void* x, void* out, Context&);
+  void (*patches_backward)(const PatchesArgs&, const void* dout, void* dx, Context&);  // dx is written
+
+  void (*add)(int64_t count, const void* x, const void* y, void* out, Context&);  // out may be x or y
+  void (*scale_add)(int64_t count, double alpha, const void* x, void* y, Context&);  // y += alpha · x
+  // out row r = scale[r / rows_per_scale] · x row r (+ residual row r when not null): stochastic depth and its backward.
+  void (*scale_rows)(int64_t rows, int64_t channels, int64_t rows_per_scale, const void* scale, const void* x,
+                     const void* residual, void* out, Context&);
+  // out = x · gamma per channel (+ residual): LayerScale. Backward: dx = dy · gamma, dgamma += column sums of dy · x.
+  void (*scale_columns)(int64_t rows, int64_t channels, const void* gamma, const void* x, const void* residual, void* out,
+                        Context&);
+  void (*scale_columns_backward)(int64_t rows, int64_t channels, const void* gamma, const void* x, const void* dy, void* dx,
+                                 void* dgamma, Context&);
+  void (*column_sum)(int64_t rows, int64_t channels, int64_t stride, const void* x, void* sum, Context&);  // sum (channels) +=
+  // out (B, C) = mean of tokens [begin, N) of x (B, N, C); backward writes all of dx (zeros before begin).
+  void (*mean_tokens)(int64_t batch, int64_t tokens, int64_t begin, int64_t channels, const void* x, void* out, Context&);
+  void (*mean_tokens_backward)(int64_t batch, int64_t tokens, int64_t begin, int64_t channels, const void* dout, void* dx,
+                               Context&);
+  void (*dropout)(const DropoutArgs&, Context&);
+
+  void (*adamw)(const AdamWArgs&, Context&);
+  double (*sum_of_squares)(int64_t count, const void* x, Context&);  // in double; NaN or infinity where x has one
+};
+
+// Tables of this machine. `reference` computes in f64 and `reference.dual` on dual numbers: oracles, never fast.
+// "auto" is the fastest f32 table that the processor runs. Throws Error listing the names for an unknown or unrunnable one.
+const KernelTable& kernel_table(std::string_view name);
+std::vector<std::string_view> kernel_table_names();  // all that this machine runs, oracles first; without "auto"
+
+}  // namespace fovea
