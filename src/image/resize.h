@@ -1,8 +1,6 @@
 // Resizing with the same bytes as Pillow's Image.resize (8-bit, antialiased: the filter widens when the picture shrinks).
 #pragma once
 
-#include <array>
-#include <optional>
 #include <string_view>
 
 #include "image/image.h"
@@ -15,9 +13,9 @@ std::string_view name_of(Interpolation interpolation);
 // "nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"; throws Error for other names.
 Interpolation interpolation_of(std::string_view name);
 
-// The source region of a resize in pixels: left, top, right, bottom; fractions count.
+// The source region of a resize in pixels; fractions count. Single precision, as in Pillow.
 struct ResizeBox {
-  double left = 0, top = 0, right = 0, bottom = 0;
+  float left = 0, top = 0, right = 0, bottom = 0;
 };
 
 // `image` as width x height. Throws Error when a size is below 1 or the box leaves the picture.

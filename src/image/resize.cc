@@ -1,0 +1,334 @@
+// Two passes with 22-bit fixed-point weights, horizontal first, rounded to 8 bits after each: the arithmetic that
+// Pillow's 8-bit images see (Pillow, "Concepts: filters"; src/libImaging/Resample.c).
+#include "image/resize.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numbers>
+
+#include "core/check.h"
+
+namespace fovea {
+namespace {
+
+constexpr int kPrecisionBits = 32 - 8 - 2;  // 8 bits of result, 2 of headroom for weights below 0 and sums above 1
+constexpr int kLanes = 48;                  // samples per step: 16 RGB pixels or 48 grey ones
+
+double box_weight(double x) { return x > -0.5 && x <= 0.5 ? 1.0 : 0.0; }
+
+double bilinear_weight(double x) {
+  x = std::fabs(x);
+  return x < 1.0 ? 1.0 - x : 0.0;
+}
+
+double hamming_weight(double x) {
+  x = std::fabs(x);
+  if (x == 0.0) return 1.0;
+  if (x >= 1.0) return 0.0;
+  x *= std::numbers::pi;
+  return std::sin(x) / x * (double{0.54f} + double{0.46f} * std::cos(x));  // the window's constants are single precision
+}
+
+double bicubic_weight(double x) {
+  constexpr double a = -0.5;
+  x = std::fabs(x);
+  if (x < 1.0) return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
+  if (x < 2.0) return (((x - 5) * x + 8) * x - 4) * a;
+  return 0.0;
+}
+
+double sinc(double x) {
+  if (x == 0.0) return 1.0;
+  x *= std::numbers::pi;
+  return std::sin(x) / x;
+}
+
+double lanczos_weight(double x) { return x >= -3.0 && x < 3.0 ? sinc(x) * sinc(x / 3) : 0.0; }
+
+struct Filter {
+  double (*weight)(double);
+  double support;
+};
+
+Filter filter_of(Interpolation interpolation) {
+  switch (interpolation) {
+    case Interpolation::kBox: return {box_weight, 0.5};
+    case Interpolation::kBilinear: return {bilinear_weight, 1.0};
+    case Interpolation::kHamming: return {hamming_weight, 1.0};
+    case Interpolation::kBicubic: return {bicubic_weight, 2.0};
+    case Interpolation::kLanczos: return {lanczos_weight, 3.0};
+    case Interpolation::kNearest: break;
+  }
+  throw InternalError("the nearest neighbour has no filter");
+}
+
+// For each output position the first source position, how many there are, and their weights.
+struct Taps {
+  int stride = 0;  // weights per output position
+  std::vector<int> first, count;
+  std::vector<int32_t> weights;
+};
+
+Taps taps_of(const Filter& filter, int in_size, float in0, float in1, int out_size) {
+  const double scale = static_cast<double>(in1 - in0) / out_size;
+  const double filter_scale = std::max(scale, 1.0);
+  const double support = filter.support * filter_scale;
+  const double inverse_scale = 1.0 / filter_scale;
+  Taps taps;
+  taps.stride = static_cast<int>(std::ceil(support)) * 2 + 1;
+  const auto n = static_cast<size_t>(out_size);
+  taps.first.resize(n);
+  taps.count.resize(n);
+  taps.weights.assign(n * static_cast<size_t>(taps.stride), 0);
+  std::vector<double> weights(static_cast<size_t>(taps.stride));
+  for (int i = 0; i < out_size; ++i) {
+    const double center = static_cast<double>(in0) + (i + 0.5) * scale;
+    const int first = std::max(0, static_cast<int>(center - support + 0.5));
+    const int count = std::min(in_size, static_cast<int>(center + support + 0.5)) - first;
+    double sum = 0;
+    for (int k = 0; k < count; ++k) {
+      const double w = filter.weight((k + first - center + 0.5) * inverse_scale);
+      weights[static_cast<size_t>(k)] = w;
+      sum += w;
+    }
+    int32_t* out = taps.weights.data() + static_cast<size_t>(i) * static_cast<size_t>(taps.stride);
+    for (int k = 0; k < count; ++k) {
+      const double w = (sum != 0.0 ? weights[static_cast<size_t>(k)] / sum : weights[static_cast<size_t>(k)]) *
+                       (1 << kPrecisionBits);
+      out[k] = static_cast<int32_t>(w < 0 ? w - 0.5 : w + 0.5);
+    }
+    taps.first[static_cast<size_t>(i)] = first;
+    taps.count[static_cast<size_t>(i)] = count;
+  }
+  return taps;
+}
+
+using Lanes32 = int32_t __attribute__((vector_size(64)));
+using Lanes8 = uint8_t __attribute__((vector_size(16)));
+
+// Functions on which the kernels below are built must be inlined: a call would cross instruction sets.
+#define FOVEA_INLINE __attribute__((always_inline)) inline
+
+FOVEA_INLINE Lanes32 load(const uint8_t* p) {
+  Lanes8 bytes;
+  std::memcpy(&bytes, p, sizeof(bytes));
+  return __builtin_convertvector(bytes, Lanes32);
+}
+
+FOVEA_INLINE void store(Lanes32 sum, uint8_t* p) {
+  sum >>= kPrecisionBits;
+  sum &= ~(sum >> 31);
+  const Lanes32 over = sum > 255;
+  sum = (sum & ~over) | (over & 255);
+  const Lanes8 bytes = __builtin_convertvector(sum, Lanes8);
+  std::memcpy(p, &bytes, sizeof(bytes));
+}
+
+// out[l] = round(sum over t of weights[t] * in[t * stride + l]) for kLanes values of l.
+FOVEA_INLINE void weighted_sum(const uint8_t* in, size_t stride, const int32_t* weights, int count, uint8_t* out) {
+  const Lanes32 half = Lanes32{} + (1 << (kPrecisionBits - 1));
+  Lanes32 a = half, b = half, c = half;
+  for (int t = 0; t < count; ++t, in += stride) {
+    const int32_t w = weights[t];
+    a += load(in) * w;
+    b += load(in + 16) * w;
+    c += load(in + 32) * w;
+  }
+  store(a, out);
+  store(b, out + 16);
+  store(c, out + 32);
+}
+
+// Output row y of the vertical pass, from rows of `row_bytes`.
+FOVEA_INLINE void vertical_rows(const uint8_t* in, size_t row_bytes, const Taps& taps, int first_row, uint8_t* out) {
+  uint8_t padded[kLanes];
+  for (size_t y = 0; y < taps.first.size(); ++y, out += row_bytes) {
+    const uint8_t* rows = in + static_cast<size_t>(taps.first[y] - first_row) * row_bytes;
+    const int32_t* weights = taps.weights.data() + y * static_cast<size_t>(taps.stride);
+    size_t x = 0;
+    for (; x + kLanes <= row_bytes; x += kLanes) weighted_sum(rows + x, row_bytes, weights, taps.count[y], out + x);
+    if (x == row_bytes) continue;
+    if (row_bytes >= kLanes) {  // the last full step again, shifted left so that it ends with the row
+      weighted_sum(rows + row_bytes - kLanes, row_bytes, weights, taps.count[y], padded);
+      std::memcpy(out + x, padded + (kLanes - (row_bytes - x)), row_bytes - x);
+      continue;
+    }
+    for (; x < row_bytes; ++x) {
+      int32_t sum = 1 << (kPrecisionBits - 1);
+      for (int t = 0; t < taps.count[y]; ++t) sum += rows[static_cast<size_t>(t) * row_bytes + x] * weights[t];
+      out[x] = static_cast<uint8_t>(std::clamp(sum >> kPrecisionBits, 0, 255));
+    }
+  }
+}
+
+// Columns of kLanes / channels rows side by side, so that the horizontal pass becomes a vertical one. `columns` holds
+// [in.width, kLanes] samples.
+template <int kChannels>
+FOVEA_INLINE void horizontal_rows(const Image& in, const Taps& taps, int first_row, Image& out, uint8_t* columns) {
+  constexpr int kRows = kLanes / kChannels;
+  uint8_t sums[kLanes];
+  for (int y0 = 0; y0 < out.height; y0 += kRows) {
+    const int rows = std::min(kRows, out.height - y0);
+    for (int r = 0; r < rows; ++r) {
+      const uint8_t* p = in.row(first_row + y0 + r);
+      uint8_t* q = columns + r * kChannels;
+      for (int x = 0; x < in.width; ++x, p += kChannels, q += kLanes)
+        for (int c = 0; c < kChannels; ++c) q[c] = p[c];
+    }
+    for (int x = 0; x < out.width; ++x) {
+      const auto i = static_cast<size_t>(x);
+      weighted_sum(columns + static_cast<size_t>(taps.first[i]) * kLanes, kLanes,
+                   taps.weights.data() + i * static_cast<size_t>(taps.stride), taps.count[i], sums);
+      uint8_t* q = out.row(y0) + i * kChannels;
+      for (int r = 0; r < rows; ++r, q += out.row_bytes())
+        for (int c = 0; c < kChannels; ++c) q[c] = sums[r * kChannels + c];
+    }
+  }
+}
+
+FOVEA_INLINE void horizontal_any(const Image& in, const Taps& taps, int first_row, Image& out, uint8_t* columns) {
+  if (in.channels == 3)
+    horizontal_rows<3>(in, taps, first_row, out, columns);
+  else
+    horizontal_rows<1>(in, taps, first_row, out, columns);
+}
+
+struct Passes {
+  void (*horizontal)(const Image& in, const Taps& taps, int first_row, Image& out, uint8_t* columns);
+  void (*vertical)(const uint8_t* in, size_t row_bytes, const Taps& taps, int first_row, uint8_t* out);
+};
+
+#if defined(__x86_64__)
+#define FOVEA_PASSES(suffix, target_options)                                                                      \
+  __attribute__((target(target_options))) void horizontal_##suffix(const Image& in, const Taps& taps, int first_row, \
+                                                                   Image& out, uint8_t* columns) {                 \
+    horizontal_any(in, taps, first_row, out, columns);                                                            \
+  }                                                                                                               \
+  __attribute__((target(target_options))) void vertical_##suffix(const uint8_t* in, size_t row_bytes,              \
+                                                                 const Taps& taps, int first_row, uint8_t* out) {  \
+    vertical_rows(in, row_bytes, taps, first_row, out);                                                           \
+  }
+FOVEA_PASSES(avx512, "avx512f,avx512bw,avx512vl,avx512dq,avx2")
+FOVEA_PASSES(avx2, "avx2")
+#undef FOVEA_PASSES
+#endif
+
+void horizontal_baseline(const Image& in, const Taps& taps, int first_row, Image& out, uint8_t* columns) {
+  horizontal_any(in, taps, first_row, out, columns);
+}
+void vertical_baseline(const uint8_t* in, size_t row_bytes, const Taps& taps, int first_row, uint8_t* out) {
+  vertical_rows(in, row_bytes, taps, first_row, out);
+}
+
+Passes passes_of_machine() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq"))
+    return {horizontal_avx512, vertical_avx512};
+  if (__builtin_cpu_supports("avx2")) return {horizontal_avx2, vertical_avx2};
+#endif
+  return {horizontal_baseline, vertical_baseline};
+}
+
+// The nearest source position of each output position, or -1 outside the picture; positions are summed up step by step.
+std::vector<int> nearest_positions(float in0, float in1, int in_size, int out_size) {
+  const double step = static_cast<double>(in1 - in0) / out_size;
+  double at = static_cast<double>(in0) + step * 0.5;
+  std::vector<int> positions(static_cast<size_t>(out_size));
+  for (int& p : positions) {
+    p = static_cast<int>(at);
+    if (at < 0 || p >= in_size) p = -1;
+    at += step;
+  }
+  return positions;
+}
+
+Image resize_nearest(const Image& image, int width, int height, const ResizeBox& box) {
+  const std::vector<int> xs = nearest_positions(box.left, box.right, image.width, width);
+  const std::vector<int> ys = nearest_positions(box.top, box.bottom, image.height, height);
+  Image out(width, height, image.channels);
+  for (int y = 0; y < height; ++y) {
+    const int sy = ys[static_cast<size_t>(y)];
+    if (sy < 0) continue;
+    uint8_t* q = out.row(y);
+    for (const int sx : xs) {
+      if (sx >= 0) std::memcpy(q, image.row(sy) + sx * image.channels, static_cast<size_t>(image.channels));
+      q += image.channels;
+    }
+  }
+  return out;
+}
+
+bool whole(float v) { return v == std::floor(v); }
+
+}  // namespace
+
+std::string_view name_of(Interpolation interpolation) {
+  switch (interpolation) {
+    case Interpolation::kNearest: return "nearest";
+    case Interpolation::kBox: return "box";
+    case Interpolation::kBilinear: return "bilinear";
+    case Interpolation::kHamming: return "hamming";
+    case Interpolation::kBicubic: return "bicubic";
+    case Interpolation::kLanczos: return "lanczos";
+  }
+  return "?";
+}
+
+Interpolation interpolation_of(std::string_view name) {
+  for (const Interpolation i : {Interpolation::kNearest, Interpolation::kBox, Interpolation::kBilinear,
+                                Interpolation::kHamming, Interpolation::kBicubic, Interpolation::kLanczos})
+    if (name_of(i) == name) return i;
+  fail("unknown interpolation \"{}\": use nearest, box, bilinear, hamming, bicubic or lanczos", name);
+}
+
+Image resize(const Image& image, int width, int height, Interpolation interpolation) {
+  return resize(image, width, height, interpolation,
+                {0, 0, static_cast<float>(image.width), static_cast<float>(image.height)});
+}
+
+Image resize(const Image& image, int width, int height, Interpolation interpolation, const ResizeBox& box) {
+  require(width >= 1 && height >= 1, "cannot resize to {}x{}: width and height must be at least 1", width, height);
+  require(image.width >= 1 && image.height >= 1 && (image.channels == 1 || image.channels == 3),
+          "cannot resize a picture of {}x{} with {} channels", image.width, image.height, image.channels);
+  const auto in_width = static_cast<float>(image.width), in_height = static_cast<float>(image.height);
+  require(box.left >= 0 && box.top >= 0 && box.right <= in_width && box.bottom <= in_height && box.left <= box.right &&
+              box.top <= box.bottom,
+          "the resize box ({}, {}, {}, {}) leaves the picture of {}x{}", box.left, box.top, box.right, box.bottom,
+          image.width, image.height);
+  const auto out_width = static_cast<float>(width), out_height = static_cast<float>(height);
+  if (whole(box.left) && whole(box.top) && box.right - box.left == out_width && box.bottom - box.top == out_height) {
+    Image out(width, height, image.channels);
+    for (int y = 0; y < height; ++y)
+      std::memcpy(out.row(y), image.row(y + static_cast<int>(box.top)) + static_cast<int>(box.left) * image.channels,
+                  out.row_bytes());
+    return out;
+  }
+  if (interpolation == Interpolation::kNearest) return resize_nearest(image, width, height, box);
+
+  static const Passes passes = passes_of_machine();
+  const Filter filter = filter_of(interpolation);
+  const bool across = width != image.width || box.left != 0 || box.right != out_width;
+  const bool down = height != image.height || box.top != 0 || box.bottom != out_height;
+  const Taps vertical = taps_of(filter, image.height, box.top, box.bottom, height);
+  const int first_row = vertical.first.front();
+  const int last_row = vertical.first.back() + vertical.count.back();
+
+  // Only the rows that the vertical pass reads go through the horizontal one.
+  Image columns_done;
+  if (across) {
+    const Taps horizontal = taps_of(filter, image.width, box.left, box.right, width);
+    columns_done = Image(width, last_row - first_row, image.channels);
+    std::vector<uint8_t> columns(static_cast<size_t>(image.width) * kLanes);
+    passes.horizontal(image, horizontal, first_row, columns_done, columns.data());
+    if (!down) return columns_done;
+  }
+  if (!down) return image;
+  Image out(width, height, image.channels);
+  const Image& rows = across ? columns_done : image;
+  passes.vertical(rows.pixels.data(), rows.row_bytes(), vertical, across ? first_row : 0, out.pixels.data());
+  return out;
+}
+
+}  // namespace fovea
