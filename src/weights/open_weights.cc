@@ -1,0 +1,72 @@
+#include <array>
+#include <cstring>
+
+#include "core/check.h"
+#include "weights/mapped_file.h"
+#include "weights/safetensors.h"
+#include "weights/torch_zip.h"
+#include "weights/weight_file.h"
+
+namespace fovea {
+
+namespace {
+
+using namespace std::string_view_literals;
+
+struct Magic {
+  size_t at;
+  std::string_view bytes;
+  std::string_view what;  // "is ...": what it looks like and what to do
+};
+
+constexpr std::string_view kLegacy = "a checkpoint in PyTorch's legacy pickle format (before 1.6), which is not read; load it in PyTorch and torch.save it again";
+constexpr std::string_view kOnnx = "an ONNX model; fovea needs the weights it was exported from (.safetensors, .pt)";
+constexpr std::string_view kPage = "a web page; the download went wrong";
+constexpr std::string_view kImage = "an image, not a weights file";
+
+constexpr std::array kMagics{
+    Magic{0, "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"sv, kLegacy},
+    Magic{0, "\x80\x02"sv, kLegacy},
+    Magic{0, "\x80\x03"sv, "a Python pickle, which is not read; save the weights as safetensors"},
+    Magic{0, "\x80\x04"sv, "a Python pickle, which is not read; save the weights as safetensors"},
+    Magic{0, "\x80\x05"sv, "a Python pickle, which is not read; save the weights as safetensors"},
+    Magic{0, "\x89HDF\r\n\x1a\n"sv, "an HDF5 file (Keras), which is not supported; convert the weights to safetensors"},
+    Magic{0, "GGUF"sv, "a GGUF file, which is not supported; use the checkpoint it was converted from"},
+    Magic{0, "lmgg"sv, "a ggml file, which is not supported; use the checkpoint it was converted from"},
+    Magic{0, "\x93NUMPY"sv, "a single NumPy array (.npy), not a set of named tensors"},
+    Magic{4, "TFL3"sv, "a TensorFlow Lite model, which is not supported"},
+    Magic{0, "\x1f\x8b"sv, "compressed with gzip; unpack it first"},
+    Magic{0, "\xfd" "7zXZ"sv, "compressed with xz; unpack it first"},
+    Magic{0, "\x28\xb5\x2f\xfd"sv, "compressed with zstd; unpack it first"},
+    Magic{257, "ustar"sv, "a tar archive; unpack it first"},
+    Magic{0, "version https://git-lfs"sv, "a git-lfs pointer, not the weights themselves; run 'git lfs pull' or download the file"},
+    Magic{0, "<?xml"sv, "an XML file (OpenVINO IR?), not weights"},
+    Magic{0, "<!DOCTYPE"sv, kPage},
+    Magic{0, "<!doctype"sv, kPage},
+    Magic{0, "<html"sv, kPage},
+    Magic{0, "\x89PNG"sv, kImage},
+    Magic{0, "\xff\xd8\xff"sv, kImage},
+};
+
+// ONNX has no magic number: a protobuf that opens with a small ir_version (field 1) and a text in field 2 or a graph.
+bool looks_like_onnx(std::string_view b) {
+  return b.size() > 4 && b[0] == 0x08 && b[1] > 0 && b[1] < 32 && (b[2] == 0x12 || b[2] == 0x1a || b[2] == 0x3a);
+}
+
+}  // namespace
+
+WeightFile open_weights(const std::string& path) {
+  const FileBytes file = map_file(path);
+  require(!file.bytes.empty(), "'{}' is empty", path);
+  const std::string_view bytes(reinterpret_cast<const char*>(file.bytes.data()), file.bytes.size());
+  if (bytes.starts_with("PK\x03\x04"sv) || bytes.starts_with("PK\x05\x06"sv)) return read_torch_zip(file);
+  if (looks_like_safetensors(file.bytes)) return parse_safetensors(file);
+  for (const Magic& m : kMagics)
+    require(!bytes.substr(std::min(m.at, bytes.size())).starts_with(m.bytes), "'{}' is {}", path, m.what);
+  require(!looks_like_onnx(bytes), "'{}' looks like {}", path, kOnnx);
+  // A name that promises safetensors deserves the reason why it is none.
+  if (path.ends_with(".safetensors")) return parse_safetensors(file);
+  fail("'{}' is no weights file that fovea knows (safetensors, or what torch.save writes)", path);
+}
+
+}  // namespace fovea

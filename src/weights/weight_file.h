@@ -1,0 +1,65 @@
+// A file of named tensors, whatever its container: what `open_weights` gives and what the key maps read.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/shape.h"
+#include "weights/stored_type.h"
+
+namespace fovea {
+
+// A named view of elements inside a WeightFile's memory. `strides` counts elements; empty means contiguous row-major.
+struct WeightTensor {
+  std::string name;
+  StoredType type = StoredType::kF32;
+  Shape shape;
+  const std::byte* data = nullptr;  // the first element; may be unaligned
+  std::vector<int64_t> strides;
+
+  int64_t elements() const { return shape.elements(); }
+  void read(float* out) const;   // writes elements() values in row-major order
+  void read(double* out) const;
+};
+
+// Cheap to copy: copies share the memory (a read-only mapping of the file, or buffers read from it). The file must not be
+// cut short by others while it is mapped.
+class WeightFile {
+ public:
+  using Metadata = std::map<std::string, std::string>;
+
+  WeightFile() = default;
+  // Throws Error when two tensors have the same name. `memory` keeps the tensors' data alive.
+  WeightFile(std::string path, std::string container, std::vector<WeightTensor> tensors, Metadata metadata,
+             std::shared_ptr<const void> memory);
+
+  const std::string& path() const;
+  const std::string& container() const;             // "safetensors", "PyTorch zip"
+  const Metadata& metadata() const;                 // free text that the file carries
+  std::span<const WeightTensor> tensors() const;    // in the file's order
+  const WeightTensor* find(std::string_view name) const;  // nullptr when absent
+  const WeightTensor& at(std::string_view name) const;    // throws Error when absent
+
+  void read_f32(std::string_view name, float* out) const { at(name).read(out); }
+  void read_f64(std::string_view name, double* out) const { at(name).read(out); }
+
+  // The tensors whose names start with `prefix`, without it; the same metadata.
+  WeightFile under(std::string_view prefix) const;
+
+ private:
+  struct Contents;
+  std::shared_ptr<const Contents> contents_;
+};
+
+// Opens a weights file; the container is recognised by content, never by the file's name.
+// Throws Error when the file cannot be read, is broken, or is of a kind that is not supported (and says which).
+WeightFile open_weights(const std::string& path);
+
+// A name from a file made fit for an error message: in quotes, shortened, control characters replaced.
+std::string printable(std::string_view name);
+
+}  // namespace fovea

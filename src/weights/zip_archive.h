@@ -1,0 +1,40 @@
+// Entries of a zip archive in memory, read with limits: nothing encrypted, nothing that unpacks to far more than the file.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "weights/mapped_file.h"
+
+namespace fovea {
+
+class ZipArchive {
+ public:
+  explicit ZipArchive(FileBytes file);  // throws Error when the directory of the archive cannot be read
+  ~ZipArchive();
+  ZipArchive(const ZipArchive&) = delete;
+  ZipArchive& operator=(const ZipArchive&) = delete;
+
+  struct Bytes {
+    std::unique_ptr<std::byte[]> data;
+    size_t size = 0;
+    std::span<const std::byte> span() const { return {data.get(), size}; }
+  };
+
+  std::vector<std::string> names() const;
+  bool has(const std::string& name) const;
+  // Unpacks an entry and verifies its checksum. All reads of one archive together may take twice the file's size (and a
+  // little for small files). Throws Error naming the entry.
+  Bytes read(const std::string& name);
+
+ private:
+  struct Handle;
+  FileBytes file_;
+  std::unique_ptr<Handle> handle_;
+  uint64_t budget_;
+};
+
+}  // namespace fovea
