@@ -1,0 +1,60 @@
+// Pointwise activations and their derivatives.
+#pragma once
+
+#include <numbers>
+
+#include "kernels/kernel_table.h"
+#include "kernels/reference/scalar.h"
+
+namespace fovea::reference {
+
+inline constexpr double kSqrtTwoOverPi = 0.79788456080286535588;  // of the tanh form, Hendrycks and Gimpel 2016 (1606.08415)
+inline constexpr double kGeluCubic = 0.044715;
+
+template <class T>
+T activate(Activation kind, T x) {
+  using std::erf;
+  using std::tanh;
+  switch (kind) {
+    case Activation::kNone: return x;
+    case Activation::kGelu: return T(0.5) * x * (T(1) + erf(x / T(std::numbers::sqrt2)));
+    case Activation::kGeluTanh:
+      return T(0.5) * x * (T(1) + tanh(T(kSqrtTwoOverPi) * (x + T(kGeluCubic) * x * x * x)));
+    case Activation::kRelu: return x < T(0) ? T(0) : x;
+  }
+  return x;
+}
+
+template <class T>
+T activation_derivative(Activation kind, T x) {
+  using std::erf;
+  using std::exp;
+  using std::tanh;
+  switch (kind) {
+    case Activation::kNone: return T(1);
+    case Activation::kGelu: {
+      const T density = exp(T(-0.5) * x * x) * T(std::numbers::inv_sqrtpi / std::numbers::sqrt2);
+      return T(0.5) * (T(1) + erf(x / T(std::numbers::sqrt2))) + x * density;
+    }
+    case Activation::kGeluTanh: {
+      const T t = tanh(T(kSqrtTwoOverPi) * (x + T(kGeluCubic) * x * x * x));
+      const T inner = T(kSqrtTwoOverPi) * (T(1) + T(3 * kGeluCubic) * x * x);
+      return T(0.5) * (T(1) + t) + T(0.5) * x * (T(1) - t * t) * inner;
+    }
+    case Activation::kRelu: return x > T(0) ? T(1) : T(0);
+  }
+  return T(1);
+}
+
+template <class T>
+void activation(Activation kind, int64_t count, const void* x, void* y, Context&) {
+  for (int64_t i = 0; i < count; ++i) out<T>(y)[i] = activate(kind, in<T>(x)[i]);
+}
+
+// dx = dy · act'(x)
+template <class T>
+void activation_backward(Activation kind, int64_t count, const void* x, const void* dy, void* dx, Context&) {
+  for (int64_t i = 0; i < count; ++i) out<T>(dx)[i] = in<T>(dy)[i] * activation_derivative(kind, in<T>(x)[i]);
+}
+
+}  // namespace fovea::reference

@@ -1,0 +1,313 @@
+// Softmax attention over token groups, straight from the definition: for every batch element, head, group and query slot
+// one loop over the key slots. The only shortcut is that a group's slots are listed once before its queries.
+#pragma once
+
+#include "core/check.h"
+#include "kernels/kernel_table.h"
+#include "kernels/reference/scalar.h"
+
+namespace fovea::reference {
+
+struct Slot {
+  int64_t row = 0;
+  RowSource source = RowSource::kToken;
+};
+
+inline void list_slots(const TokenGroups& groups, int32_t begin, int32_t end, Slot* slots) {
+  for (int32_t r = begin; r < end; ++r) {
+    const Run& run = groups.runs[static_cast<size_t>(r)];
+    for (int32_t i = 0; i < run.count; ++i) *slots++ = {run.begin + int64_t{i} * run.stride, run.source};
+  }
+}
+
+// A head's row in a buffer. A null pointer stands for the zero row.
+template <class T>
+const T* row_of(const ConstHeadsView& view, int64_t b, int64_t row, int64_t h) {
+  return in<T>(view.data) + b * view.batch_stride + row * view.token_stride + h * view.head_stride;
+}
+template <class T>
+T* row_of(const HeadsView& view, int64_t b, int64_t row, int64_t h) {
+  return view.data ? out<T>(view.data) + b * view.batch_stride + row * view.token_stride + h * view.head_stride : nullptr;
+}
+
+// One group of one batch element and head.
+template <class T>
+class GroupScores {
+ public:
+  GroupScores(const GroupedAttentionArgs& a, const TokenGroups::Group& group, int64_t b, int64_t h, const Slot* queries,
+              const Slot* keys)
+      : a_(a), group_(group), b_(b), h_(h), queries_(queries), keys_(keys) {}
+
+  T scale() const { return a_.head_scale ? in<T>(a_.head_scale)[h_] : T(a_.scale); }
+  const T* query(int64_t i) const { return row_of<T>(a_.q, b_, queries_[i].row, h_); }
+  const T* key(int64_t j) const { return row(j, a_.k, a_.memory_k, a_.pad_k); }
+  const T* value(int64_t j) const { return row(j, a_.v, a_.memory_v, a_.pad_v); }
+
+  T dot(int64_t i, int64_t j) const {
+    T sum(0);
+    if (const T* k = key(j))
+      for (int64_t d = 0; d < a_.head_dim; ++d) sum += query(i)[d] * k[d];
+    return sum;
+  }
+
+  // The score of a pair; minus infinity where the pair is forbidden.
+  T score(int64_t i, int64_t j) const {
+    const PairRule& rule = a_.groups->rule;
+    const Slot& q = queries_[i];
+    const Slot& k = keys_[j];
+    T s = scale() * dot(i, j);
+    if (a_.bias) s += in<T>(a_.bias)[h_ * a_.bias_head_stride + i * a_.bias_row_stride + j];
+    if (!a_.groups->query_labels.empty() && a_.groups->query_labels[static_cast<size_t>(group_.query_slot + i)] !=
+                                                a_.groups->key_labels[static_cast<size_t>(group_.key_slot + j)])
+      s += T(static_cast<double>(rule.region_penalty));
+    if (k.source != RowSource::kToken) return s;
+
+    const int64_t position = q.row + rule.query_position_shift, difference = std::abs(position - k.row);
+    if (rule.causal && k.row > position) return T(kMinusInfinity);
+    if (rule.band >= 0 && (difference > int64_t{rule.band} * rule.dilation || difference % rule.dilation != 0))
+      return T(kMinusInfinity);
+    if (a_.key_padding && a_.key_padding[b_ * a_.keys + k.row] != 0) return T(kMinusInfinity);
+    if (difference == 0) s += T(static_cast<double>(rule.self_penalty));
+    if (a_.mask)
+      s += in<T>(a_.mask)[b_ * a_.mask_batch_stride + h_ * a_.mask_head_stride + q.row * a_.mask_row_stride + k.row];
+    return s;
+  }
+
+ private:
+  const T* row(int64_t j, const ConstHeadsView& tokens, const ConstHeadsView& memory, const void* pad) const {
+    switch (keys_[j].source) {
+      case RowSource::kToken: return row_of<T>(tokens, b_, keys_[j].row, h_);
+      case RowSource::kMemory: return row_of<T>(memory, b_, keys_[j].row, h_);
+      case RowSource::kPad: return pad ? in<T>(pad) + h_ * a_.head_dim : nullptr;
+    }
+    return nullptr;
+  }
+
+  const GroupedAttentionArgs& a_;
+  const TokenGroups::Group& group_;
+  int64_t b_, h_;
+  const Slot* queries_;
+  const Slot* keys_;
+};
+
+// Calls f(group, scores, query slots, key slots) for the groups of a batch element and head.
+template <class T, class F>
+void for_each_group(const GroupedAttentionArgs& a, int64_t b, int64_t h, Slot* queries, Slot* keys, F&& f) {
+  const TokenGroups& groups = *a.groups;
+  const TokenGroups::Range& range = groups.range(b, h);
+  for (int32_t g = range.begin; g < range.end; ++g) {
+    const TokenGroups::Group& group = groups.groups[static_cast<size_t>(g)];
+    list_slots(groups, group.query_runs, group.query_runs_end, queries);
+    list_slots(groups, group.key_runs, group.key_runs_end, keys);
+    f(group, GroupScores<T>(a, group, b, h, queries, keys));
+  }
+}
+
+template <class T>
+void zero_row(T* row, int64_t count) {
+  for (int64_t d = 0; d < count; ++d) row[d] = T(0);
+}
+
+// In how many slots of a batch element and head each query row occurs.
+inline void count_slots(const GroupedAttentionArgs& a, int64_t b, int64_t h, Slot* queries, int64_t* counts) {
+  const TokenGroups& groups = *a.groups;
+  for (int64_t n = 0; n < a.queries; ++n) counts[n] = 0;
+  for (int32_t g = groups.range(b, h).begin; g < groups.range(b, h).end; ++g) {
+    const TokenGroups::Group& group = groups.groups[static_cast<size_t>(g)];
+    list_slots(groups, group.query_runs, group.query_runs_end, queries);
+    for (int64_t i = 0; i < group.queries; ++i)
+      if (queries[i].source == RowSource::kToken) ++counts[queries[i].row];
+  }
+}
+
+// The log-sum-exp over all slots of each query row, from the slots' own.
+template <class T>
+void merge_lse(const GroupedAttentionArgs& a, int64_t b, int64_t h, Slot* queries, const T* slot_lse, T* row_lse) {
+  using std::exp;
+  using std::log;
+  const TokenGroups& groups = *a.groups;
+  for (int64_t n = 0; n < a.queries; ++n) row_lse[n] = T(kMinusInfinity);
+  for (int32_t g = groups.range(b, h).begin; g < groups.range(b, h).end; ++g) {
+    const TokenGroups::Group& group = groups.groups[static_cast<size_t>(g)];
+    list_slots(groups, group.query_runs, group.query_runs_end, queries);
+    for (int64_t i = 0; i < group.queries; ++i) {
+      if (queries[i].source != RowSource::kToken) continue;
+      T& total = row_lse[queries[i].row];
+      const T one = slot_lse[group.query_slot + i];
+      if (value_of(one) == kMinusInfinity) continue;
+      if (value_of(total) == kMinusInfinity) {
+        total = one;
+      } else {
+        const double max = value_of(one) > value_of(total) ? value_of(one) : value_of(total);
+        total = T(max) + log(exp(one - T(max)) + exp(total - T(max)));
+      }
+    }
+  }
+}
+
+template <class T>
+void grouped_attention(const GroupedAttentionArgs& a, Context& ctx) {
+  using std::exp;
+  using std::log;
+  const TokenGroups& groups = *a.groups;
+  ArenaScope scope(ctx.scratch());
+  Slot* queries = ctx.scratch().take<Slot>(groups.max_queries);
+  Slot* keys = ctx.scratch().take<Slot>(groups.max_keys);
+  T* p = ctx.scratch().take<T>(groups.max_keys);
+  T* slot_out = ctx.scratch().take<T>(groups.query_slots * a.head_dim);
+  T* slot_lse = ctx.scratch().take<T>(groups.query_slots);
+  T* row_lse = ctx.scratch().take<T>(a.queries);
+  int64_t* counts = ctx.scratch().take<int64_t>(a.queries);
+  for (int64_t b = 0; b < a.batch; ++b) {
+    for (int64_t h = 0; h < a.heads; ++h) {
+      for (int64_t s = 0; s < groups.query_slots; ++s) slot_lse[s] = T(kMinusInfinity);
+
+      for_each_group<T>(a, b, h, queries, keys, [&](const TokenGroups::Group& group, const GroupScores<T>& scores) {
+        for (int64_t i = 0; i < group.queries; ++i) {
+          T* o = slot_out + (group.query_slot + i) * a.head_dim;
+          zero_row(o, a.head_dim);
+          if (queries[i].source != RowSource::kToken) continue;
+          double max = kMinusInfinity;
+          for (int64_t j = 0; j < group.keys; ++j) {
+            p[j] = scores.score(i, j);
+            if (value_of(p[j]) > max) max = value_of(p[j]);
+          }
+          T sum(0);
+          bool any = false;
+          for (int64_t j = 0; j < group.keys; ++j) {
+            if (value_of(p[j]) == kMinusInfinity) continue;
+            any = true;
+            const T weight = exp(p[j] - T(max));
+            sum += weight;
+            if (const T* v = scores.value(j))
+              for (int64_t d = 0; d < a.head_dim; ++d) o[d] += weight * v[d];
+          }
+          if (!any) continue;
+          for (int64_t d = 0; d < a.head_dim; ++d) o[d] /= sum;
+          slot_lse[group.query_slot + i] = T(max) + log(sum);
+        }
+      });
+
+      // The reduction over the slots of a row.
+      if (groups.reduction == Reduction::kMean) count_slots(a, b, h, queries, counts);
+      if (groups.reduction == Reduction::kMergeLse) merge_lse<T>(a, b, h, queries, slot_lse, row_lse);
+      for (int64_t n = 0; n < a.queries; ++n) zero_row(row_of<T>(a.out, b, n, h), a.head_dim);
+      for_each_group<T>(a, b, h, queries, keys, [&](const TokenGroups::Group& group, const GroupScores<T>&) {
+        for (int64_t i = 0; i < group.queries; ++i) {
+          if (queries[i].source != RowSource::kToken) continue;
+          const int64_t slot = group.query_slot + i, row = queries[i].row;
+          if (value_of(slot_lse[slot]) == kMinusInfinity) continue;
+          T weight(1);
+          if (groups.reduction == Reduction::kMean)
+            weight = T(1 / (static_cast<double>(counts[row]) + groups.mean_epsilon));
+          if (groups.reduction == Reduction::kMergeLse) weight = exp(slot_lse[slot] - row_lse[row]);
+          T* o = row_of<T>(a.out, b, row, h);
+          for (int64_t d = 0; d < a.head_dim; ++d) o[d] += weight * slot_out[slot * a.head_dim + d];
+        }
+      });
+      if (a.lse) {
+        T* lse = out<T>(a.lse) + (b * a.heads + h) * groups.query_slots;
+        for (int64_t s = 0; s < groups.query_slots; ++s) lse[s] = slot_lse[s];
+      }
+    }
+  }
+}
+
+// With P = exp(S - lse), G = dout (divided by count + epsilon under kMean):
+// dv_j += P_ij G_i; dS_ij = P_ij (G_i · v_j - D_i), D_i = G_i · O_i; dq_i += scale sum_j dS_ij k_j; dk_j += scale dS_ij q_i;
+// dbias_ij += dS_ij; dhead_scale += dS_ij q_i · k_j. Under kMergeLse lse is that of the row over all its slots, so that P
+// are the probabilities of the union. O_i is the slot's own output, which kMean alone has to recompute.
+template <class T>
+void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Context& ctx) {
+  using std::exp;
+  const GroupedAttentionArgs& a = args.forward;
+  const TokenGroups& groups = *a.groups;
+  check(a.lse != nullptr && a.out.data != nullptr, "grouped attention's backward needs the forward's out and lse");
+  ArenaScope scope(ctx.scratch());
+  Slot* queries = ctx.scratch().take<Slot>(groups.max_queries);
+  Slot* keys = ctx.scratch().take<Slot>(groups.max_keys);
+  T* p = ctx.scratch().take<T>(groups.max_keys);
+  T* dp = ctx.scratch().take<T>(groups.max_keys);
+  T* g = ctx.scratch().take<T>(a.head_dim);
+  T* row_lse = ctx.scratch().take<T>(a.queries);
+  int64_t* counts = ctx.scratch().take<int64_t>(a.queries);
+
+  // Zeros first, since rows collect from every group; memory rows are as many as the runs name.
+  int64_t memory_rows = 0;
+  for (const Run& run : groups.runs)
+    if (run.source == RowSource::kMemory)
+      memory_rows = std::max({memory_rows, int64_t{run.begin} + 1, run.begin + int64_t{run.count - 1} * run.stride + 1});
+  for (int64_t b = 0; b < a.batch; ++b)
+    for (int64_t h = 0; h < a.heads; ++h) {
+      for (int64_t n = 0; n < a.queries; ++n) zero_row(row_of<T>(args.dq, b, n, h), a.head_dim);
+      for (int64_t n = 0; n < a.keys; ++n) {
+        zero_row(row_of<T>(args.dk, b, n, h), a.head_dim);
+        zero_row(row_of<T>(args.dv, b, n, h), a.head_dim);
+      }
+      if (!args.dmemory_k.data) continue;
+      for (int64_t n = 0; n < memory_rows; ++n) {
+        zero_row(row_of<T>(args.dmemory_k, b, n, h), a.head_dim);
+        zero_row(row_of<T>(args.dmemory_v, b, n, h), a.head_dim);
+      }
+    }
+
+  for (int64_t b = 0; b < a.batch; ++b) {
+    for (int64_t h = 0; h < a.heads; ++h) {
+      const T* slot_lse = in<T>(a.lse) + (b * a.heads + h) * groups.query_slots;
+      if (groups.reduction == Reduction::kMean) count_slots(a, b, h, queries, counts);
+      if (groups.reduction == Reduction::kMergeLse) merge_lse<T>(a, b, h, queries, slot_lse, row_lse);
+
+      const auto gradient_row = [&](int64_t j, const HeadsView& tokens, const HeadsView& memory, void* pad) -> T* {
+        switch (keys[j].source) {
+          case RowSource::kToken: return row_of<T>(tokens, b, keys[j].row, h);
+          case RowSource::kMemory: return row_of<T>(memory, b, keys[j].row, h);
+          case RowSource::kPad: return pad ? out<T>(pad) + h * a.head_dim : nullptr;
+        }
+        return nullptr;
+      };
+
+      for_each_group<T>(a, b, h, queries, keys, [&](const TokenGroups::Group& group, const GroupScores<T>& scores) {
+        for (int64_t i = 0; i < group.queries; ++i) {
+          if (queries[i].source != RowSource::kToken) continue;
+          const int64_t row = queries[i].row;
+          const T lse = groups.reduction == Reduction::kMergeLse ? row_lse[row] : slot_lse[group.query_slot + i];
+          if (value_of(lse) == kMinusInfinity) continue;
+          const T share(groups.reduction == Reduction::kMean ? 1 / (static_cast<double>(counts[row]) + groups.mean_epsilon)
+                                                             : 1.0);
+          for (int64_t d = 0; d < a.head_dim; ++d) g[d] = row_of<T>(args.dout, b, row, h)[d] * share;
+
+          T row_sum(0);
+          if (groups.reduction != Reduction::kMean)
+            for (int64_t d = 0; d < a.head_dim; ++d) row_sum += g[d] * row_of<T>(ConstHeadsView(a.out), b, row, h)[d];
+          for (int64_t j = 0; j < group.keys; ++j) {
+            const T s = scores.score(i, j);
+            p[j] = value_of(s) == kMinusInfinity ? T(0) : exp(s - lse);
+            dp[j] = T(0);
+            if (const T* v = scores.value(j))
+              for (int64_t d = 0; d < a.head_dim; ++d) dp[j] += g[d] * v[d];
+            if (groups.reduction == Reduction::kMean) row_sum += p[j] * dp[j];
+          }
+
+          T* dq = row_of<T>(args.dq, b, row, h);
+          for (int64_t j = 0; j < group.keys; ++j) {
+            const T ds = p[j] * (dp[j] - row_sum);
+            const T scaled = scores.scale() * ds;
+            const T* q = scores.query(i);
+            const T* k = scores.key(j);
+            T* dk = gradient_row(j, args.dk, args.dmemory_k, args.dpad_k);
+            T* dv = gradient_row(j, args.dv, args.dmemory_v, args.dpad_v);
+            for (int64_t d = 0; d < a.head_dim; ++d) {
+              if (k) dq[d] += scaled * k[d];
+              if (dk) dk[d] += scaled * q[d];
+              if (dv) dv[d] += p[j] * g[d];
+            }
+            if (args.dbias) out<T>(args.dbias)[h * a.bias_head_stride + i * a.bias_row_stride + j] += ds;
+            if (args.dhead_scale) out<T>(args.dhead_scale)[h] += ds * scores.dot(i, j);
+          }
+        }
+      });
+    }
+  }
+}
+
+}  // namespace fovea::reference
