@@ -22,6 +22,10 @@
 #ifndef HWY_DISABLED_TARGETS
 #define HWY_DISABLED_TARGETS (HWY_SSE4 | HWY_AVX3_DL)
 #endif
+// Without it the compiler's plain x86-64 is the baseline and every kernel is compiled once more, as scalar code.
+#ifndef HWY_BASELINE_TARGETS
+#define HWY_BASELINE_TARGETS HWY_SSSE3
+#endif
 
 #include <vector>
 
