@@ -46,8 +46,9 @@ double share(int64_t part, int64_t whole) {
 
 std::string matrix_cell(const TrainingReport& report, size_t truth, size_t predicted, int64_t row_sum) {
   const int64_t count = report.confusion[truth * report.classes.size() + predicted];
-  const std::string tip = escape(fmt::format("{} of {} images of '{}' were called '{}' ({})", grouped(count), grouped(row_sum),
-                                             report.classes[truth], report.classes[predicted], percent(share(count, row_sum))));
+  const std::string tip =
+      escape(fmt::format("{} of {} images of '{}' were called '{}' ({})", grouped(count), grouped(row_sum),
+                         report.classes[truth], report.classes[predicted], percent(share(count, row_sum))));
   if (count == 0) return fmt::format("<td class=\"z\" title=\"{}\">0</td>", tip);
   const double part = share(count, row_sum);
   // Mistakes are rare in a good model: the square root keeps shares of a few per cent visible.
@@ -60,13 +61,15 @@ Html matrix(const TrainingReport& report) {
   const size_t n = report.classes.size();
   const std::vector<int64_t> sums = row_sums(report);
   std::string out =
-      "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Confusion matrix\"><table class=\"cm\"><thead><tr>"
+      "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Confusion matrix\"><table "
+      "class=\"cm\"><thead><tr>"
       "<th scope=\"col\">true ↓ predicted →</th>";
   for (const std::string& name : report.classes)
     out += fmt::format("<th scope=\"col\" title=\"{}\"><div class=\"v\">{}</div></th>", escape(name), escape(name));
   out += "</tr></thead><tbody>\n";
   for (size_t t = 0; t < n; ++t) {
-    out += fmt::format("<tr><th scope=\"row\" title=\"{}\">{}</th>", escape(report.classes[t]), escape(report.classes[t]));
+    out +=
+        fmt::format("<tr><th scope=\"row\" title=\"{}\">{}</th>", escape(report.classes[t]), escape(report.classes[t]));
     for (size_t p = 0; p < n; ++p) out += matrix_cell(report, t, p, sums[t]);
     out += "</tr>\n";
   }
@@ -85,15 +88,16 @@ Html pair_table(const TrainingReport& report, const std::vector<Pair>& pairs, si
                    {"share", "the same in per cent of all images of the true class", Align::kNumber}};
   for (size_t i = 0; i < std::min(most, pairs.size()); ++i) {
     const Pair& pair = pairs[i];
-    table.rows.push_back({text(report.classes[pair.truth]), text(report.classes[pair.predicted]), text(grouped(pair.count)),
-                          text(percent(share(pair.count, sums[pair.truth])))});
+    table.rows.push_back({text(report.classes[pair.truth]), text(report.classes[pair.predicted]),
+                          text(grouped(pair.count)), text(percent(share(pair.count, sums[pair.truth])))});
   }
   return to_html(table);
 }
 
 std::string of_images(const TrainingReport& report) {
   const int64_t total = std::accumulate(report.confusion.begin(), report.confusion.end(), int64_t{0});
-  return fmt::format("{} {}", grouped(total), total == 1 ? report.evaluated_split + " image" : report.evaluated_split + " images");
+  return fmt::format("{} {}", grouped(total),
+                     total == 1 ? report.evaluated_split + " image" : report.evaluated_split + " images");
 }
 
 }  // namespace
@@ -101,19 +105,30 @@ std::string of_images(const TrainingReport& report) {
 Html confusion_section(const TrainingReport& report) {
   const size_t n = report.classes.size();
   if (report.confusion.empty()) return paragraph(text("No confusion matrix was computed."));
-  check(report.confusion.size() == n * n, "TrainingReport: {} confusion counts for {} classes", report.confusion.size(), n);
+  check(report.confusion.size() == n * n, "TrainingReport: {} confusion counts for {} classes", report.confusion.size(),
+        n);
   const std::vector<Pair> pairs = confused_pairs(report);
-  Html out = paragraph(text(fmt::format("What the {} were taken for, with {}.", of_images(report), report.evaluated_weights)));
+  Html out = paragraph(
+      text(fmt::format("What the model took the {} for, with {}.", of_images(report), report.evaluated_weights)));
   if (n <= kMatrixAtMost) {
     out += matrix(report);
-    out += {"<p class=\"terms\">"};
+    out += {"<p class=\"note\">"};
     out += text(
-        "A row is a true class, a column what the model called it; each cell is a number of images. Blue on the diagonal: right "
-        "answers, the darker the larger their share of the row. Orange: mistakes, shaded by the square root of their share.");
+        "A row is a true class, a column what the model called it; each cell is a number of images. Blue on the "
+        "diagonal: right "
+        "answers, the darker the larger their share of the row. Orange: mistakes, shaded by the square root of their "
+        "share.");
     out += {"</p>\n"};
   } else {
-    out += paragraph(text(fmt::format("With {} classes a matrix would be unreadable; the most confused pairs are listed instead.", n)));
+    out += paragraph(text(
+        fmt::format("With {} classes a matrix would be unreadable; the most confused pairs are listed instead.", n)));
   }
+  const std::vector<int64_t> sums = row_sums(report);
+  const int64_t largest = sums.empty() ? 0 : *std::max_element(sums.begin(), sums.end());
+  if (largest > 0)
+    out += paragraph(text(
+        fmt::format("For comparison: always answering the most frequent class would be right for {} of these images.",
+                    percent(share(largest, std::accumulate(sums.begin(), sums.end(), int64_t{0}))))));
   if (pairs.empty()) {
     out += paragraph(text("No image was taken for another class."));
   } else {
@@ -125,7 +140,8 @@ Html confusion_section(const TrainingReport& report) {
 Html class_table_section(const TrainingReport& report) {
   if (report.class_metrics.empty()) return paragraph(text("No per-class results were computed."));
   const size_t n = report.classes.size();
-  check(report.class_metrics.size() == n, "TrainingReport: {} class results for {} classes", report.class_metrics.size(), n);
+  check(report.class_metrics.size() == n, "TrainingReport: {} class results for {} classes",
+        report.class_metrics.size(), n);
   std::vector<size_t> order(n);
   std::iota(order.begin(), order.end(), size_t{0});
   const auto key = [&](size_t i) {
@@ -140,8 +156,9 @@ Html class_table_section(const TrainingReport& report) {
       {"precision", "of the images called this class, the share that is of it (%)", Align::kNumber},
       {"recall", "of the images of this class, the share called so (%)", Align::kNumber},
       {"F1", "harmonic mean of precision and recall (%); high only when both are", Align::kNumber},
-      {"support", fmt::format("images of this class in the {} part; – means undefined: no such image, or none called so",
-                              report.evaluated_split),
+      {"support",
+       fmt::format("images of this class in the {} part; – means undefined: no such image, or none called so",
+                   report.evaluated_split),
        Align::kNumber}};
   for (const size_t i : order) {
     const ClassMetrics& metrics = report.class_metrics[i];
@@ -153,19 +170,23 @@ Html class_table_section(const TrainingReport& report) {
 
 Html mistakes_section(const TrainingReport& report) {
   if (report.mistakes.empty()) return paragraph(text("No mistakes to show."));
-  Html out = paragraph(text(fmt::format(
-      "The wrong answers on {} images that the model was surest of, the surest first. The percentage is the probability that the "
-      "model gave to its (wrong) answer. Some of them may be mistakes in the labels.",
-      report.evaluated_split)));
+  Html out =
+      paragraph(text(fmt::format("The wrong answers on {} images that the model was surest of, the surest first. The "
+                                 "percentage is the probability that the "
+                                 "model gave to its (wrong) answer. Some of them may be mistakes in the labels.",
+                                 report.evaluated_split)));
   out += {"<div class=\"shots\">"};
   for (const Mistake& mistake : report.mistakes) {
     const std::string alt = escape(fmt::format("{} taken for {}", mistake.true_class, mistake.predicted_class));
-    const Html picture{mistake.image.rgb.empty()
-                           ? std::string("<em>no picture</em>")
-                           : fmt::format("<img src=\"{}\" alt=\"{}\"/>", png_data_uri(fit_thumbnail(mistake.image, kThumbnail)), alt)};
-    const Html caption{fmt::format(
-        "<span>true: <b>{}</b></span><span>predicted: <b>{}</b></span><span>probability {}</span><span class=\"file\">{}</span>",
-        escape(mistake.true_class), escape(mistake.predicted_class), percent(mistake.probability), escape(mistake.path))};
+    const Html picture{
+        mistake.image.rgb.empty()
+            ? std::string("<em>no picture</em>")
+            : fmt::format("<img src=\"{}\" alt=\"{}\"/>", png_data_uri(fit_thumbnail(mistake.image, kThumbnail)), alt)};
+    const Html caption{
+        fmt::format("<span>true: <b>{}</b></span><span>predicted: <b>{}</b></span><span>probability {}</span><span "
+                    "class=\"file\">{}</span>",
+                    escape(mistake.true_class), escape(mistake.predicted_class), percent(mistake.probability),
+                    escape(mistake.path))};
     out += figure(picture, caption);
   }
   out += {"</div>\n"};

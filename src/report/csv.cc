@@ -129,8 +129,9 @@ CsvWriter CsvWriter::resume(const std::string& path, const CsvRow& columns, int6
   std::vector<ParsedRow> rows = parse_rows(text);
   size_t end = 0;
   if (!rows.empty()) {
-    require(rows.front().fields == columns, "'{}' has the columns '{}' where '{}' were expected; move it away to start a new one",
-            path, joined(rows.front().fields), joined(columns));
+    require(rows.front().fields == columns,
+            "'{}' has the columns '{}' where '{}' were expected; move it away to start a new one", path,
+            joined(rows.front().fields), joined(columns));
     const size_t kept = std::min(rows.size(), 1 + static_cast<size_t>(std::max<int64_t>(keep_rows, 0)));
     end = rows[kept - 1].end;
     for (size_t i = 1; i < kept; ++i) writer.kept_rows_.push_back(std::move(rows[i].fields));
@@ -142,7 +143,8 @@ CsvWriter CsvWriter::resume(const std::string& path, const CsvRow& columns, int6
 }
 
 void CsvWriter::write_row(const CsvRow& fields) {
-  check(fields.size() == columns_, "CsvWriter: a row of {} fields for the {} columns of '{}'", fields.size(), columns_, path_);
+  check(fields.size() == columns_, "CsvWriter: a row of {} fields for the {} columns of '{}'", fields.size(), columns_,
+        path_);
   append(fields);
 }
 

@@ -25,9 +25,9 @@ class CsvWriter {
   // Starts a new file with its header row; an existing file is replaced. Throws Error if it cannot be written.
   static CsvWriter create(const std::string& path, const CsvRow& columns);
 
-  // Continues an existing file: checks its header, keeps at most its first `keep_rows` rows and drops what follows (rows
-  // newer than the checkpoint that is resumed, or half a row of a killed run). A missing or empty file is created. Throws
-  // Error if the file has other columns.
+  // Continues an existing file: checks its header, keeps at most its first `keep_rows` rows and drops what follows
+  // (rows newer than the checkpoint that is resumed, or half a row of a killed run). A missing or empty file is
+  // created. Throws Error if the file has other columns.
   static CsvWriter resume(const std::string& path, const CsvRow& columns, int64_t keep_rows);
 
   CsvWriter(CsvWriter&& other) noexcept;

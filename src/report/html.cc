@@ -13,7 +13,8 @@ namespace {
 constexpr size_t kTallTable = 40;
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
-// The length in bytes of the well-formed UTF-8 sequence that `text` starts with (Unicode 15, table 3-7); 0 if there is none.
+// The length in bytes of the well-formed UTF-8 sequence that `text` starts with (Unicode 15, table 3-7); 0 if there is
+// none.
 size_t utf8_sequence(std::string_view text) {
   const auto byte = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : uint8_t{0}; };
   const auto trail = [&](size_t i) { return (byte(i) & 0xC0) == 0x80; };
@@ -32,8 +33,8 @@ size_t utf8_sequence(std::string_view text) {
 }
 
 constexpr std::string_view kPageCss =
-    ":root{color-scheme:light dark;--page:#fff;--panel:#f5f7f9;--heat:0,114,178;--miss:213,94,0;--on-heat:#fff}"
-    "@media(prefers-color-scheme:dark){:root{--page:#12171c;--panel:#1b2229;--heat:90,180,234;--miss:255,143,74;"
+    ":root{color-scheme:light dark;--panel:#f5f7f9;--heat:0,114,178;--miss:213,94,0;--on-heat:#fff}"
+    "@media(prefers-color-scheme:dark){:root{--panel:#1b2229;--heat:90,180,234;--miss:255,143,74;"
     "--on-heat:#0c1116}}"
     "*{box-sizing:border-box}"
     "body{margin:0;background:var(--page);color:var(--ink);overflow-wrap:anywhere;"
@@ -45,27 +46,33 @@ constexpr std::string_view kPageCss =
     ".tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));gap:12px;margin:18px 0}"
     ".tile{background:var(--panel);border-radius:8px;padding:12px 14px}.tile b{display:block;font-size:1.6rem;"
     "line-height:1.3;font-weight:600}.tile i{font-style:normal;font-weight:600}"
-    ".tile small,figcaption,.terms{color:var(--soft);font-size:.875rem;line-height:1.45}.tile small{display:block}"
-    ".charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:28px 32px;margin:16px 0}"
+    ".tile small,figcaption,.note,.terms{color:var(--soft);font-size:.875rem;line-height:1.45}.tile "
+    "small{display:block}"
+    ".charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:28px 32px;margin:16px "
+    "0}"
     "figure{margin:0;min-width:0}figcaption{margin-top:6px}.charts svg{max-width:620px}"
     ".scroll{overflow-x:auto;margin:12px 0 6px;max-width:100%}.tall{max-height:32rem;overflow-y:auto;"
     "border-bottom:1px solid var(--rule)}"
     "table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}"
     "caption{text-align:left;color:var(--soft);font-size:.875rem;padding-bottom:6px}"
     "th,td{padding:4px 12px 4px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--rule);"
-    "overflow-wrap:normal}th{font-weight:600}.n{text-align:right;white-space:nowrap}.path{overflow-wrap:anywhere;min-width:12em}"
+    "overflow-wrap:normal}th{font-weight:600}.n{text-align:right;white-space:nowrap}.path{overflow-wrap:anywhere;min-"
+    "width:12em}"
     ".name{overflow-wrap:anywhere;min-width:7em;max-width:22em}"
     ".tall thead th{position:sticky;top:0;background:var(--page)}"
-    ".terms{margin:6px 0 0;padding:0}.terms div{margin:1px 0}.terms dt,.terms dd{display:inline;margin:0}"
+    ".terms{margin:6px 0 0;padding:0}.terms div{margin:1px 0;max-width:75ch}.terms dt,.terms "
+    "dd{display:inline;margin:0}"
     ".terms dt{font-weight:600}.terms dt:after{content:\": \"}"
     ".facts{margin:8px 0}.facts div{display:grid;grid-template-columns:11rem minmax(0,18rem) minmax(0,1fr);gap:0 18px;"
     "padding:5px 0;border-bottom:1px solid var(--rule)}.facts dt{font-weight:600}.facts dd{margin:0}"
     ".facts .why{color:var(--soft);font-size:.875rem}"
-    ".cm td,.cm th{border:1px solid var(--page);padding:3px 5px;text-align:center;font-size:.8rem;vertical-align:middle}"
+    ".cm td,.cm th{border:1px solid var(--page);padding:3px "
+    "5px;text-align:center;font-size:.8rem;vertical-align:middle}"
     ".cm td{min-width:2.9em;background:var(--panel)}.cm tbody th{text-align:right;position:sticky;left:0;"
     "background:var(--page);min-width:5em;max-width:11em;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}"
     ".cm thead th{vertical-align:bottom;font-weight:600}.cm .v{writing-mode:vertical-rl;transform:rotate(180deg);"
-    "max-height:9em;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;text-align:left;margin:0 auto;line-height:1.15}"
+    "max-height:9em;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;text-align:left;margin:0 "
+    "auto;line-height:1.15}"
     ".cm td.h{background:rgba(var(--heat),var(--a))}.cm td.e{background:rgba(var(--miss),var(--a))}"
     ".cm td.x{color:var(--on-heat)}.cm td.z{color:var(--soft)}"
     ".shots{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:18px 16px;margin:16px 0}"
@@ -169,8 +176,8 @@ std::string Page::str() const {
   const std::string title = escape(title_);
   return "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>"
          "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"/><title>" +
-         title + "</title>\n<style>" + chart_css() + std::string(kPageCss) + "</style></head>\n<body><main>\n<h1>" + title +
-         "</h1>\n" + lead_.markup + sections_.markup + "</main></body></html>\n";
+         title + "</title>\n<style>" + chart_css() + std::string(kPageCss) + "</style></head>\n<body><main>\n<h1>" +
+         title + "</h1>\n" + lead_.markup + sections_.markup + "</main></body></html>\n";
 }
 
 }  // namespace fovea::report

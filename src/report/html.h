@@ -43,8 +43,8 @@ struct Table {
   std::vector<std::vector<Html>> rows;  // each as long as columns
 };
 
-// The table in a container that scrolls by itself (sideways on narrow screens, downwards beyond some forty rows), and the
-// meanings of its columns.
+// The table in a container that scrolls by itself (sideways on narrow screens, downwards beyond some forty rows), and
+// the meanings of its columns.
 Html to_html(const Table& table);
 
 // A figure with its caption.

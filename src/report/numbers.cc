@@ -22,20 +22,35 @@ std::string grouped(int64_t value) {
   return digits;
 }
 
-std::string percent(double share) {
-  return std::isfinite(share) ? fmt::format("{:.1f} %", 100 * share) : kDash;
-}
+std::string percent(double share) { return std::isfinite(share) ? fmt::format("{:.1f}\u00a0%", 100 * share) : kDash; }
 
 std::string significant(double value, int digits) {
   if (!std::isfinite(value)) return kDash;
   // %g would turn to an exponent as soon as the digits before the point are more than asked for.
   if (std::abs(value) < 1e7 && std::abs(value) >= std::pow(10.0, digits)) return fmt::format("{:.0f}", value);
-  return fmt::format("{:.{}g}", value, digits);
+  return short_exponent(fmt::format("{:.{}g}", value, digits));
+}
+
+std::string fixed(double value, int decimals) {
+  const double smallest = std::pow(10.0, 1 - decimals);
+  if (!std::isfinite(value) || std::abs(value) >= 1e7 || (value != 0 && std::abs(value) < smallest))
+    return significant(value, 2);
+  return fmt::format("{:.{}f}", value, decimals);
+}
+
+std::string short_exponent(std::string number) {
+  const size_t e = number.find('e');
+  if (e == std::string::npos || e + 1 == number.size()) return number;
+  const bool has_sign = number[e + 1] == '+' || number[e + 1] == '-';
+  const size_t digits = e + 1 + (has_sign ? 1 : 0);
+  while (digits + 1 < number.size() && number[digits] == '0') number.erase(digits, 1);
+  if (number[e + 1] == '+') number.erase(e + 1, 1);
+  return number;
 }
 
 std::string duration(double seconds) {
   if (!std::isfinite(seconds) || seconds < 0 || seconds > 1e15) return kDash;
-  if (seconds < 60) return fmt::format("{:.1f} s", seconds);
+  if (seconds < 59.95) return fmt::format("{:.1f} s", seconds);
   const auto whole = static_cast<int64_t>(std::llround(seconds));
   if (whole < 3600) return fmt::format("{} min {} s", whole / 60, whole % 60);
   return fmt::format("{} h {} min", grouped(whole / 3600), whole % 3600 / 60);

@@ -24,31 +24,36 @@ Overfitting find_overfitting(std::span<const EpochMetrics> epochs) {
   const EpochMetrics& last = measured.back();
   const size_t after = measured.size() - 1 - lowest;
   if (after == 0)
-    return {Verdict::kNotSeen, best.epoch,
-            measured.size() == 1
-                ? fmt::format("No over-fitting seen; with validation after one epoch only (epoch {}) there is no trend to judge.",
-                              best.epoch)
-                : fmt::format("No over-fitting seen: validation loss is lowest in the last epoch ({} nats in epoch {}).",
-                              significant(best.val_loss), best.epoch)};
+    return {
+        Verdict::kNotSeen, best.epoch,
+        measured.size() == 1
+            ? fmt::format(
+                  "No over-fitting seen; with validation after one epoch only (epoch {}) there is no trend to judge.",
+                  best.epoch)
+            : fmt::format("No over-fitting seen: validation loss is lowest in the last epoch ({} nats in epoch {}).",
+                          significant(best.val_loss), best.epoch)};
   if (after == 1)
     return {Verdict::kTooEarly, best.epoch,
-            fmt::format("No over-fitting seen so far: validation loss is lowest in epoch {} ({} nats), and with only one epoch "
-                        "after it ({} nats) it is too early to tell a trend from chance.",
-                        best.epoch, significant(best.val_loss), significant(last.val_loss))};
+            fmt::format(
+                "No over-fitting seen so far: validation loss is lowest in epoch {} ({} nats), and with only one epoch "
+                "after it ({} nats) it is too early to tell a trend from chance.",
+                best.epoch, significant(best.val_loss), significant(last.val_loss))};
   const bool train_falls = measured[lowest + 1].train_loss < best.train_loss &&
                            measured[lowest + 2].train_loss < measured[lowest + 1].train_loss;
   if (!train_falls)
     return {Verdict::kNotSeen, best.epoch,
-            fmt::format("No over-fitting seen: validation loss is lowest in epoch {} ({} nats), but training loss did not keep "
-                        "falling in the two epochs after it.",
-                        best.epoch, significant(best.val_loss))};
-  return {Verdict::kSeen, best.epoch,
-          fmt::format("Over-fitting starts after epoch {}: validation loss is lowest there ({} nats) and stands at {} nats in the "
-                      "last epoch, while training loss went on falling from {} to {} nats within two "
-                      "epochs. From there on the model learns the "
-                      "training images by heart rather than what they have in common.",
-                      best.epoch, significant(best.val_loss), significant(last.val_loss), significant(best.train_loss),
-                      significant(measured[lowest + 2].train_loss))};
+            fmt::format(
+                "No over-fitting seen: validation loss is lowest in epoch {} ({} nats), but training loss did not keep "
+                "falling in the two epochs after it.",
+                best.epoch, significant(best.val_loss))};
+  return {
+      Verdict::kSeen, best.epoch,
+      fmt::format(
+          "Over-fitting starts after epoch {}: validation loss is lowest there ({} nats) and stands at {} nats in the "
+          "last epoch, while training loss went on falling from {} to {} nats within two "
+          "epochs.",
+          best.epoch, significant(best.val_loss), significant(last.val_loss), significant(best.train_loss),
+          significant(measured[lowest + 2].train_loss))};
 }
 
 }  // namespace fovea::report

@@ -23,8 +23,8 @@ struct EpochMetrics {
   double seconds = kNotMeasured;       // wall time of the epoch, validation included
 };
 
-// Over-fitting starts after the epoch in which validation loss has its minimum, if training loss then keeps falling for at
-// least two more epochs.
+// Over-fitting starts after the epoch in which validation loss has its minimum, if training loss then keeps falling for
+// at least two more epochs.
 struct Overfitting {
   enum class Verdict {
     kSeen,

@@ -18,8 +18,8 @@ struct RgbImage {
 std::string base64(std::span<const uint8_t> bytes);
 
 // The image brought to about the size of a thumbnail by a whole factor: one whose longer side is below `target` is
-// enlarged by repeating pixels (nearest neighbour, at most 16 times), a larger one is reduced by averaging blocks until its
-// longer side is at most 2 * target.
+// enlarged by repeating pixels (nearest neighbour, at most 16 times), a larger one is reduced by averaging blocks until
+// its longer side is at most 2 * target.
 RgbImage fit_thumbnail(const RgbImage& image, int target);
 
 // "data:image/png;base64,..." of the pixels as they are.

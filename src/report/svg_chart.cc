@@ -50,8 +50,8 @@ class Writer {
  public:
   explicit Writer(const LineChart& chart) : chart_(chart) {
     for (const Series& series : chart.series) {
-      check(series.x.size() == series.y.size(), "LineChart '{}': series '{}' has {} x for {} y", chart.title, series.name,
-            series.x.size(), series.y.size());
+      check(series.x.size() == series.y.size(), "LineChart '{}': series '{}' has {} x for {} y", chart.title,
+            series.name, series.x.size(), series.y.size());
       for (size_t i = 0; i < series.x.size(); ++i) {
         if (!drawable(series.x[i], chart.x.scale) || !drawable(series.y[i], chart.y.scale)) continue;
         x_range_.add(series.x[i]);
@@ -65,7 +65,8 @@ class Writer {
     annotation_texts();
     plot();
     return fmt::format(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"chart\" viewBox=\"0 0 {:.0f} {:.0f}\" role=\"img\" aria-label=\"{}\">"
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"chart\" viewBox=\"0 0 {:.0f} {:.0f}\" role=\"img\" "
+        "aria-label=\"{}\">"
         "<title>{}</title>{}{}</svg>",
         kWidth, height_, escape(chart_.title), escape(chart_.title), style, body_);
   }
@@ -83,7 +84,7 @@ class Writer {
   // Above the plot, in as many lines as it takes, so that it never lies on a curve.
   void legend() {
     constexpr double kSample = 30, kGap = 16;
-    if (chart_.series.empty()) return;
+    if (chart_.series.size() < 2) return;  // the axis says what a single curve is
     double x = 4, y = top_ + 10;
     for (size_t i = 0; i < chart_.series.size(); ++i) {
       const std::string name = shortened(chart_.series[i].name, static_cast<int>((kWidth - kSample - 14) / kCharacter));
@@ -134,9 +135,9 @@ class Writer {
     put("<path class=\"axis\" d=\"M{:.1f} {:.1f}V{:.1f}H{:.1f}\"/>", left, top_, bottom, right);
     label((left + right) / 2, bottom + 39, "middle", "label", chart_.x.label);
     const double middle = (top_ + bottom) / 2;
+    height_ = bottom + 46;
     put("<text transform=\"translate(13 {:.1f}) rotate(-90)\" text-anchor=\"middle\" class=\"label\">{}</text>", middle,
         escape(chart_.y.label));
-    height_ = bottom + 46;
 
     annotation_lines(x, bottom);
     if (empty) label((left + right) / 2, middle, "middle", "label", "no data");
@@ -154,16 +155,22 @@ class Writer {
   }
 
   void annotation_lines(const Scaled& x, double bottom) {
+    for (size_t i = 0; i < chart_.annotations.size(); ++i)
+      if (drawable(chart_.annotations[i].x, chart_.x.scale))
+        put("<path class=\"mark\" d=\"M{:.1f} {:.1f}V{:.1f}\"/>", x(chart_.annotations[i].x),
+            annotation_line(i) + kLineHeight - 1, bottom);
+    // The texts follow the lines: their halo keeps them readable where a line of another annotation passes.
     for (size_t i = 0; i < chart_.annotations.size(); ++i) {
       const Annotation& annotation = chart_.annotations[i];
       if (!drawable(annotation.x, chart_.x.scale)) continue;
-      const double line = annotations_top_ + kLineHeight * static_cast<double>(i), at = x(annotation.x);
+      const double line = annotation_line(i), at = x(annotation.x);
       const std::string text = shortened(annotation.text, static_cast<int>((kWidth - 8) / kCharacter));
       const double width = text_width(text), begin = std::clamp(at - width / 2, 4.0, std::max(4.0, kWidth - 4 - width));
       label(begin + width / 2, line + 13, "middle", "note", text);
-      put("<path class=\"mark\" d=\"M{:.1f} {:.1f}V{:.1f}\"/>", at, line + kLineHeight - 1, bottom);
     }
   }
+
+  double annotation_line(size_t index) const { return annotations_top_ + kLineHeight * static_cast<double>(index); }
 
   void curve(size_t index, const Scaled& x, const Scaled& y) {
     const Series& series = chart_.series[index];
@@ -203,9 +210,15 @@ class Writer {
       case 0:
         put("<circle class=\"m{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.6\">{}</circle>", index % kColours, x, y, title);
         return;
-      case 1: shape = "m-3.4 -3.4h6.8v6.8h-6.8z"; break;
-      case 2: shape = "m0 -4.4l4.2 7.6h-8.4z"; break;
-      default: shape = "m0 -4.8l4.4 4.8l-4.4 4.8l-4.4 -4.8z"; break;
+      case 1:
+        shape = "m-3.4 -3.4h6.8v6.8h-6.8z";
+        break;
+      case 2:
+        shape = "m0 -4.4l4.2 7.6h-8.4z";
+        break;
+      default:
+        shape = "m0 -4.8l4.4 4.8l-4.4 4.8l-4.4 -4.8z";
+        break;
     }
     put("<path class=\"m{}\" d=\"M{:.1f} {:.1f}{}\">{}</path>", index % kColours, x, y, shape, title);
   }
@@ -220,26 +233,30 @@ class Writer {
 
 std::string chart_css() {
   std::string css =
-      ":root{--ink:#1b2733;--soft:#5a6875;--rule:#d5dce3;--mark:#8a3ffc;"
+      ":root{--page:#fff;--ink:#1b2733;--soft:#5a6875;--rule:#d5dce3;--mark:#8a3ffc;"
       "--s0:#0072b2;--s1:#d55e00;--s2:#009e73;--s3:#b8578f;--s4:#b27a00;--s5:#3b8fc4}"
-      "@media(prefers-color-scheme:dark){:root{--ink:#e4e9ee;--soft:#9fadba;--rule:#36424e;--mark:#c09bff;"
+      "@media(prefers-color-scheme:dark){:root{--page:#12171c;--ink:#e4e9ee;--soft:#9fadba;--rule:#36424e;--mark:#"
+      "c09bff;"
       "--s0:#5ab4ea;--s1:#ff8f4a;--s2:#2fc59a;--s3:#e39ac4;--s4:#f0c94a;--s5:#a5c8e4}}"
       ".chart{display:block;width:100%;height:auto;font:13px system-ui,-apple-system,\"Segoe UI\",Roboto,sans-serif}"
-      ".chart text{fill:var(--ink)}.chart .tick{fill:var(--soft);font-size:12.5px}.chart .note{fill:var(--mark)}"
+      ".chart text{fill:var(--ink)}.chart .tick{fill:var(--soft);font-size:12.5px}.chart "
+      ".note{fill:var(--mark);paint-order:stroke;stroke:var(--page);stroke-width:4px}"
       ".chart path{fill:none}.chart .grid{stroke:var(--rule);stroke-width:.8}"
       ".chart .axis{stroke:var(--soft);stroke-width:1}"
       ".chart .mark{stroke:var(--mark);stroke-width:1.2;stroke-dasharray:5 4}"
       ".chart .line{stroke-width:2;stroke-linejoin:round;stroke-linecap:round}";
   constexpr const char* kDashes[kColours] = {"none", "7 4.5", "2 4.5", "10 4 2 4", "4 4", "12 4"};
   for (int i = 0; i < kColours; ++i)
-    css += fmt::format(".chart .s{0}{{stroke:var(--s{0});stroke-dasharray:{1}}}.chart .m{0}{{fill:var(--s{0})}}", i, kDashes[i]);
+    css += fmt::format(".chart .s{0}{{stroke:var(--s{0});stroke-dasharray:{1}}}.chart .m{0}{{fill:var(--s{0})}}", i,
+                       kDashes[i]);
   return css;
 }
 
 std::string to_svg(const LineChart& chart) { return Writer(chart).write({}); }
 
 std::string to_svg_file(const LineChart& chart) {
-  return "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n" + Writer(chart).write("<style>" + chart_css() + "</style>") + "\n";
+  return "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n" +
+         Writer(chart).write("<style>" + chart_css() + ".chart{background:var(--page)}</style>") + "\n";
 }
 
 }  // namespace fovea::report

@@ -33,7 +33,7 @@ struct LineChart {
   std::string title;  // for screen readers; the page writes its own heading
   Axis x;
   Axis y;
-  std::vector<Series> series;
+  std::vector<Series> series;  // a legend is drawn for two or more
   std::vector<Annotation> annotations;
 };
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "report/numbers.h"
 #include "report/svg_chart.h"
 
 namespace fovea::report {
@@ -12,16 +13,18 @@ namespace {
 // `value` with the decimals that tell ticks `step` apart.
 std::string tick_label(double value, double step) {
   const double magnitude = std::max(std::abs(value), step);
-  if (value != 0 && (magnitude >= 1e6 || step < 0.99e-4)) {
-    const int digits = std::clamp(static_cast<int>(std::floor(std::log10(magnitude)) - std::floor(std::log10(step))), 0, 15);
-    std::string text = fmt::format("{:.{}e}", value, digits);  // 5e-04 -> 5e-4
-    const size_t exponent = text.find('e') + 2;
-    while (text[exponent] == '0' && exponent + 1 < text.size()) text.erase(exponent, 1);
-    if (text[exponent - 1] == '+') text.erase(exponent - 1, 1);
-    return text;
+  if (value == 0) return "0";
+  if (magnitude >= 1e6 || step < 0.99e-4) {
+    const int digits =
+        std::clamp(static_cast<int>(std::floor(std::log10(magnitude)) - std::floor(std::log10(step))), 0, 15);
+    std::string text = fmt::format("{:.{}e}", value, digits);
+    while (digits > 0 && text[text.find('e') - 1] == '0') text.erase(text.find('e') - 1, 1);  // 1.50e3 -> 1.5e3
+    if (const size_t e = text.find('e'); text[e - 1] == '.') text.erase(e - 1, 1);
+    return short_exponent(std::move(text));
   }
   const int decimals = std::clamp(static_cast<int>(std::ceil(-std::log10(step) - 1e-9)), 0, 12);
-  return fmt::format("{:.{}f}", value == 0 ? 0.0 : value, decimals);  // no "-0"
+  if (decimals == 0) return grouped(std::llround(value));
+  return fmt::format("{:.{}f}", value, decimals);
 }
 
 double nice_step(double range, int most) {
@@ -39,7 +42,9 @@ Ticks linear_ticks(double low, double high, const Axis& axis, int most, bool rou
   }
   const double largest = std::max(std::abs(low), std::abs(high));
   if (high - low <= 1e-9 * largest || high == low) {
-    const double margin = axis.ticks == AxisTicks::kWhole ? 0.5 : largest == 0 ? 1 : 0.1 * largest;
+    const double margin = axis.ticks == AxisTicks::kWhole ? std::max(0.5, 1e-8 * largest)
+                          : largest == 0                  ? 1
+                                                          : 0.1 * largest;
     low -= margin;
     high += margin;
   }
@@ -48,12 +53,13 @@ Ticks linear_ticks(double low, double high, const Axis& axis, int most, bool rou
   if (round_ends) {
     low = step * std::floor(low / step + 1e-9);
     high = step * std::ceil(high / step - 1e-9);
+    if (low >= high) high = low + step;
   }
   Ticks ticks{low, high, {}, {}};
   const double first = std::ceil(low / step - 1e-9);
   const int count = static_cast<int>(std::floor(high / step + 1e-9) - first) + 1;
   for (int i = 0; i < std::min(count, 2 * most + 2); ++i) {
-    ticks.at.push_back((first + i) * step);
+    ticks.at.push_back((first + i) * step + 0.0);  // + 0.0 makes -0 a plain zero
     ticks.labels.push_back(tick_label(ticks.at.back(), step));
   }
   return ticks;
@@ -63,19 +69,19 @@ Ticks log_ticks(double low, double high, int most, bool round_ends) {
   const int first = static_cast<int>(std::floor(std::log10(low) + 1e-9));
   const int last = static_cast<int>(std::ceil(std::log10(high) - 1e-9));
   std::vector<double> candidates;
-  const bool within = last - first < std::max(2, most / 3);
-  const int stride = std::max(1, (last - first + most - 1) / most);
-  for (int decade = first; decade <= last + stride - 1; decade += stride)
-    for (const double factor : {1.0, 2.0, 5.0})
-      if (within || factor == 1) candidates.push_back(factor * std::pow(10.0, decade));
-  if (candidates.size() == 1) candidates.push_back(10 * candidates.front());
-  // The ends become the nearest candidates outside, so that at least two ticks remain.
+  for (int decade = first; decade <= last; ++decade)
+    for (const double factor : {1.0, 2.0, 5.0}) candidates.push_back(factor * std::pow(10.0, decade));
+  // The ends become the nearest candidates outside.
   size_t begin = 0, end = candidates.size() - 1;
   while (begin + 1 < end && candidates[begin + 1] <= low * (1 + 1e-9)) ++begin;
   while (end > begin + 1 && candidates[end - 1] >= high * (1 - 1e-9)) --end;
   Ticks ticks{round_ends ? candidates[begin] : low, round_ends ? candidates[end] : high, {}, {}};
   if (ticks.low == ticks.high) ticks.low = candidates[begin], ticks.high = candidates[end];
+  // 1-2-5 within two decades, else every decade or every few.
+  const bool within = last - first <= 2;
+  const int stride = within ? 1 : std::max(1, (last - first + most - 1) / most);
   for (size_t i = begin; i <= end; ++i) {
+    if (!within && i % (3 * static_cast<size_t>(stride)) != 0) continue;
     if (candidates[i] < ticks.low * (1 - 1e-9) || candidates[i] > ticks.high * (1 + 1e-9)) continue;
     const double decade = std::pow(10.0, std::floor(std::log10(candidates[i]) + 1e-9));
     ticks.at.push_back(candidates[i]);

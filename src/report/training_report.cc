@@ -43,14 +43,16 @@ std::string result_sentence(const TrainingReport& report) {
 }
 
 std::string test_sentence(const SplitResult& test) {
-  return fmt::format("On the {}, which played no part in training or in choosing the best epoch, it reached {} top-1 accuracy.",
-                     counted(test.images, test.split + " image", test.split + " images"), percent(test.top1));
+  return fmt::format(
+      "On the {}, which played no part in training or in choosing the best epoch, it reached {} top-1 accuracy.",
+      counted(test.images, test.split + " image", test.split + " images"), percent(test.top1));
 }
 
 std::string interval_text(double share, int64_t images) {
   const Interval interval = wilson_interval(share, images);
-  return fmt::format("For new images of the same kind expect {} to {} (95 % confidence interval from the number of images).",
-                     percent(interval.low), percent(interval.high));
+  return fmt::format(
+      "For new images of the same kind expect {} to {} (95 % confidence interval from the number of images).",
+      percent(interval.low), percent(interval.high));
 }
 
 Html tile(std::string_view name, std::string_view value, std::string_view meaning) {
@@ -67,18 +69,21 @@ Html tiles(const TrainingReport& report) {
                             counted(report.validation_images, "validation image", "validation images"), result->epoch,
                             interval_text(result->val_top1, report.validation_images)));
   if (report.test && std::isfinite(report.test->top1)) {
-    std::string meaning = fmt::format("Top-1: share of the {} whose most probable class is the right one.",
-                                      counted(report.test->images, report.test->split + " image", report.test->split + " images"));
+    std::string meaning =
+        fmt::format("Top-1: share of the {} whose most probable class is the right one.",
+                    counted(report.test->images, report.test->split + " image", report.test->split + " images"));
     if (std::isfinite(report.test->top5))
       meaning += fmt::format(" Top-5 (right class among the five most probable): {}.", percent(report.test->top5));
     if (std::isfinite(report.test->loss))
       meaning += fmt::format(" Mean cross-entropy loss: {} nats.", significant(report.test->loss));
-    out += tile("Test accuracy", percent(report.test->top1), meaning + " " + interval_text(report.test->top1, report.test->images));
+    out += tile("Test accuracy", percent(report.test->top1),
+                meaning + " " + interval_text(report.test->top1, report.test->images));
   }
   if (report.best_epoch > 0)
-    out += tile("Best epoch", fmt::format("{} of {}", report.best_epoch, report.epochs.size()),
-                report.best_by.empty() ? "The epoch whose weights are kept as the best."
-                                       : fmt::format("The epoch whose weights are kept as the best: {}.", report.best_by));
+    out +=
+        tile("Best epoch", fmt::format("{} of {}", report.best_epoch, report.epochs.size()),
+             report.best_by.empty() ? "The epoch whose weights are kept as the best."
+                                    : fmt::format("The epoch whose weights are kept as the best: {}.", report.best_by));
   double seconds = report.total_seconds;
   if (!std::isfinite(seconds)) {
     seconds = 0;
@@ -118,29 +123,38 @@ Html chart_figure(const LineChart& chart, std::string_view caption) {
 Html charts(const TrainingReport& report, const Overfitting& overfitting) {
   Html out{"<div class=\"charts\">"};
   LineChart loss = epoch_chart("Loss", {"cross-entropy loss (nats)"});
-  loss.series = {series(report, "training", &EpochMetrics::train_loss), series(report, "validation", &EpochMetrics::val_loss)};
-  if (overfitting.verdict == Overfitting::Verdict::kSeen)
+  loss.series = {series(report, "training", &EpochMetrics::train_loss),
+                 series(report, "validation", &EpochMetrics::val_loss)};
+  const bool over_fits = overfitting.verdict == Overfitting::Verdict::kSeen;
+  if (over_fits)
     loss.annotations.push_back(
         {static_cast<double>(overfitting.epoch), fmt::format("over-fitting starts after epoch {}", overfitting.epoch)});
-  out += chart_figure(loss,
-                      "Mean cross-entropy, the quantity that training lowers: minus the natural logarithm of the probability given "
-                      "to the right class (0 nats: sure and right). " +
-                          overfitting.sentence);
+  out += chart_figure(
+      loss,
+      "Mean cross-entropy, the quantity that training lowers: minus the natural logarithm of the probability given "
+      "to the right class (0 nats: sure and right). " +
+          overfitting.sentence +
+          (over_fits ? " From there on the model learns the training images by heart "
+                       "rather than what they have in common."
+                     : ""));
 
   LineChart accuracy = epoch_chart("Accuracy", {"top-1 accuracy (%)"});
   accuracy.series = {series(report, "training", &EpochMetrics::train_top1, Unit::kPercent),
                      series(report, "validation", &EpochMetrics::val_top1, Unit::kPercent)};
   if (find_epoch(report, report.best_epoch))
-    accuracy.annotations.push_back({static_cast<double>(report.best_epoch), fmt::format("best epoch: {}", report.best_epoch)});
+    accuracy.annotations.push_back(
+        {static_cast<double>(report.best_epoch), fmt::format("best epoch: {}", report.best_epoch)});
   out += chart_figure(accuracy, "Share of images whose most probable class is the right one.");
 
   LineChart rate = epoch_chart("Learning rate", {"learning rate (no unit)", AxisScale::kLinear, AxisTicks::kAny, true});
   rate.series = {series(report, "learning rate", &EpochMetrics::lr)};
-  out += chart_figure(rate, "How large the optimizer's steps are: the value at each epoch's last step, a factor without a unit.");
+  out += chart_figure(
+      rate, "How large the optimizer's steps are: the value at each epoch's last step, a factor without a unit.");
 
   LineChart speed = epoch_chart("Speed", {"throughput (images/s)", AxisScale::kLinear, AxisTicks::kAny, true});
   speed.series = {series(report, "training", &EpochMetrics::images_per_s)};
-  out += chart_figure(speed, "Training images per second of training (forward, backward and update; validation not counted).");
+  out += chart_figure(speed,
+                      "Training images per second of training (forward, backward and update; validation not counted).");
   out += {"</div>\n"};
   return out;
 }
@@ -162,11 +176,11 @@ Html epoch_table(const TrainingReport& report) {
     table.rows.push_back({{best ? fmt::format("<b>{} (best)</b>", row.epoch) : fmt::format("{}", row.epoch)},
                           text(grouped(row.step)),
                           text(significant(row.lr, 3)),
-                          text(significant(row.train_loss)),
-                          text(significant(row.val_loss)),
+                          text(fixed(row.train_loss)),
+                          text(fixed(row.val_loss)),
                           text(percent(row.train_top1)),
                           text(percent(row.val_top1)),
-                          text(significant(row.images_per_s, 3)),
+                          text(significant(row.images_per_s, 4)),
                           text(duration(row.seconds))});
   }
   return to_html(table);
@@ -175,10 +189,12 @@ Html epoch_table(const TrainingReport& report) {
 Html training_section(const TrainingReport& report, const Overfitting& overfitting) {
   if (report.epochs.empty()) return paragraph(text("No epoch was finished, so there are no curves."));
   Html out = charts(report, overfitting);
-  out += paragraph(
-      text("Training values are averages over an epoch, taken while the weights change and with the training-time disturbances "
-           "(augmentation, dropout, stochastic depth, label smoothing) that the run uses; validation values are taken after the "
-           "epoch without them. Validation may therefore look better than training in early epochs."));
+  out +=
+      paragraph(text("Training values are averages over an epoch, taken while the weights change and with the "
+                     "training-time disturbances "
+                     "(augmentation, dropout, stochastic depth, label smoothing) that the run uses; validation values "
+                     "are taken after the "
+                     "epoch without them. Validation may therefore look better than training in early epochs."));
   out += epoch_table(report);
   return out;
 }
@@ -186,8 +202,8 @@ Html training_section(const TrainingReport& report, const Overfitting& overfitti
 Html skipped_section(const TrainingReport& report) {
   if (report.skipped.empty()) return paragraph(text("No file was skipped: every image could be read."));
   const auto count = static_cast<int64_t>(report.skipped.size());
-  Html out = paragraph(text(fmt::format("{} could not be used and {} left out of the run.", counted(count, "file", "files"),
-                                        count == 1 ? "was" : "were")));
+  Html out = paragraph(text(fmt::format("{} could not be used and {} left out of the run.",
+                                        counted(count, "file", "files"), count == 1 ? "was" : "were")));
   Table table;
   table.caption = report.skipped.size() > kSkippedAtMost
                       ? fmt::format("The first {} of {} skipped files", kSkippedAtMost, grouped(count))
@@ -209,6 +225,8 @@ std::string render(const TrainingReport& report) {
   std::string story;
   if (report.test) story += test_sentence(*report.test) + " ";
   if (!report.why_ended.empty()) story += report.why_ended + " ";
+  if (report.planned_epochs > static_cast<int64_t>(report.epochs.size()))
+    story += fmt::format("{} had been planned. ", counted(report.planned_epochs, "epoch", "epochs"));
   if (!report.epochs.empty()) story += overfitting.sentence;
   if (!story.empty()) page.lead(paragraph(text(story)));
   page.lead(tiles(report));

@@ -1,4 +1,5 @@
-// The page a training run leaves behind: what was reached, how training went, where the model errs, what was run on what.
+// The page a training run leaves behind: what was reached, how training went, where the model errs, what was run on
+// what.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,8 @@ struct FactGroup {
 };
 
 struct ClassMetrics {
-  double precision = kNotMeasured;  // shares in 0..1; NaN where undefined (nothing predicted as the class, or no image of it)
+  double precision =
+      kNotMeasured;  // shares in 0..1; NaN where undefined (nothing predicted as the class, or no image of it)
   double recall = kNotMeasured;
   double f1 = kNotMeasured;
   int64_t support = 0;  // images of the class
@@ -54,8 +56,8 @@ struct TrainingReport {
   std::string model;  // name in the sentences: "swin_mini"
   int64_t train_images = 0;
   int64_t validation_images = 0;
-  int64_t planned_epochs = 0;       // 0: open-ended
-  std::string why_ended;            // a sentence: "All planned epochs were trained."; may be empty
+  int64_t planned_epochs = 0;           // 0: open-ended
+  std::string why_ended;                // a sentence: "All planned epochs were trained."; may be empty
   double total_seconds = kNotMeasured;  // wall time of the whole run
 
   std::vector<EpochMetrics> epochs;  // in order
@@ -64,7 +66,8 @@ struct TrainingReport {
 
   std::optional<SplitResult> test;  // when an untouched test part was evaluated after training
 
-  // Where the confusion matrix, the class table and the mistakes come from: "validation" or "test", and with which weights.
+  // Where the confusion matrix, the class table and the mistakes come from: "validation" or "test", and with which
+  // weights.
   std::string evaluated_split = "validation";
   std::string evaluated_weights = "the best epoch's weights";
   std::vector<std::string> classes;
