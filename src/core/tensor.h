@@ -70,7 +70,7 @@ struct ConstTensor : detail::BasicTensor<const void> {
   ConstTensor() = default;
   ConstTensor(const void* p, Shape s, DType t) : BasicTensor{p, s, t} {}
   ConstTensor(const BasicTensor& b) : BasicTensor(b) {}                             // NOLINT
-  ConstTensor(const Tensor& t) : BasicTensor{t.data, t.shape, t.dtype} {}           // NOLINT: a view may lose the right to write
+  ConstTensor(const detail::BasicTensor<void>& t) : BasicTensor{t.data, t.shape, t.dtype} {}  // NOLINT: a view may lose the right to write
 };
 
 // Throws Error unless `t` has exactly the wanted shape; `what` names the tensor and the operation.

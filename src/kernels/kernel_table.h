@@ -3,7 +3,8 @@
 //
 // Dimension letters: B batch, N tokens, C channels, H heads, D head_dim, M memory slots; m, n, k of a matrix product.
 // Data pointers point to elements of the table's dtype; strides count elements. Unless a comment says otherwise outputs
-// are written, not accumulated, and outputs must not overlap inputs. Kernels take scratch from the context, use its pool,
+// are written, not accumulated, and outputs must not overlap inputs, but element-wise kernels (activation, add, scale_*,
+// dropout) may work in place. Kernels take scratch from the context, use its pool,
 // and give the same bits for any number of threads. Sizes of zero are legal everywhere.
 #pragma once
 

@@ -1,0 +1,65 @@
+// The part of a vision transformer that fovea lets you swap.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ops/linear.h"
+
+namespace fovea {
+
+// The tokens of a batch: `prefix` tokens (class, distillation, registers) before height x width map tokens, row-major.
+struct TokenGrid {
+  int64_t batch = 0, prefix = 0, height = 0, width = 0;
+  int64_t tokens() const { return prefix + height * width; }
+  std::string str() const;  // "2 x (1 + 14x14)"
+};
+
+struct AttentionInputs {
+  ConstTensor x;                          // (B, N, C) the queries' tokens, already normalised where the block does so first
+  TokenGrid grid;                         // of x
+  ConstTensor key_input, value_input;     // (B, Nk, Ck), (B, Nk, Cv): cross attention; empty: x. Only a value: not allowed.
+  bool causal = false;                    // a query sees keys at its own position and before
+  const uint8_t* key_padding = nullptr;   // (B, Nk) 1 = no key
+  ConstTensor mask;                       // (B or 1, H or 1, N, Nk) added to the scores, or empty
+  ConstTensor residual;                   // (B, N, C) added to the output, or empty
+};
+
+struct AttentionGradients {
+  Tensor dx;                              // (B, N, C) written
+  Tensor dkey_input, dvalue_input;        // written in cross attention (dvalue_input empty where values come from key_input)
+};
+
+// One mechanism with its parameters. forward is a function of its inputs: state (centroids, random features) changes in
+// end_step alone.
+class Attention {
+ public:
+  virtual ~Attention() = default;
+  // y (B, N, C)
+  virtual void forward(const AttentionInputs& in, Tensor y, Tape* tape, Context& ctx) const = 0;
+  virtual void backward(ConstTensor dy, const AttentionGradients& gradients, Tape& tape, Context& ctx) const = 0;
+
+  // Every reason why this mechanism cannot run on such tokens; empty when it can.
+  virtual std::vector<std::string> unsupported(const TokenGrid& grid) const;
+  // Multiply-adds times two that the mechanism's definition needs, projections included, padding not counted.
+  virtual double flops(const TokenGrid& grid) const = 0;
+  virtual void end_step(Context&) {}
+};
+
+// What every mechanism is built from.
+struct AttentionConfig {
+  int64_t dim = 0;         // C, of x and of the output
+  int64_t heads = 1;
+  int64_t head_dim = 0;    // D; 0: dim / heads
+  bool qkv_bias = true;
+  bool out_bias = true;
+  bool qk_norm = false;    // LayerNorm over D on q and k (parameters q_norm, k_norm)
+  double norm_epsilon = 1e-6;  // of qk_norm
+  bool cross = false;      // separate projections q, k, v instead of one fused qkv
+  int64_t key_dim = 0;     // Ck, Cv of cross attention; 0: dim
+  int64_t value_dim = 0;
+  int64_t block = 0;       // index of the block in its stage: window attention shifts its windows in odd ones
+};
+
+}  // namespace fovea

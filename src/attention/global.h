@@ -1,0 +1,17 @@
+// Global multi-head attention: every query meets every key (Vaswani et al. 2017, 1706.03762; Dosovitskiy et al. 2020, 2010.11929).
+#pragma once
+
+#include "attention/multi_head.h"
+
+namespace fovea {
+
+class GlobalAttention : public MultiHeadAttention {
+ public:
+  GlobalAttention(const Scope& scope, const AttentionConfig& config) : MultiHeadAttention(scope, config) {}
+
+ protected:
+  const TokenGroups& groups(const AttentionInputs& in, Context& ctx) const override;
+  double pairs(const TokenGrid& grid) const override;
+};
+
+}  // namespace fovea

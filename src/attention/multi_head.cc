@@ -1,0 +1,246 @@
+#include "attention/multi_head.h"
+
+#include <cmath>
+
+namespace fovea {
+
+// Everything that the backward needs. q, k and v point into one fused buffer (B, N, 3, H, D), or into three.
+struct MultiHeadAttention::Record {
+  AttentionInputs in;
+  Tensor q, k, v;                    // first element of each; strides below
+  int64_t q_token_stride, kv_token_stride;
+  Tensor normed_q, normed_k;         // with qk_norm: (B, N, H, D)
+  Tensor q_mean, q_rstd, k_mean, k_rstd;
+  const TokenGroups* groups;
+  Tensor bias, lse, out;             // out (B, N, H D)
+  int64_t keys;                      // Nk
+};
+
+namespace {
+
+AttentionConfig with_defaults(AttentionConfig c) {
+  require(c.dim > 0 && c.heads > 0, "an attention needs channels and heads, got {} and {}", c.dim, c.heads);
+  if (c.head_dim == 0) {
+    require(c.dim % c.heads == 0, "{} channels do not divide into {} heads", c.dim, c.heads);
+    c.head_dim = c.dim / c.heads;
+  }
+  if (c.key_dim == 0) c.key_dim = c.dim;
+  if (c.value_dim == 0) c.value_dim = c.dim;
+  return c;
+}
+
+// The view of `count` elements from `offset` on, with a shape nobody reads.
+Tensor part(const Tensor& t, int64_t offset) {
+  return {static_cast<char*>(t.data) + offset * static_cast<int64_t>(size_of(t.dtype)), Shape{}, t.dtype};
+}
+
+}  // namespace
+
+MultiHeadAttention::MultiHeadAttention(const Scope& scope, const AttentionConfig& config)
+    : config_(with_defaults(config)) {
+  const Bias bias = config_.qkv_bias ? Bias::kYes : Bias::kNo;
+  if (config_.cross) {
+    q_.emplace(scope / "q", config_.dim, inner(), bias);
+    k_.emplace(scope / "k", config_.key_dim, inner(), bias);
+    v_.emplace(scope / "v", config_.value_dim, inner(), bias);
+  } else {
+    qkv_.emplace(scope / "qkv", config_.dim, 3 * inner(), bias);
+  }
+  if (config_.qk_norm) {
+    q_norm_.emplace(scope / "q_norm", config_.head_dim, config_.norm_epsilon);
+    k_norm_.emplace(scope / "k_norm", config_.head_dim, config_.norm_epsilon);
+  }
+  proj_.emplace(scope / "proj", inner(), config_.dim, config_.out_bias ? Bias::kYes : Bias::kNo);
+}
+
+Tensor MultiHeadAttention::score_bias(const AttentionInputs&, const TokenGroups&, Arena&, Context&) const { return {}; }
+
+void MultiHeadAttention::score_bias_backward(const AttentionInputs&, const TokenGroups&, ConstTensor, Context&) const {
+  check(false, "a mechanism with a score bias does not say how its gradient goes back");
+}
+
+void MultiHeadAttention::project(const AttentionInputs& in, Record& r, Tape* tape, Context& ctx) const {
+  const int64_t batch = in.grid.batch, n = in.grid.tokens(), h = config_.heads, d = config_.head_dim;
+  if (!config_.cross) {
+    require(in.key_input.empty() && in.value_input.empty(), "self attention got a second input; build it with cross = true");
+    const Tensor qkv = ctx.activation(Shape{batch, n, 3 * inner()}, tape);
+    qkv_->apply(in.x, qkv, {}, ctx);
+    r.q = qkv;
+    r.k = part(qkv, inner());
+    r.v = part(qkv, 2 * inner());
+    r.q_token_stride = r.kv_token_stride = 3 * inner();
+    r.keys = n;
+  } else {
+    const ConstTensor key = in.key_input.empty() ? in.x : in.key_input;
+    const ConstTensor value = in.value_input.empty() ? key : in.value_input;
+    require(key.dim(0) == batch && value.dim(0) == batch && key.dim(1) == value.dim(1),
+            "cross attention: queries {}, keys {} and values {} do not belong together", in.x.shape.str(), key.shape.str(),
+            value.shape.str());
+    r.keys = key.dim(1);
+    r.q = ctx.activation(Shape{batch, n, inner()}, tape);
+    r.k = ctx.activation(Shape{batch, r.keys, inner()}, tape);
+    r.v = ctx.activation(Shape{batch, r.keys, inner()}, tape);
+    q_->apply(in.x, r.q, {}, ctx);
+    k_->apply(key, r.k, {}, ctx);
+    v_->apply(value, r.v, {}, ctx);
+    r.q_token_stride = r.kv_token_stride = inner();
+  }
+  if (!config_.qk_norm) return;
+  const auto norm = [&](const LayerNorm& layer, const Tensor& x, int64_t tokens, int64_t stride, Tensor& y, Tensor& mean,
+                        Tensor& rstd) {
+    y = ctx.activation(Shape{batch, tokens, h, d}, tape);
+    mean = ctx.activation(Shape{batch * tokens * h}, tape);
+    rstd = ctx.activation(Shape{batch * tokens * h}, tape);
+    layer.forward_rows(x.data, {batch * tokens, h, stride, d}, y.data, {batch * tokens, h, h * d, d}, mean, rstd, ctx);
+  };
+  norm(*q_norm_, r.q, n, r.q_token_stride, r.normed_q, r.q_mean, r.q_rstd);
+  norm(*k_norm_, r.k, r.keys, r.kv_token_stride, r.normed_k, r.k_mean, r.k_rstd);
+}
+
+GroupedAttentionArgs MultiHeadAttention::kernel_args(const Record& r, Context&) const {
+  const AttentionInputs& in = r.in;
+  const int64_t batch = in.grid.batch, n = in.grid.tokens(), h = config_.heads, d = config_.head_dim;
+  GroupedAttentionArgs a;
+  a.groups = r.groups;
+  a.batch = batch;
+  a.heads = h;
+  a.head_dim = d;
+  a.queries = n;
+  a.keys = r.keys;
+  a.scale = 1 / std::sqrt(static_cast<double>(d));
+  a.q = {r.q.data, n * r.q_token_stride, r.q_token_stride, d};
+  a.k = {r.k.data, r.keys * r.kv_token_stride, r.kv_token_stride, d};
+  a.v = {r.v.data, r.keys * r.kv_token_stride, r.kv_token_stride, d};
+  if (config_.qk_norm) {
+    a.q = {r.normed_q.data, n * inner(), inner(), d};
+    a.k = {r.normed_k.data, r.keys * inner(), inner(), d};
+  }
+  // A token of zeros (padding) projects to the bias.
+  const Param* bias = qkv_ ? qkv_->bias() : nullptr;
+  if (bias) {
+    a.pad_k = part(bias->value, inner()).data;
+    a.pad_v = part(bias->value, 2 * inner()).data;
+  }
+  if (!r.bias.empty()) {
+    a.bias = r.bias.data;
+    a.bias_head_stride = static_cast<int64_t>(r.groups->max_queries) * r.groups->max_keys;
+    a.bias_row_stride = r.groups->max_keys;
+  }
+  if (!in.mask.empty()) {
+    const Shape& m = in.mask.shape;
+    require(m.rank() == 4 && (m[0] == batch || m[0] == 1) && (m[1] == h || m[1] == 1) && m[2] == n && m[3] == r.keys,
+            "attention mask: got shape {}, expected [{} or 1, {} or 1, {}, {}]", m.str(), batch, h, n, r.keys);
+    a.mask = in.mask.data;
+    a.mask_row_stride = r.keys;
+    a.mask_head_stride = m[1] == 1 ? 0 : n * r.keys;
+    a.mask_batch_stride = m[0] == 1 ? 0 : m[1] * n * r.keys;
+  }
+  a.key_padding = in.key_padding;
+  a.out = {r.out.data, n * inner(), inner(), d};
+  a.lse = r.lse.data;
+  return a;
+}
+
+void MultiHeadAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape, Context& ctx) const {
+  require_shape(in.x, Shape{in.grid.batch, in.grid.tokens(), config_.dim}, "attention input");
+  const auto reasons = unsupported(in.grid);
+  require(reasons.empty(), "this attention cannot run on {} tokens: {}", in.grid.str(), fmt::join(reasons, "; "));
+  ArenaScope scope(ctx.scratch());
+  Record r{};
+  r.in = in;
+  project(in, r, tape, ctx);
+  r.groups = &groups(in, ctx);
+  r.bias = score_bias(in, *r.groups, tape ? tape->arena() : ctx.scratch(), ctx);
+  r.out = ctx.activation(Shape{in.grid.batch, in.grid.tokens(), inner()}, tape);
+  if (tape) r.lse = ctx.activation(Shape{in.grid.batch, config_.heads, r.groups->query_slots}, tape);
+  ctx.kernels().grouped_attention(kernel_args(r, ctx), ctx);
+  LinearFusion fusion;
+  fusion.residual = in.residual;
+  proj_->apply(r.out, y, fusion, ctx);
+  if (tape) tape->push(r);
+}
+
+// With P = softmax(S), O = P V, G = dO: dV = Pᵀ G, dS = P ∘ (G Vᵀ - rowsum(G ∘ O)), dQ = s dS K, dK = s dSᵀ Q; the projections
+// around it are affine. A residual input's gradient is the caller's (it equals dy).
+void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& gradients, Tape& tape, Context& ctx) const {
+  const auto r = tape.pop<Record>();
+  const int64_t batch = r.in.grid.batch, n = r.in.grid.tokens(), h = config_.heads, d = config_.head_dim;
+  ArenaScope scope(ctx.scratch());
+  Arena& scratch = ctx.scratch();
+  const Tensor dout = scratch.take(r.out.shape, r.out.dtype);
+  proj_->backward_parameters(r.out, dy, ctx);
+  proj_->backward_input(dy, dout, Accumulate::kNo, ctx);
+
+  GroupedAttentionBackwardArgs a;
+  a.forward = kernel_args(r, ctx);
+  a.dout = {dout.data, n * inner(), inner(), d};
+  Tensor dqkv, dq, dk, dv;
+  int64_t q_stride = inner(), kv_stride = inner();
+  if (qkv_) {
+    dqkv = scratch.take(Shape{batch, n, 3 * inner()}, ctx.dtype());
+    dq = dqkv;
+    dk = part(dqkv, inner());
+    dv = part(dqkv, 2 * inner());
+    q_stride = kv_stride = 3 * inner();
+  } else {
+    dq = scratch.take(Shape{batch, n, inner()}, ctx.dtype());
+    dk = scratch.take(Shape{batch, r.keys, inner()}, ctx.dtype());
+    dv = scratch.take(Shape{batch, r.keys, inner()}, ctx.dtype());
+  }
+  a.dq = {dq.data, n * q_stride, q_stride, d};
+  a.dk = {dk.data, r.keys * kv_stride, kv_stride, d};
+  a.dv = {dv.data, r.keys * kv_stride, kv_stride, d};
+  Tensor dnq, dnk;
+  if (config_.qk_norm) {
+    dnq = scratch.take(r.normed_q.shape, ctx.dtype());
+    dnk = scratch.take(r.normed_k.shape, ctx.dtype());
+    a.dq = {dnq.data, n * inner(), inner(), d};
+    a.dk = {dnk.data, r.keys * inner(), inner(), d};
+  }
+  if (const Param* bias = qkv_ ? qkv_->bias() : nullptr; bias && !bias->frozen) {
+    a.dpad_k = part(bias->grad, inner()).data;
+    a.dpad_v = part(bias->grad, 2 * inner()).data;
+  }
+  Tensor dbias;
+  if (!r.bias.empty()) {
+    dbias = scratch.take(r.bias.shape, ctx.dtype());
+    dbias.zero();
+    a.dbias = dbias.data;
+  }
+  ctx.kernels().grouped_attention_backward(a, ctx);
+  if (!r.bias.empty()) score_bias_backward(r.in, *r.groups, dbias, ctx);
+
+  if (config_.qk_norm) {
+    q_norm_->backward_rows(r.q.data, {batch * n, h, r.q_token_stride, d}, r.q_mean, r.q_rstd, dnq.data, {batch * n, h, h * d, d},
+                           dq.data, {batch * n, h, q_stride, d}, ctx);
+    k_norm_->backward_rows(r.k.data, {batch * r.keys, h, r.kv_token_stride, d}, r.k_mean, r.k_rstd, dnk.data,
+                           {batch * r.keys, h, h * d, d}, dk.data, {batch * r.keys, h, kv_stride, d}, ctx);
+  }
+  if (qkv_) {
+    qkv_->backward_parameters(r.in.x, dqkv, ctx);
+    qkv_->backward_input(dqkv, gradients.dx, Accumulate::kNo, ctx);
+    return;
+  }
+  const ConstTensor key = r.in.key_input.empty() ? r.in.x : r.in.key_input;
+  const ConstTensor value = r.in.value_input.empty() ? key : r.in.value_input;
+  q_->backward_parameters(r.in.x, dq, ctx);
+  k_->backward_parameters(key, dk, ctx);
+  v_->backward_parameters(value, dv, ctx);
+  q_->backward_input(dq, gradients.dx, Accumulate::kNo, ctx);
+  const bool own_keys = !r.in.key_input.empty(), own_values = !r.in.value_input.empty();
+  const Tensor dkey = own_keys ? gradients.dkey_input : gradients.dx;
+  const Tensor dvalue = own_values ? gradients.dvalue_input : dkey;
+  check(!dkey.empty() && !dvalue.empty(), "cross attention: no place for the gradient of the keys' or values' input");
+  k_->backward_input(dk, dkey, own_keys ? Accumulate::kNo : Accumulate::kYes, ctx);
+  v_->backward_input(dv, dvalue, own_values ? Accumulate::kNo : Accumulate::kYes, ctx);
+}
+
+double MultiHeadAttention::flops(const TokenGrid& grid) const {
+  const double tokens = static_cast<double>(grid.batch * grid.tokens());
+  const double projections = 2 * tokens * static_cast<double>(inner()) *
+                             static_cast<double>(2 * config_.dim + config_.key_dim + config_.value_dim);
+  const double meeting = 4 * static_cast<double>(grid.batch * inner()) * pairs(grid);
+  return projections + meeting;
+}
+
+}  // namespace fovea

@@ -1,0 +1,63 @@
+// All mechanisms by name, with what the command line, the docs and the conformance tests need to know of them; and the
+// grammar of an attention SPEC: name:key=value:key=value, A/B/C per stage (the last one repeats).
+#pragma once
+
+#include <functional>
+#include <map>
+
+#include "attention/attention.h"
+
+namespace fovea {
+
+// The key=value pairs of a spec after defaults were filled in; every key is a declared one.
+class AttentionOptions {
+ public:
+  AttentionOptions() = default;
+  explicit AttentionOptions(std::map<std::string, std::string> values) : values_(std::move(values)) {}
+  const std::string& text(const std::string& key) const;
+  int64_t integer(const std::string& key) const;                       // throws Error naming the option when it is no number
+  std::pair<int64_t, int64_t> size(const std::string& key) const;      // "7" or "7x5": height, width
+  std::string choice(const std::string& key, const std::vector<std::string>& allowed) const;
+
+ private:
+  std::map<std::string, std::string> values_;
+};
+
+// What a mechanism can take; the conformance tests sweep accordingly and the docs' table shows it.
+struct AttentionTraits {
+  bool causal = false;    // honours AttentionInputs::causal
+  bool cross = false;     // keys from a second input
+  bool mask = false;      // an additive mask
+  bool prefix = false;    // prefix tokens before the map
+  bool key_padding = true;
+  bool batch_independent = true;  // a permutation of the batch permutes the result
+};
+
+struct AttentionKind {
+  struct Option {
+    std::string name, default_value, help;
+  };
+  std::string name, summary, paper, cost;
+  std::vector<Option> options;
+  AttentionTraits traits;
+  std::function<std::unique_ptr<Attention>(const Scope&, const AttentionConfig&, const AttentionOptions&)> make;
+};
+
+const std::vector<AttentionKind>& attention_kinds();
+const AttentionKind& attention_kind(const std::string& name);  // throws Error with the nearest names
+
+// One mechanism with its options.
+struct AttentionSpec {
+  std::string name;
+  std::map<std::string, std::string> options;  // as given
+  std::string str() const;                     // canonical text
+};
+
+// Parses one stage's spec; throws Error that says what is wrong with it and what would be right.
+AttentionSpec parse_attention(const std::string& text);
+// "A/B" -> {A, B}; the entry for a stage is min(stage, size - 1).
+std::vector<AttentionSpec> parse_attention_stages(const std::string& text);
+
+std::unique_ptr<Attention> make_attention(const AttentionSpec& spec, const Scope& scope, const AttentionConfig& config);
+
+}  // namespace fovea

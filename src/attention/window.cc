@@ -1,0 +1,221 @@
+#include "attention/window.h"
+
+#include <algorithm>
+
+#include "attention/registry.h"
+
+namespace fovea {
+
+namespace {
+
+constexpr float kRegionPenalty = -100;
+
+// One axis of the map: which row of the map, or none, stands at each position of the padded and rolled axis.
+std::vector<int32_t> axis_rows(int64_t length, int64_t padded, int64_t shift, WindowRule::Pad pad) {
+  std::vector<int32_t> rows(static_cast<size_t>(padded), -1);
+  for (int64_t i = 0; i < padded; ++i) {
+    const int64_t from = pad == WindowRule::Pad::kBeforeRoll ? (i + shift) % padded : i < length ? (i + shift) % length : length;
+    if (from < length) rows[static_cast<size_t>(i)] = static_cast<int32_t>(from);
+  }
+  return rows;
+}
+
+// Region of a position of the rolled axis: 0 on [0, L - W), 1 on [L - W, L - s), 2 on [L - s, L); one region without shift.
+int32_t region(int64_t i, int64_t length, int64_t window, int64_t shift) {
+  if (shift == 0) return 0;
+  return i < length - window ? 0 : i < length - shift ? 1 : 2;
+}
+
+// The slots of one row of a window: neighbours in the map become one run.
+template <class AddRun>
+void add_window_row(int64_t map_row, int64_t width, const int32_t* columns, int64_t count, AddRun&& add) {
+  for (int64_t i = 0; i < count;) {
+    Run run;
+    int64_t end = i + 1;
+    if (map_row < 0 || columns[i] < 0) {
+      while (end < count && (map_row < 0 || columns[end] < 0)) ++end;
+      run.source = RowSource::kPad;
+    } else {
+      while (end < count && columns[end] == columns[end - 1] + 1) ++end;
+      run.begin = static_cast<int32_t>(map_row * width + columns[i]);
+    }
+    run.count = static_cast<int32_t>(end - i);
+    add(run);
+    i = end;
+  }
+}
+
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+std::string config_key(const WindowConfig& c) {
+  return fmt::format("{}x{} {}x{} {}{}{}", c.window_h, c.window_w, c.shift_h, c.shift_w, static_cast<int>(c.rule.shrink),
+                     static_cast<int>(c.rule.zero_shift), static_cast<int>(c.rule.pad));
+}
+
+}  // namespace
+
+WindowRule WindowRule::named(const std::string& preset) {
+  if (preset == "timm") return timm();
+  if (preset == "microsoft") return microsoft();
+  if (preset == "torchvision") return torchvision();
+  if (preset == "mmdet") return mmdet();
+  fail("there is no window rule '{}'; choose timm, microsoft, torchvision or mmdet", preset);
+}
+
+WindowGeometry window_geometry(int64_t height, int64_t width, const WindowConfig& c) {
+  WindowGeometry g{c.window_h, c.window_w, c.shift_h, c.shift_w, 0, 0};
+  const bool small_h = height <= c.window_h, small_w = width <= c.window_w;
+  const int64_t shorter = std::min(height, width);
+  switch (c.rule.shrink) {
+    case WindowRule::Shrink::kNo: break;
+    case WindowRule::Shrink::kPerAxis:
+      if (small_h) g.window_h = height;
+      if (small_w) g.window_w = width;
+      break;
+    case WindowRule::Shrink::kBothAxes:
+      if (small_h || small_w) {
+        g.window_h = std::min(c.window_h, shorter);
+        g.window_w = std::min(c.window_w, shorter);
+      }
+      break;
+  }
+  g.padded_h = round_up(height, g.window_h);
+  g.padded_w = round_up(width, g.window_w);
+  // "As large as the map" is meant after padding: a window that is kept covers a padded small axis exactly.
+  const bool whole_h = g.window_h >= g.padded_h, whole_w = g.window_w >= g.padded_w;
+  switch (c.rule.zero_shift) {
+    case WindowRule::ZeroShift::kNo: break;
+    case WindowRule::ZeroShift::kPerAxis:
+      if (whole_h) g.shift_h = 0;
+      if (whole_w) g.shift_w = 0;
+      break;
+    case WindowRule::ZeroShift::kBothAxes:
+      if (small_h || small_w) g.shift_h = g.shift_w = 0;
+      break;
+  }
+  return g;
+}
+
+TokenGroups window_groups(int64_t height, int64_t width, const WindowConfig& config) {
+  const WindowGeometry w = window_geometry(height, width, config);
+  const auto rows = axis_rows(height, w.padded_h, w.shift_h, config.rule.pad);
+  const auto columns = axis_rows(width, w.padded_w, w.shift_w, config.rule.pad);
+  const bool shifted = w.shift_h != 0 || w.shift_w != 0;
+  TokenGroups g;
+  for (int64_t top = 0; top < w.padded_h; top += w.window_h) {
+    for (int64_t left = 0; left < w.padded_w; left += w.window_w) {
+      g.begin_group();
+      const auto add_slots = [&](auto&& add) {
+        for (int64_t y = top; y < top + w.window_h; ++y)
+          add_window_row(rows[static_cast<size_t>(y)], width, columns.data() + left, w.window_w, add);
+      };
+      add_slots([&](const Run& run) { g.add_query_run(run); });
+      add_slots([&](const Run& run) { g.add_key_run(run); });
+      g.end_group();
+      if (!shifted) continue;
+      for (int64_t y = top; y < top + w.window_h; ++y)
+        for (int64_t x = left; x < left + w.window_w; ++x)
+          g.query_labels.push_back(3 * region(y, w.padded_h, w.window_h, w.shift_h) + region(x, w.padded_w, w.window_w, w.shift_w));
+    }
+  }
+  g.key_labels = g.query_labels;
+  g.rule.region_penalty = kRegionPenalty;
+  g.keys_disjoint = true;
+  g.finish();
+  return g;
+}
+
+WindowAttention::WindowAttention(const Scope& scope, const AttentionConfig& config, const WindowConfig& window)
+    : MultiHeadAttention(scope, config), window_(window) {
+  require(window.window_h > 0 && window.window_w > 0, "a {}x{} window has no tokens", window.window_h, window.window_w);
+  table_ = scope.param("relative_position_bias_table",
+                       Shape{(2 * window.window_h - 1) * (2 * window.window_w - 1), this->config().heads},
+                       Init::truncated_normal(0.02), Decay::kNo);
+}
+
+std::vector<std::string> WindowAttention::unsupported(const TokenGrid& grid) const {
+  std::vector<std::string> reasons;
+  if (grid.prefix != 0) reasons.push_back(fmt::format("windows have no place for {} prefix token(s); use a model without class token", grid.prefix));
+  if (config().cross) reasons.push_back("windows have no second input");
+  if (grid.batch > 0 && (grid.height == 0 || grid.width == 0)) reasons.push_back("the map is empty");
+  return reasons;
+}
+
+const TokenGroups& WindowAttention::groups(const AttentionInputs& in, Context& ctx) const {
+  require(!in.causal, "window attention on a map has no causal order");
+  return ctx.cached<TokenGroups>(fmt::format("window {}x{} {}", in.grid.height, in.grid.width, config_key(window_)),
+                                 [&] { return window_groups(in.grid.height, in.grid.width, window_); });
+}
+
+double WindowAttention::pairs(const TokenGrid& grid) const {
+  const WindowGeometry w = window_geometry(grid.height, grid.width, window_);
+  return static_cast<double>(grid.height * grid.width) * static_cast<double>(w.window_h * w.window_w);
+}
+
+// Slot pair -> row of the table: (y_i - y_j + Wh - 1)(2 Ww - 1) + (x_i - x_j + Ww - 1), query minus key, W the table's
+// window: a window that shrank uses the central offsets.
+const std::vector<int32_t>& WindowAttention::table_index(const TokenGrid& grid, Context& ctx) const {
+  const WindowGeometry w = window_geometry(grid.height, grid.width, window_);
+  const int64_t table_h = window_.window_h, table_w = window_.window_w;
+  return ctx.cached<std::vector<int32_t>>(
+      fmt::format("window index {}x{} {}x{}", w.window_h, w.window_w, table_h, table_w), [&] {
+        std::vector<int32_t> index;
+        for (int64_t qy = 0; qy < w.window_h; ++qy)
+          for (int64_t qx = 0; qx < w.window_w; ++qx)
+            for (int64_t ky = 0; ky < w.window_h; ++ky)
+              for (int64_t kx = 0; kx < w.window_w; ++kx)
+                index.push_back(static_cast<int32_t>((qy - ky + table_h - 1) * (2 * table_w - 1) + (qx - kx + table_w - 1)));
+        return index;
+      });
+}
+
+Tensor WindowAttention::score_bias(const AttentionInputs& in, const TokenGroups& g, Arena& arena, Context& ctx) const {
+  const int64_t heads = config().heads;
+  const Tensor bias = arena.take(Shape{heads, g.max_queries, g.max_keys}, ctx.dtype());
+  const auto& index = table_index(in.grid, ctx);
+  ctx.kernels().table_bias(static_cast<int64_t>(index.size()), heads, table_->value.data, index.data(), bias.data, ctx);
+  return bias;
+}
+
+void WindowAttention::score_bias_backward(const AttentionInputs& in, const TokenGroups&, ConstTensor dbias, Context& ctx) const {
+  const auto& index = table_index(in.grid, ctx);
+  ctx.kernels().table_bias_backward(static_cast<int64_t>(index.size()), config().heads, dbias.data, index.data(),
+                                    table_->grad.data, ctx);
+}
+
+AttentionKind window_attention_kind() {
+  AttentionKind k;
+  k.name = "window";
+  k.summary = "tokens meet inside windows, which are shifted by half in every second block (Swin)";
+  k.paper = "Liu et al. 2021, arXiv:2103.14030";
+  k.cost = "O(N n C + N C^2), n tokens a window";
+  k.options = {{"size", "7", "window, H or HxW, in tokens"},
+               {"rule", "timm", "what happens at odd and small maps: timm, microsoft, torchvision or mmdet"},
+               {"shrink", "rule", "shrink the window to a smaller map: no, axis or both; rule: as the rule says"},
+               {"zero_shift", "rule", "do not shift where the window covers the map: no, axis or both; rule: as the rule says"},
+               {"pad", "rule", "pad the map before or after the shift: before, after; rule: as the rule says"}};
+  k.make = [](const Scope& scope, const AttentionConfig& config, const AttentionOptions& o) -> std::unique_ptr<Attention> {
+    WindowConfig w;
+    std::tie(w.window_h, w.window_w) = o.size("size");
+    if (config.block % 2 == 1) {
+      w.shift_h = w.window_h / 2;
+      w.shift_w = w.window_w / 2;
+    }
+    w.rule = WindowRule::named(o.text("rule"));
+    const std::string shrink = o.choice("shrink", {"rule", "no", "axis", "both"});
+    if (shrink == "no") w.rule.shrink = WindowRule::Shrink::kNo;
+    if (shrink == "axis") w.rule.shrink = WindowRule::Shrink::kPerAxis;
+    if (shrink == "both") w.rule.shrink = WindowRule::Shrink::kBothAxes;
+    const std::string zero = o.choice("zero_shift", {"rule", "no", "axis", "both"});
+    if (zero == "no") w.rule.zero_shift = WindowRule::ZeroShift::kNo;
+    if (zero == "axis") w.rule.zero_shift = WindowRule::ZeroShift::kPerAxis;
+    if (zero == "both") w.rule.zero_shift = WindowRule::ZeroShift::kBothAxes;
+    const std::string pad = o.choice("pad", {"rule", "before", "after"});
+    if (pad == "before") w.rule.pad = WindowRule::Pad::kBeforeRoll;
+    if (pad == "after") w.rule.pad = WindowRule::Pad::kAfterRoll;
+    return std::make_unique<WindowAttention>(scope, config, w);
+  };
+  return k;
+}
+
+}  // namespace fovea

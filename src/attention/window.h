@@ -1,0 +1,59 @@
+// Window attention of Swin V1, plain and shifted (W-MSA, SW-MSA) with a relative position bias (Liu et al. 2021, 2103.14030).
+#pragma once
+
+#include "attention/multi_head.h"
+
+namespace fovea {
+
+// What happens where the map is no multiple of the window, or smaller than it: three choices, which differ between the
+// frameworks that checkpoints come from.
+struct WindowRule {
+  enum class Shrink : uint8_t { kNo, kPerAxis, kBothAxes } shrink = Shrink::kPerAxis;
+  enum class ZeroShift : uint8_t { kNo, kPerAxis, kBothAxes } zero_shift = ZeroShift::kPerAxis;
+  enum class Pad : uint8_t { kBeforeRoll, kAfterRoll } pad = Pad::kAfterRoll;
+
+  static WindowRule microsoft() { return {Shrink::kBothAxes, ZeroShift::kBothAxes, Pad::kBeforeRoll}; }
+  static WindowRule timm() { return {Shrink::kPerAxis, ZeroShift::kPerAxis, Pad::kAfterRoll}; }
+  static WindowRule torchvision() { return {Shrink::kNo, ZeroShift::kPerAxis, Pad::kBeforeRoll}; }
+  static WindowRule mmdet() { return {Shrink::kNo, ZeroShift::kNo, Pad::kBeforeRoll}; }
+  static WindowRule named(const std::string& preset);  // throws Error listing the four
+};
+
+struct WindowConfig {
+  int64_t window_h = 7, window_w = 7;
+  int64_t shift_h = 0, shift_w = 0;
+  WindowRule rule;
+};
+
+// The window and shift that a rule leaves for a map.
+struct WindowGeometry {
+  int64_t window_h, window_w, shift_h, shift_w;
+  int64_t padded_h, padded_w;
+};
+WindowGeometry window_geometry(int64_t height, int64_t width, const WindowConfig& config);
+
+// Windows as token groups: row-major windows, row-major slots, pad slots where the window leaves the map, region labels
+// where shifted windows join parts that are no neighbours (penalty -100, which checkpoints were trained with).
+TokenGroups window_groups(int64_t height, int64_t width, const WindowConfig& config);
+
+class WindowAttention : public MultiHeadAttention {
+ public:
+  // Besides the projections: scope/relative_position_bias_table ((2 Wh - 1)(2 Ww - 1), H).
+  WindowAttention(const Scope& scope, const AttentionConfig& config, const WindowConfig& window);
+
+  std::vector<std::string> unsupported(const TokenGrid& grid) const override;
+
+ protected:
+  const TokenGroups& groups(const AttentionInputs& in, Context& ctx) const override;
+  double pairs(const TokenGrid& grid) const override;
+  Tensor score_bias(const AttentionInputs& in, const TokenGroups& groups, Arena& arena, Context& ctx) const override;
+  void score_bias_backward(const AttentionInputs& in, const TokenGroups& groups, ConstTensor dbias, Context& ctx) const override;
+
+ private:
+  const std::vector<int32_t>& table_index(const TokenGrid& grid, Context& ctx) const;
+
+  WindowConfig window_;
+  Param* table_;
+};
+
+}  // namespace fovea

@@ -1,0 +1,39 @@
+// The sequence of a ViT: prefix tokens (class, distillation, registers) before the patches, plus the learned position table.
+#pragma once
+
+#include "attention/attention.h"
+
+namespace fovea {
+
+struct TokenEmbedConfig {
+  int64_t dim = 0;
+  bool class_token = true, distillation_token = false;
+  int64_t register_tokens = 0;
+  int64_t grid_height = 14, grid_width = 14;  // of the position table
+  bool prefix_positions = true;               // the table has rows for the prefix tokens as well
+  int64_t prefix() const { return class_token + distillation_token + register_tokens; }
+};
+
+class TokenEmbed {
+ public:
+  // Parameters scope/{cls_token, dist_token, reg_token} (1, n, C), scope/pos_embed (1, rows, C).
+  TokenEmbed(const Scope& scope, const TokenEmbedConfig& config);
+
+  const TokenEmbedConfig& config() const { return config_; }
+
+  // `grid` describes y. A map of another size than the table's gets the table resampled: separable antialiased bicubic,
+  // a = -0.5, half-pixel centres.
+  void forward(ConstTensor patches /* (B, h w, C) */, const TokenGrid& grid, Tensor y /* (B, N, C) */, Tape* tape, Context& ctx) const;
+  void backward(ConstTensor dy, Tensor dpatches /* written */, Tape& tape, Context& ctx) const;
+
+ private:
+  std::vector<Param*> prefix_params() const;
+
+  TokenEmbedConfig config_;
+  Param* cls_token_ = nullptr;
+  Param* dist_token_ = nullptr;
+  Param* reg_token_ = nullptr;
+  Param* pos_embed_;
+};
+
+}  // namespace fovea

@@ -1,0 +1,167 @@
+#include "models/config.h"
+
+#include <charconv>
+#include <nlohmann/json.hpp>
+
+#include "core/text.h"
+
+namespace fovea {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// One list of all fields serves JSON both ways and --set: visit(name, member).
+template <class Config, class Visit>
+void visit_fields(Config& c, Visit&& visit) {
+  visit("name", c.name);
+  visit("family", c.family);
+  visit("channels", c.input.channels);
+  visit("height", c.input.height);
+  visit("width", c.input.width);
+  visit("crop", c.input.crop_pct);
+  visit("interpolation", c.input.interpolation);
+  visit("resize", c.input.resize);
+  visit("mean", c.input.mean);
+  visit("std", c.input.std);
+  visit("classes", c.classes);
+  visit("class_names", c.class_names);
+  visit("attention", c.attention);
+  visit("convolutional_stem", c.convolutional_stem);
+  visit("patch", c.patch);
+  visit("dim", c.dim);
+  visit("mlp_ratio", c.mlp_ratio);
+  visit("qkv_bias", c.qkv_bias);
+  visit("qk_norm", c.qk_norm);
+  visit("activation", c.activation);
+  visit("norm_epsilon", c.norm_epsilon);
+  visit("layer_scale", c.layer_scale);
+  visit("dropout", c.dropout);
+  visit("drop_path", c.drop_path);
+  visit("depth", c.depth);
+  visit("heads", c.heads);
+  visit("head_dim", c.head_dim);
+  visit("class_token", c.class_token);
+  visit("distillation_token", c.distillation_token);
+  visit("register_tokens", c.register_tokens);
+  visit("pool", c.pool);
+  visit("prefix_positions", c.prefix_positions);
+  visit("depths", c.depths);
+  visit("stage_heads", c.stage_heads);
+}
+
+void parse_value(const std::string& key, const std::string& text, std::string& out) { (void)key, out = text; }
+
+template <class Number>
+  requires(std::is_same_v<Number, int64_t> || std::is_same_v<Number, double>)
+void parse_value(const std::string& key, const std::string& text, Number& out) {
+  Number value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  require(error == std::errc() && end == text.data() + text.size() && !text.empty(), "--set {}={}: expected a number", key, text);
+  out = value;
+}
+
+void parse_value(const std::string& key, const std::string& text, bool& out) {
+  require(text == "true" || text == "false" || text == "1" || text == "0", "--set {}={}: expected true or false", key, text);
+  out = text == "true" || text == "1";
+}
+
+template <class Item>
+void parse_value(const std::string& key, const std::string& text, std::vector<Item>& out) {
+  out.clear();
+  for (const std::string& part : split(text, ',')) parse_value(key, part, out.emplace_back());
+}
+
+template <class T>
+constexpr std::string_view kind_of() {
+  if constexpr (std::is_same_v<T, std::string>) return "a text";
+  if constexpr (std::is_same_v<T, bool>) return "true or false";
+  if constexpr (std::is_same_v<T, int64_t>) return "a whole number";
+  if constexpr (std::is_same_v<T, double>) return "a number";
+  return "a list";
+}
+
+}  // namespace
+
+std::string to_json(const ModelConfig& config) {
+  Json j;
+  visit_fields(config, [&](const char* name, const auto& member) { j[name] = member; });
+  return j.dump(2);
+}
+
+ModelConfig config_from_json(const std::string& text, const std::string& where) {
+  const Json j = Json::parse(text, nullptr, false);
+  require(j.is_object(), "{}: the model configuration is no JSON object", where);
+  ModelConfig c;
+  visit_fields(c, [&](const char* name, auto& member) {
+    using T = std::remove_reference_t<decltype(member)>;
+    if (!j.contains(name)) return;
+    try {
+      member = j[name].template get<T>();
+    } catch (const Json::exception&) {
+      fail("{}: the model configuration's '{}' is {}, expected {}", where, name, j[name].dump(), kind_of<T>());
+    }
+  });
+  try {
+    validate(c);
+  } catch (const Error& e) {
+    fail("{}: {}", where, e.what());
+  }
+  return c;
+}
+
+void set_option(ModelConfig& config, const std::string& key, const std::string& value) {
+  std::vector<std::string> known;
+  bool found = false;
+  visit_fields(config, [&](const char* name, auto& member) {
+    known.emplace_back(name);
+    if (key != name) return;
+    parse_value(key, value, member);
+    found = true;
+  });
+  require(found, "--set {}={}: there is no such key{}; the keys are {}", key, value, did_you_mean(key, known), fmt::join(known, ", "));
+  // Grey statistics for colour images and the reverse are the common case: one number serves all channels.
+  for (auto* list : {&config.input.mean, &config.input.std})
+    if (list->size() == 1) list->assign(static_cast<size_t>(std::max<int64_t>(1, config.input.channels)), list->front());
+}
+
+void validate(const ModelConfig& c) {
+  require(c.family == "vit" || c.family == "swin", "there is no model family '{}'; choose vit or swin", c.family);
+  require(c.input.channels == 1 || c.input.channels == 3, "images have 1 or 3 channels, got {}", c.input.channels);
+  require(c.input.height > 0 && c.input.width > 0 && c.input.height <= 16384 && c.input.width <= 16384,
+          "the input size {}x{} is out of range (1 to 16384)", c.input.height, c.input.width);
+  require(c.input.mean.size() == static_cast<size_t>(c.input.channels) && c.input.std.size() == c.input.mean.size(),
+          "{} image channels need as many means and standard deviations, got {} and {}", c.input.channels, c.input.mean.size(),
+          c.input.std.size());
+  for (const double s : c.input.std) require(s > 0, "a standard deviation of {} cannot normalise images", s);
+  require(c.input.crop_pct > 0 && c.input.crop_pct <= 1, "crop must be in (0, 1], got {}", c.input.crop_pct);
+  require(c.classes > 0 && c.classes <= 1000000, "the number of classes must be positive, got {}", c.classes);
+  require(c.class_names.empty() || c.class_names.size() == static_cast<size_t>(c.classes), "{} class names for {} classes",
+          c.class_names.size(), c.classes);
+  require(c.patch > 0 && c.dim > 0 && c.dim <= 65536 && c.mlp_ratio > 0, "patch, dim and mlp_ratio must be positive");
+  require(c.dropout >= 0 && c.dropout < 1 && c.drop_path >= 0 && c.drop_path < 1, "dropout and drop_path must be in [0, 1)");
+  require(c.norm_epsilon > 0, "norm_epsilon must be positive, got {}", c.norm_epsilon);
+  (void)activation_named(c.activation);
+  if (c.family == "vit") {
+    require(c.pool == "token" || c.pool == "avg", "pool must be token or avg, got '{}'", c.pool);
+    require(c.pool == "avg" || c.class_token, "pool=token needs a class token");
+    require(c.depth > 0 && c.depth <= 1000 && c.heads > 0 && c.register_tokens >= 0, "depth and heads must be positive");
+    require(c.head_dim > 0 || c.dim % c.heads == 0, "{} channels do not divide into {} heads; set head_dim or heads", c.dim, c.heads);
+    require(!c.distillation_token || c.class_token, "a distillation token needs a class token");
+  } else {
+    require(!c.depths.empty() && c.depths.size() == c.stage_heads.size(), "depths and stage_heads must be equally long, got {} and {}",
+            c.depths.size(), c.stage_heads.size());
+    for (size_t i = 0; i < c.depths.size(); ++i)
+      require(c.depths[i] > 0 && c.depths[i] <= 1000 && c.stage_heads[i] > 0 && (c.dim << i) % c.stage_heads[i] == 0,
+              "stage {}: {} blocks, {} channels and {} heads do not fit", i + 1, c.depths[i], c.dim << i, c.stage_heads[i]);
+  }
+}
+
+Activation activation_named(const std::string& name) {
+  if (name == "gelu") return Activation::kGelu;
+  if (name == "gelu_tanh") return Activation::kGeluTanh;
+  if (name == "relu") return Activation::kRelu;
+  fail("there is no activation '{}'; choose gelu, gelu_tanh or relu", name);
+}
+
+}  // namespace fovea

@@ -1,0 +1,66 @@
+// What a model is, as data: enough to build it, stored with its weights as JSON.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "blocks/transformer_block.h"
+
+namespace fovea {
+
+// How images become the network's input.
+struct InputConfig {
+  int64_t channels = 3, height = 224, width = 224;
+  double crop_pct = 0.9;                 // centre crop of this share of the resized image's sides
+  std::string interpolation = "bicubic"; // box, bilinear, bicubic, lanczos, nearest
+  std::string resize = "shorter";        // shorter: shorter side, then centre crop; squash: both sides, no crop
+  std::vector<double> mean = {0.485, 0.456, 0.406}, std = {0.229, 0.224, 0.225};
+};
+
+struct ModelConfig {
+  std::string name;                      // preset or free name
+  std::string family = "vit";            // vit, swin
+  InputConfig input;
+  int64_t classes = 1000;
+  std::vector<std::string> class_names;  // empty: numbers
+
+  std::string attention = "global";      // SPEC, per stage
+  bool convolutional_stem = false;
+  int64_t patch = 16, dim = 768;
+  double mlp_ratio = 4;
+  bool qkv_bias = true, qk_norm = false;
+  std::string activation = "gelu";       // gelu (erf), gelu_tanh, relu
+  double norm_epsilon = 1e-6;
+  double layer_scale = 0;
+  double dropout = 0, drop_path = 0;     // drop_path grows linearly from 0 to this over the blocks
+
+  // vit
+  int64_t depth = 12, heads = 12, head_dim = 0;  // head_dim 0: dim / heads
+  bool class_token = true, distillation_token = false;
+  int64_t register_tokens = 0;
+  std::string pool = "token";            // token, avg (mean of the patches, then fc_norm)
+  bool prefix_positions = true;
+
+  // swin
+  std::vector<int64_t> depths = {2, 2, 6, 2}, stage_heads = {3, 6, 12, 24};
+
+  bool hierarchical() const { return family == "swin"; }
+};
+
+std::string to_json(const ModelConfig& config);              // pretty, stable order
+ModelConfig config_from_json(const std::string& text, const std::string& where);  // throws Error naming `where` and the key
+// --set key=value on a configuration (heads, mean, std, crop, interpolation, ...); throws Error listing the known keys.
+void set_option(ModelConfig& config, const std::string& key, const std::string& value);
+void validate(const ModelConfig& config);                    // throws Error for impossible combinations
+
+Activation activation_named(const std::string& name);
+
+struct ModelPreset {
+  ModelConfig config;
+  std::string summary;
+};
+const std::vector<ModelPreset>& model_presets();
+ModelConfig preset_config(const std::string& name);          // throws Error with the nearest names
+
+}  // namespace fovea

@@ -1,0 +1,64 @@
+// The hierarchical backbone of Swin V1 (Liu et al. 2021, 2103.14030), parameter names as in timm: patch embedding, stages
+// of blocks, and merging at the start of every stage but the first.
+#pragma once
+
+#include <deque>
+#include <optional>
+
+#include "blocks/patch_merging.h"
+#include "embed/patch_embed.h"
+#include "models/backbone.h"
+
+namespace fovea {
+
+// One stage: merging (but in the first), then its blocks.
+class SwinStage {
+ public:
+  // Parameters scope/downsample, scope/blocks/I.
+  SwinStage(const Scope& scope, const ModelConfig& config, size_t stage);
+
+  TokenGrid out_grid(const TokenGrid& in) const { return downsample_ ? PatchMerging::merged(in) : in; }
+  int64_t channels() const { return channels_; }
+
+  // The two halves, so that a caller may tap the map between them (Microsoft's code counts merging to the stage before).
+  // merge returns its input where there is no merging.
+  Tensor merge(Tensor x, const TokenGrid& in, Tape* tape, Context& ctx) const;
+  Tensor merge_backward(Tensor gradient, const TokenGrid& in, Tape& tape, Context& ctx) const;
+  // Without a tape the blocks work in x and return it.
+  Tensor run_blocks(Tensor x, const TokenGrid& grid, Tape* tape, Context& ctx) const;
+  void run_blocks_backward(Tensor gradient, Tape& tape, Context& ctx) const;
+
+  const std::deque<TransformerBlock>& blocks() const { return blocks_; }
+  std::deque<TransformerBlock>& blocks() { return blocks_; }
+  double flops(const TokenGrid& in) const;
+
+ private:
+  int64_t channels_;
+  std::optional<PatchMerging> downsample_;
+  std::deque<TransformerBlock> blocks_;
+};
+
+class SwinTransformer : public Backbone {
+ public:
+  SwinTransformer(const Scope& scope, const ModelConfig& config);
+
+  const ModelConfig& config() const override { return config_; }
+  BackboneOutput forward(ConstTensor images, Tape* tape, Context& ctx) const override;
+  void backward(ConstTensor dfeatures, const std::vector<Tensor>& dpyramid, Tensor dimages, Tape& tape, Context& ctx) const override;
+  std::vector<std::string> unsupported(int64_t height, int64_t width) const override;
+  double flops(int64_t batch, int64_t height, int64_t width) const override;
+  int64_t channels() const override { return stages_.back().channels(); }
+  void end_step(Context& ctx) override;
+
+  const PatchEmbed& patch_embed() const { return patch_embed_; }
+  const std::deque<SwinStage>& stages() const { return stages_; }
+  const LayerNorm& norm() const { return *norm_; }
+
+ private:
+  ModelConfig config_;
+  PatchEmbed patch_embed_;
+  std::deque<SwinStage> stages_;
+  std::optional<LayerNorm> norm_;
+};
+
+}  // namespace fovea

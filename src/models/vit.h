@@ -1,0 +1,35 @@
+// ViT and DeiT (Dosovitskiy et al. 2020, 2010.11929; Touvron et al. 2020, 2012.12877), parameter names as in timm.
+#pragma once
+
+#include <deque>
+#include <optional>
+
+#include "embed/patch_embed.h"
+#include "embed/token_embed.h"
+#include "models/backbone.h"
+
+namespace fovea {
+
+class VisionTransformer : public Backbone {
+ public:
+  VisionTransformer(const Scope& scope, const ModelConfig& config);
+
+  const ModelConfig& config() const override { return config_; }
+  BackboneOutput forward(ConstTensor images, Tape* tape, Context& ctx) const override;
+  void backward(ConstTensor dfeatures, const std::vector<Tensor>& dpyramid, Tensor dimages, Tape& tape, Context& ctx) const override;
+  std::vector<std::string> unsupported(int64_t height, int64_t width) const override;
+  double flops(int64_t batch, int64_t height, int64_t width) const override;
+  int64_t channels() const override { return config_.dim; }
+  void end_step(Context& ctx) override;
+
+ private:
+  TokenGrid grid_of(int64_t batch, int64_t height, int64_t width) const;
+
+  ModelConfig config_;
+  PatchEmbed patch_embed_;
+  TokenEmbed tokens_;
+  std::deque<TransformerBlock> blocks_;
+  std::optional<LayerNorm> norm_;
+};
+
+}  // namespace fovea

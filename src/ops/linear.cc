@@ -1,0 +1,113 @@
+#include "ops/linear.h"
+
+#include "ops/layer_norm.h"
+
+namespace fovea {
+
+namespace {
+
+struct LinearRecord {
+  ConstTensor x;
+};
+
+}  // namespace
+
+Linear::Linear(const Scope& scope, int64_t in, int64_t out, Bias bias, const Init& weight)
+    : in_(in), out_(out), weight_(scope.param("weight", Shape{out, in}, weight, Decay::kYes)) {
+  weight_->packable = true;
+  if (bias == Bias::kYes) bias_ = scope.param("bias", Shape{out}, Init::zeros(), Decay::kNo);
+}
+
+void Linear::forward(ConstTensor x, Tensor y, Tape* tape, Context& ctx) const {
+  apply(x, y, {}, ctx);
+  if (tape) tape->push(LinearRecord{x});
+}
+
+// dx = dy W, dW += dyᵀ x, db += column sums of dy.
+void Linear::backward(ConstTensor dy, Tensor dx, Accumulate dx_mode, Tape& tape, Context& ctx) const {
+  const auto record = tape.pop<LinearRecord>();
+  backward_parameters(record.x, dy, ctx);
+  if (!dx.empty()) backward_input(dy, dx, dx_mode, ctx);
+}
+
+void Linear::apply(ConstTensor x, Tensor y, const LinearFusion& fusion, Context& ctx) const {
+  require(x.last() == in_, "{}: got {} input channels, expected {}", weight_->name, x.last(), in_);
+  check(y.elements() == x.rows() * out_, "{}: output shape {}", weight_->name, y.shape.str());
+  GemmArgs g;
+  g.m = x.rows();
+  g.n = out_;
+  g.k = in_;
+  g.a = x.data;
+  g.a_stride = in_;
+  g.b = weight_->value.data;
+  g.b_stride = in_;
+  g.b_transposed = true;
+  g.b_packed = weight_->packed;
+  g.c = y.data;
+  g.c_stride = out_;
+  if (bias_) g.bias = bias_->value.data;
+  if (fusion.norm) {
+    g.norm_mean = fusion.mean.data;
+    g.norm_rstd = fusion.rstd.data;
+    g.norm_gamma = fusion.norm->gamma().value.data;
+    g.norm_beta = fusion.norm->beta().value.data;
+  }
+  g.activation = fusion.activation;
+  g.pre_activation = fusion.pre_activation.data;
+  g.residual = fusion.residual.data;
+  g.residual_stride = out_;
+  ctx.kernels().gemm(g, ctx);
+}
+
+void Linear::backward_input(ConstTensor dy, Tensor dx, Accumulate mode, Context& ctx) const {
+  GemmArgs g;
+  g.m = dy.rows();
+  g.n = in_;
+  g.k = out_;
+  g.a = dy.data;
+  g.a_stride = out_;
+  g.b = weight_->value.data;
+  g.b_stride = in_;
+  g.c = dx.data;
+  g.c_stride = in_;
+  g.accumulate = mode == Accumulate::kYes;
+  ctx.kernels().gemm(g, ctx);
+}
+
+void Linear::backward_parameters(ConstTensor x, ConstTensor dy, Context& ctx) const {
+  if (weight_->frozen) return;
+  GemmArgs g;
+  g.m = out_;
+  g.n = in_;
+  g.k = dy.rows();
+  g.a = dy.data;
+  g.a_stride = out_;
+  g.a_transposed = true;
+  g.b = x.data;
+  g.b_stride = in_;
+  g.c = weight_->grad.data;
+  g.c_stride = in_;
+  g.accumulate = true;
+  ctx.kernels().gemm(g, ctx);
+  if (bias_) ctx.kernels().column_sum(dy.rows(), out_, out_, dy.data, bias_->grad.data, ctx);
+}
+
+void pack_weights(ParamStore& params, Context& ctx) {
+  params.drop_packed();
+  const KernelTable& k = ctx.kernels();
+  const auto aligned = [](size_t n) { return (n + 63) / 64 * 64; };
+  size_t total = 0;
+  for (const Param& p : params.params())
+    if (p.packable) total += aligned(k.gemm_packed_bytes(p.shape.elements() / p.shape[0], p.shape[0]));
+  params.packed_buffer() = Buffer(total);
+  char* next = static_cast<char*>(params.packed_buffer().data());
+  for (Param& p : params.params()) {
+    if (!p.packable) continue;
+    const int64_t out = p.shape[0], in = p.shape.elements() / out;
+    k.gemm_pack(in, out, p.value.data, in, true, next, ctx);
+    p.packed = next;
+    next += aligned(k.gemm_packed_bytes(in, out));
+  }
+}
+
+}  // namespace fovea

@@ -1,0 +1,52 @@
+// The affine map of transformers, y = x Wᵀ + b, and the weights' packed form.
+#pragma once
+
+#include "core/param_store.h"
+#include "core/tape.h"
+#include "kernels/kernel_table.h"
+
+namespace fovea {
+
+enum class Bias : uint8_t { kNo, kYes };
+enum class Accumulate : uint8_t { kNo, kYes };
+
+class LayerNorm;
+
+// What a forward product does besides the product. Statistics come from LayerNorm::statistics.
+struct LinearFusion {
+  const LayerNorm* norm = nullptr;  // normalises x first
+  ConstTensor mean, rstd;           // (rows) of x, with norm
+  Activation activation = Activation::kNone;
+  Tensor pre_activation;            // (rows, out) keeps the value before the activation
+  ConstTensor residual;             // (rows, out) added last; may be y itself
+};
+
+class Linear {
+ public:
+  // Parameters scope/weight (out, in), with decay, and scope/bias (out).
+  Linear(const Scope& scope, int64_t in, int64_t out, Bias bias, const Init& weight = Init::truncated_normal(0.02));
+
+  int64_t in() const { return in_; }
+  int64_t out() const { return out_; }
+  const Param& weight() const { return *weight_; }
+  const Param* bias() const { return bias_; }  // nullptr without one
+
+  void forward(ConstTensor x /* (rows, in) */, Tensor y /* (rows, out) */, Tape* tape, Context& ctx) const;
+  void backward(ConstTensor dy /* (rows, out) */, Tensor dx /* (rows, in), empty: not wanted */, Accumulate dx_mode, Tape& tape,
+                Context& ctx) const;
+
+  // The parts, for layers that fuse: they keep x themselves.
+  void apply(ConstTensor x, Tensor y, const LinearFusion& fusion, Context& ctx) const;
+  void backward_input(ConstTensor dy, Tensor dx, Accumulate mode, Context& ctx) const;
+  void backward_parameters(ConstTensor x, ConstTensor dy, Context& ctx) const;
+
+ private:
+  int64_t in_, out_;
+  Param* weight_;
+  Param* bias_ = nullptr;
+};
+
+// Packs every Linear's weight into the GEMM's own form, for inference; ParamStore::drop_packed undoes it.
+void pack_weights(ParamStore& params, Context& ctx);
+
+}  // namespace fovea

@@ -1,0 +1,54 @@
+// A residual branch, y = x + keep/(1-p) · gamma · dropout(f(x)): LayerScale (Touvron et al. 2021, 2103.17239), stochastic
+// depth per sample (Huang et al. 2016, 1603.09382) and dropout around any f, fused into f's last product when all are off.
+#pragma once
+
+#include <optional>
+
+#include "ops/linear.h"
+
+namespace fovea {
+
+struct ResidualConfig {
+  int64_t channels = 0;
+  double layer_scale = 0;  // initial gamma; 0: no LayerScale
+  double dropout = 0;
+  double drop_path = 0;
+  uint64_t tag = 0;        // tells the branches' random numbers apart
+};
+
+class Residual {
+ public:
+  // Parameter scope/gamma (channels) when layer_scale is not zero.
+  Residual(const Scope& scope, const ResidualConfig& config);
+
+  // f(residual, out) writes its branch to `out` and adds `residual` when that is not empty.
+  template <class F>
+  void forward(ConstTensor x /* (B, N, C) */, Tensor y, Tape* tape, Context& ctx, F&& f) const {
+    if (plain(ctx)) return f(x, y);
+    ArenaScope scope(ctx.scratch());
+    const Tensor branch = ctx.activation(x.shape, gamma_ ? tape : nullptr);
+    f(ConstTensor(), branch);
+    join(x, branch, y, tape, ctx);
+  }
+
+  // `gradient` holds dy and receives dx: f_backward(dy, dx) adds the branch's share to dx.
+  template <class F>
+  void backward(Tensor gradient, Tape& tape, Context& ctx, F&& f_backward) const {
+    if (plain(ctx)) return f_backward(ConstTensor(gradient), gradient);
+    ArenaScope scope(ctx.scratch());
+    const Tensor branch = ctx.scratch().take(gradient.shape, gradient.dtype);
+    split(gradient, branch, tape, ctx);
+    f_backward(ConstTensor(branch), gradient);
+  }
+
+ private:
+  bool plain(const Context& ctx) const { return !gamma_ && !(ctx.training() && (config_.dropout > 0 || config_.drop_path > 0)); }
+  void join(ConstTensor x, Tensor branch, Tensor y, Tape* tape, Context& ctx) const;
+  void split(ConstTensor dy, Tensor dbranch, Tape& tape, Context& ctx) const;
+  Tensor path_scale(int64_t batch, Context& ctx) const;  // (B) 0 or 1 / (1 - drop_path)
+
+  ResidualConfig config_;
+  Param* gamma_ = nullptr;
+};
+
+}  // namespace fovea
