@@ -1,0 +1,52 @@
+// Measuring this machine, the matrix products, one attention, or a whole model.
+#pragma once
+
+#include "fovea/model.h"
+
+namespace fovea {
+
+struct MachineBench {
+  int threads = 0;
+  double f32_gflops = 0, bf16_gflops = 0, int8_gops = 0, memory_gbs = 0;  // 0: the processor has no such instructions
+  std::string isa;
+};
+MachineBench bench_machine(const ExecutionOptions& execution);
+
+struct GemmBench {
+  int threads = 0;
+  std::string dtype = "f32", kernels;
+  struct Row {
+    int64_t m = 0, k = 0, n = 0;
+    double gflops = 0, percent_of_peak = 0;
+  };
+  std::vector<Row> rows;
+  double geomean_percent_of_peak = 0;
+};
+GemmBench bench_gemm(const ExecutionOptions& execution);
+
+struct BenchOptions {
+  ExecutionOptions execution;
+  int64_t batch = 1;
+  int64_t height = 0, width = 0;      // map (attention) or image (model) size; 0: from tokens, or the model's own
+  int64_t tokens = 0;                 // attention: a square map of about as many tokens
+  int64_t heads = 8, head_dim = 64;   // attention
+  std::string dtype = "f32";
+  enum class Pass : uint8_t { kForward, kBackward, kTrain } pass = Pass::kForward;
+  double seconds = 2;                 // measure for about this long, at least 5 runs
+  Settings set;
+};
+
+struct BenchResult {
+  std::string name;
+  int64_t batch = 0, height = 0, width = 0, tokens = 0;
+  int threads = 0;
+  std::string dtype, kernels, pass;   // pass: forward, forward+backward, train
+  int64_t runs = 0;
+  double ms_median = 0, ms_min = 0, ms_per_image = 0, images_per_s = 0;
+  double gflop = 0, gflops = 0, percent_of_peak = 0;  // by the mechanism's definition; peak measured in the same process
+  double peak_memory_mib = 0;         // of the process
+};
+BenchResult bench_attention(const std::string& spec, const BenchOptions& options);
+BenchResult bench_model(const std::string& model, const BenchOptions& options);
+
+}  // namespace fovea
