@@ -1,0 +1,67 @@
+// The f32 matrix product of the CPU tables: one driver, and per instruction set the handful of functions below.
+//
+// Layout of packed B: panels of 2 · lanes columns, each (k, width) row-major; the last panel is `lanes` wide where that
+// holds the remaining columns; columns past n are zero.
+#pragma once
+
+#include "kernels/cpu/gemm_tile.h"
+#include "kernels/cpu/isa.h"
+
+namespace fovea {
+
+// `rows` rows of A into scratch, row i at out + i * out_stride: row rows_index[i] of `a` (or i; zeros for -1), channels
+// [k_begin, k_begin + k), normalised when mean is not null.
+struct GemmStage {
+  int64_t rows = 0, k_begin = 0, k = 0;
+  const float* a = nullptr;
+  int64_t a_stride = 0;
+  int64_t first_row = 0;            // of the product; index, and rows of a without one, start here
+  const int32_t* index = nullptr;   // of the whole product
+  const float *mean = nullptr, *rstd = nullptr, *gamma = nullptr, *beta = nullptr;
+  float* out = nullptr;
+  int64_t out_stride = 0;
+};
+
+// The end of a finished tile that does more than add: v -> pre, act(v) (+ residual or c) -> c.
+struct GemmFinish {
+  int64_t rows = 0, columns = 0;
+  const float* tile = nullptr;  // (rows, tile_stride), readable up to tile_stride
+  int64_t tile_stride = 0;
+  float* pre = nullptr;         // of the tile's first element, or null
+  int64_t pre_stride = 0;
+  Activation activation = Activation::kNone;
+  const int32_t* c_rows = nullptr;  // of the tile's first row, or null
+  const float* addend = nullptr;    // first column; rows as those of c; or null
+  int64_t addend_stride = 0;
+  float* c = nullptr;               // first column; row 0 of the tile without c_rows, row 0 of the whole otherwise
+  int64_t c_stride = 0;
+};
+
+// Columns [0, columns) and steps [0, k) of b, packed to `width` columns.
+struct GemmPack {
+  int64_t k = 0, columns = 0, width = 0;
+  const float* b = nullptr;
+  int64_t b_stride = 0;
+  bool b_transposed = false;
+  float* out = nullptr;
+};
+
+struct GemmBackend {
+  int lanes = 0;     // floats of a vector
+  int max_rows = 0;  // of a tile
+  GemmTileKernel (*kernel)(int rows, int vectors, AOrder order) = nullptr;
+  void (*stage)(const GemmStage&) = nullptr;
+  void (*finish)(const GemmFinish&) = nullptr;
+  void (*pack)(const GemmPack&) = nullptr;
+};
+
+void run_gemm(const GemmBackend&, const GemmArgs&, Context&);
+size_t gemm_packed_size(const GemmBackend&, int64_t k, int64_t n);  // bytes
+void run_gemm_pack(const GemmBackend&, int64_t k, int64_t n, const float* b, int64_t b_stride, bool b_transposed,
+                   float* packed, Context&);
+
+// fill_gemm with the portable tile kernels, which fill_gemm falls back to where code cannot be generated. With a fused
+// multiply-add in the instruction set both give the same bits.
+void fill_gemm_portable(KernelTable&, Isa);
+
+}  // namespace fovea

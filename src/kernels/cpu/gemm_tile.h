@@ -1,0 +1,36 @@
+// One register tile of the f32 matrix product: the contract between the generated kernels (jit.h), the portable ones and
+// the driver that cuts a product into tiles.
+#pragma once
+
+#include <cstdint>
+
+namespace fovea {
+
+// c[i, j] = start[j] + sum over k of a[i, k] · b[k, j] (+ addend[i, j]), the sum taken in ascending k by one accumulator
+// per element, so a result depends neither on the height of the tile nor on the thread that computes it.
+struct GemmTile {
+  const float* a = nullptr;
+  int64_t a_stride = 0;  // bytes; what it separates is said by AOrder
+  const float* b = nullptr;  // (k, vectors * lanes), packed and zero padded
+  int64_t k = 0;
+  const float* start = nullptr;   // (vectors * lanes)
+  const float* addend = nullptr;  // (rows, columns) or null; may be c
+  int64_t addend_stride = 0;      // bytes
+  float* c = nullptr;
+  int64_t c_stride = 0;  // bytes
+  int64_t columns = 0;   // of addend and c; from 1 to vectors * lanes
+  int64_t rows = 0;      // generated kernels know it already
+  const void* prefetch = nullptr;  // the next panel's lines, brought to the second-level cache; never dereferenced
+  int64_t prefetch_step = 0;       // bytes per four steps of k
+};
+
+enum class AOrder : uint8_t {
+  kRows,     // k is contiguous, a_stride lies between rows
+  kColumns,  // rows are contiguous, a_stride lies between steps of k
+};
+
+using GemmTileKernel = void (*)(const GemmTile*);
+
+inline constexpr int kGemmMaxRows = 14;  // of any tile
+
+}  // namespace fovea
