@@ -58,13 +58,13 @@ constexpr std::string_view kPageCss =
     "th,td{padding:4px 12px 4px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--rule);"
     "overflow-wrap:normal}th{font-weight:600}.n{text-align:right;white-space:nowrap}.path{overflow-wrap:anywhere;min-"
     "width:12em}"
-    ".name{overflow-wrap:anywhere;min-width:7em;max-width:22em}"
     ".tall thead th{position:sticky;top:0;background:var(--page)}"
     ".terms{margin:6px 0 0;padding:0}.terms div{margin:1px 0;max-width:75ch}.terms dt,.terms "
     "dd{display:inline;margin:0}"
     ".terms dt{font-weight:600}.terms dt:after{content:\": \"}"
     ".facts{margin:8px 0}.facts div{display:grid;grid-template-columns:11rem minmax(0,18rem) minmax(0,1fr);gap:0 18px;"
     "padding:5px 0;border-bottom:1px solid var(--rule)}.facts dt{font-weight:600}.facts dd{margin:0}"
+    ".facts+h3{margin-top:1.4em}"
     ".facts .why{color:var(--soft);font-size:.875rem}"
     ".cm td,.cm th{border:1px solid var(--page);padding:3px "
     "5px;text-align:center;font-size:.8rem;vertical-align:middle}"
@@ -82,6 +82,7 @@ constexpr std::string_view kPageCss =
     "code{font-family:ui-monospace,\"DejaVu Sans Mono\",monospace;font-size:.9em}"
     "@media(max-width:640px){main{padding:16px 14px 48px}h1{font-size:1.4rem}.result{font-size:1.1rem}"
     ".facts div{grid-template-columns:1fr}.shots{grid-template-columns:repeat(auto-fill,minmax(130px,1fr))}"
+    "td:not(.n){overflow-wrap:anywhere;min-width:6em}"
     ".cm td,.cm th{padding:2px 3px;font-size:.72rem}.cm td{min-width:2.2em}.cm tbody th{max-width:8em}}"
     "@media print{.tall{max-height:none}h2{break-after:avoid}figure{break-inside:avoid}}";
 

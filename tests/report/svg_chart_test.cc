@@ -115,6 +115,27 @@ TEST(SvgChart, CurvesLieInsideThePlotBelowTheLegend) {
     }
 }
 
+TEST(SvgChart, LegendEntriesDoNotLieOnEachOther) {
+  LineChart chart = two_curves();
+  for (int i = 0; i < 9; ++i) chart.series.push_back({"series number " + std::to_string(i), {1, 4}, {0.1 * i, 1}});
+  const std::string svg = to_svg(chart);
+  const std::regex entry("x=\"([-0-9.]+)\" y=\"([-0-9.]+)\" text-anchor=\"start\" class=\"name\">([^<]*)<");
+  double end = 0, line = -1;
+  int entries = 0;
+  for (std::sregex_iterator it(svg.begin(), svg.end(), entry), none; it != none; ++it, ++entries) {
+    const double x = std::stod((*it)[1]), y = std::stod((*it)[2]);
+    if (y == line) {
+      EXPECT_GT(x, end + 30);  // room for the sample line
+    } else {
+      EXPECT_GE(y, line + 13);
+    }
+    line = y;
+    end = x + 7 * static_cast<double>((*it)[3].length());
+    EXPECT_LE(end, 460);
+  }
+  EXPECT_EQ(entries, 11);
+}
+
 TEST(SvgChart, HigherValuesAreHigherUp) {
   const auto points = curve_points(to_svg(two_curves()), 0);
   ASSERT_EQ(points.size(), 4u);
