@@ -1,0 +1,277 @@
+#include "weights/key_map.h"
+
+#include <gmock/gmock.h>
+
+#include <numeric>
+
+#include "weights/strict_load.h"
+#include "weights/weight_fixtures.h"
+
+namespace fovea {
+namespace {
+
+using testing::error_of;
+using testing::zeros;
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsSupersetOf;
+using ::testing::Not;
+
+using Entries = std::vector<std::pair<std::string, Shape>>;
+
+std::string text_of(const RecognisedModel& m, const std::string& key) { return std::get<std::string>(m.facts.at(key)); }
+
+std::vector<std::string> names_of(const MappedWeights& w) {
+  std::vector<std::string> out;
+  for (const MappedTensor& t : w.tensors) out.push_back(t.name);
+  return out;
+}
+
+TEST(MatchKey, PlaceholdersStandForNumbersAndRests) {
+  EXPECT_THAT(*match_key("a.{i}.b.{j}", "a.12.b.0"), ElementsAre("12", "0"));
+  EXPECT_THAT(*match_key("a.{*}.w", "a.b.c.w"), ElementsAre("b.c"));
+  EXPECT_THAT(*match_key("{*}", ""), ElementsAre(""));
+  EXPECT_TRUE(match_key("a", "a").has_value());
+  for (const char* name : {"a..b", "a.x.b", "a.1.bc", "a.1", "xa.1.b", ""}) EXPECT_FALSE(match_key("a.{i}.b", name)) << name;
+}
+
+constexpr auto kNever = [](const WeightFile&) -> std::optional<RecognisedModel> { return std::nullopt; };
+
+TEST(MapKeys, RenamesShiftsJoinsIgnoresAndReportsTheRest) {
+  const Dialect dialect{"test",
+                        {{"s.{i}.up.{*}", "stage.{i+1}.up.{*}"},
+                         {"l.{i}.q.weight", "b.{i}.qkv", nullptr, 0, 3},
+                         {"l.{i}.k.weight", "b.{i}.qkv", nullptr, 1, 3},
+                         {"l.{i}.v.weight", "b.{i}.qkv", nullptr, 2, 3}},
+                        {"mask.{i}"},
+                        kNever};
+  RecognisedModel model;
+  model.dialect = &dialect;
+  std::vector<float> data(64);
+  std::iota(data.begin(), data.end(), 0.0f);
+  const auto* bytes = std::as_bytes(std::span(data)).data();
+  const WeightFile file("memory", "test",
+                        {{"l.0.v.weight", StoredType::kF32, {2, 2}, bytes + 32, {}}, {"s.9.up.w", StoredType::kF32, {1}, bytes, {}},
+                         {"l.0.q.weight", StoredType::kF32, {1, 2}, bytes, {}}, {"l.0.k.weight", StoredType::kF32, {1, 2}, bytes + 16, {}},
+                         {"mask.3", StoredType::kF32, {1}, bytes, {}}, {"other", StoredType::kF32, {1}, bytes, {}}},
+                        {}, nullptr);
+  const MappedWeights mapped = map_keys(file, model);
+  EXPECT_THAT(names_of(mapped), ElementsAre("b.0.qkv", "stage.10.up.w"));
+  EXPECT_THAT(mapped.ignored, ElementsAre("mask.3"));
+  EXPECT_THAT(mapped.unmatched, ElementsAre("other"));
+  const MappedTensor& qkv = *mapped.find("b.0.qkv");
+  EXPECT_EQ(qkv.shape, (Shape{4, 2}));
+  std::vector<double> values(8);
+  qkv.read(values.data());
+  EXPECT_THAT(values, ElementsAre(0, 1, 4, 5, 8, 9, 10, 11));
+}
+
+TEST(MapKeys, MissingAndDoubledPartsAreErrors) {
+  const Dialect dialect{"test",
+                        {{"q.{i}", "qkv.{i}", nullptr, 0, 2}, {"k.{i}", "qkv.{i}", nullptr, 1, 2}, {"old", "same"}, {"new", "same"}},
+                        {},
+                        kNever};
+  RecognisedModel model;
+  model.dialect = &dialect;
+  EXPECT_THAT(error_of([&] { map_keys(zeros({{"q.0", {1, 2}}}), model); }), HasSubstr("'qkv.0' needs 2 tensors"));
+  EXPECT_THAT(error_of([&] { map_keys(zeros({{"q.0", {1, 2}}, {"k.0", {1, 3}}}), model); }), HasSubstr("cannot be joined"));
+  EXPECT_THAT(error_of([&] { map_keys(zeros({{"old", {1}}, {"new", {1}}}), model); }), HasSubstr("two names of one parameter (same)"));
+}
+
+Entries timm_vit(int64_t dim, int64_t depth) {
+  Entries e{{"cls_token", {1, 1, dim}}, {"pos_embed", {1, 197, dim}}, {"patch_embed.proj.weight", {dim, 3, 16, 16}},
+            {"patch_embed.proj.bias", {dim}}, {"norm.weight", {dim}}, {"norm.bias", {dim}}, {"head.weight", {10, dim}}, {"head.bias", {10}}};
+  for (int64_t i = 0; i < depth; ++i) {
+    const std::string b = fmt::format("blocks.{}.", i);
+    e.insert(e.end(), {{b + "norm1.weight", {dim}}, {b + "attn.qkv.weight", {3 * dim, dim}}, {b + "attn.qkv.bias", {3 * dim}},
+                       {b + "mlp.fc1.weight", {4 * dim, dim}}});
+  }
+  return e;
+}
+
+TEST(Recognise, TimmVitAndDeit) {
+  const RecognisedModel vit = require_recognised(zeros(timm_vit(192, 11)));
+  EXPECT_EQ(vit.kind, "vit");
+  EXPECT_EQ(vit.dialect->name, "timm");
+  EXPECT_EQ(vit.integer("dim"), 192);
+  EXPECT_EQ(vit.integer("depth"), 11);
+  EXPECT_EQ(vit.integer("patch_size"), 16);
+  EXPECT_EQ(vit.integer("in_channels"), 3);
+  EXPECT_EQ(vit.integer("image_size"), 224);
+  EXPECT_EQ(vit.integer("attention_width"), 192);
+  EXPECT_EQ(vit.integer("mlp_width"), 768);
+  EXPECT_EQ(vit.integer("num_classes"), 10);
+  EXPECT_EQ(vit.integer("num_heads"), 3);
+  EXPECT_EQ(vit.integer("qkv_bias"), 1);
+  EXPECT_EQ(text_of(vit, "pool"), "token");
+  EXPECT_THAT(vit.assumed, Contains("num_heads"));
+  EXPECT_THAT(vit.unknown, ElementsAre("mean", "std"));
+
+  Entries e = timm_vit(192, 2);
+  e[1].second = {1, 198, 192};
+  e.insert(e.end(), {{"dist_token", {1, 1, 192}}, {"head_dist.weight", {10, 192}}, {"head_dist.bias", {10}}});
+  const RecognisedModel deit = require_recognised(zeros(e));
+  EXPECT_EQ(deit.kind, "deit_distilled");
+  EXPECT_EQ(deit.integer("image_size"), 224);
+  EXPECT_EQ(deit.integer("prefix_tokens"), 2);
+}
+
+TEST(Recognise, ATimmVitWithOddWidthsLeavesTheHeadsOpen) {
+  const RecognisedModel m = require_recognised(zeros(timm_vit(100, 1)));
+  EXPECT_FALSE(m.facts.contains("num_heads"));
+  EXPECT_THAT(m.unknown, Contains("num_heads"));
+}
+
+Entries swin(bool timm) {
+  Entries e{{"patch_embed.proj.weight", {8, 3, 4, 4}}};
+  const int64_t depths[] = {2, 3, 1};
+  for (int64_t s = 0; s < 3; ++s) {
+    for (int64_t b = 0; b < depths[s]; ++b) {
+      const std::string n = fmt::format("layers.{}.blocks.{}.", s, b);
+      e.insert(e.end(), {{n + "attn.qkv.weight", {24 << s, 8 << s}}, {n + "attn.relative_position_bias_table", {s == 2 ? 25 : 169, 2 << s}},
+                         {n + "attn.relative_position_index", {49, 49}}, {n + "attn_mask", {4, 49, 49}}});
+    }
+    if (s < 2) e.push_back({fmt::format("layers.{}.downsample.reduction.weight", timm ? s + 1 : s), {16 << s, 32 << s}});
+  }
+  e.push_back({timm ? "head.fc.weight" : "head.weight", {5, 32}});
+  return e;
+}
+
+TEST(Recognise, SwinInBothLayouts) {
+  for (bool timm : {true, false}) {
+    const WeightFile file = zeros(swin(timm));
+    const RecognisedModel m = require_recognised(file);
+    EXPECT_EQ(m.dialect->name, timm ? "timm" : "microsoft-swin");
+    EXPECT_EQ(m.kind, "swin");
+    EXPECT_EQ(text_of(m, "depths"), "2,3,1");
+    EXPECT_EQ(text_of(m, "num_heads"), "2,4,8");
+    EXPECT_EQ(text_of(m, "window_sizes"), "7,7,3");
+    EXPECT_EQ(m.integer("num_classes"), 5);
+    const MappedWeights mapped = map_keys(file, m);
+    EXPECT_THAT(names_of(mapped), IsSupersetOf({"layers.1.downsample.reduction.weight", "layers.2.downsample.reduction.weight", "head.fc.weight"}));
+    EXPECT_THAT(names_of(mapped), Not(Contains("layers.0.blocks.0.attn.relative_position_index")));
+    EXPECT_EQ(mapped.ignored.size(), 12u);
+    EXPECT_TRUE(mapped.unmatched.empty());
+  }
+}
+
+Entries lucidrains(bool current) {
+  const std::string proj = current ? "to_patch_embedding.2." : "to_patch_embedding.1.";
+  Entries e{{"pos_embedding", {1, 50, 8}}, {"cls_token", {1, 1, 8}}, {proj + "weight", {8, 48}}, {proj + "bias", {8}}};
+  if (current)
+    e.insert(e.end(), {{"to_patch_embedding.1.weight", {48}}, {"to_patch_embedding.1.bias", {48}}, {"to_patch_embedding.3.weight", {8}},
+                       {"transformer.norm.weight", {8}}, {"mlp_head.weight", {10, 8}}});
+  else
+    e.insert(e.end(), {{"mlp_head.0.weight", {8}}, {"mlp_head.1.weight", {10, 8}}});
+  for (int i = 0; i < 2; ++i) {
+    const std::string l = fmt::format("transformer.layers.{}.", i), fn = current ? "" : "fn.";
+    e.insert(e.end(), {{l + "0.norm.weight", {8}}, {l + "0." + fn + "to_qkv.weight", {384, 8}}, {l + "0." + fn + "to_out.0.weight", {8, 128}},
+                       {l + (current ? "1.net.0.weight" : "1.norm.weight"), {8}},
+                       {l + (current ? "1.net.1.weight" : "1.fn.net.0.weight"), {16, 8}},
+                       {l + (current ? "1.net.4.weight" : "1.fn.net.3.weight"), {8, 16}}});
+  }
+  return e;
+}
+
+TEST(Recognise, LucidrainsOldAndCurrentNames) {
+  for (bool current : {false, true}) {
+    const WeightFile file = zeros(lucidrains(current));
+    const RecognisedModel m = require_recognised(file);
+    EXPECT_EQ(m.dialect->name, current ? "lucidrains-vit-patch-norm" : "lucidrains-vit");
+    EXPECT_EQ(m.integer("patch_size"), 4);
+    EXPECT_EQ(m.integer("in_channels"), 3);
+    EXPECT_EQ(m.integer("image_size"), 28);
+    EXPECT_EQ(m.integer("attention_width"), 128);
+    EXPECT_EQ(m.integer("num_heads"), 2);
+    EXPECT_EQ(m.integer("mlp_width"), 16);
+    EXPECT_EQ(m.integer("num_classes"), 10);
+    const MappedWeights mapped = map_keys(file, m);
+    EXPECT_TRUE(mapped.unmatched.empty());
+    EXPECT_THAT(names_of(mapped), IsSupersetOf({"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.1.norm1.weight",
+                                                "blocks.1.attn.qkv.weight", "blocks.1.attn.proj.weight", "blocks.1.norm2.weight",
+                                                "blocks.1.mlp.fc1.weight", "blocks.1.mlp.fc2.weight", "norm.weight", "head.weight"}));
+  }
+}
+
+TEST(MapKeys, LucidrainsPatchesBecomeAConvolution) {
+  std::vector<float> data(8 * 12);
+  std::iota(data.begin(), data.end(), 0.0f);
+  WeightFile plain = zeros(lucidrains(false));
+  std::vector<WeightTensor> tensors(plain.tensors().begin(), plain.tensors().end());
+  for (WeightTensor& t : tensors)
+    if (t.name == "to_patch_embedding.1.weight") t = {t.name, StoredType::kF32, {8, 12}, std::as_bytes(std::span(data)).data(), {}};
+  const WeightFile file("memory", "test", tensors, {}, nullptr);
+  const MappedWeights mapped = map_keys(file, require_recognised(file));
+  const MappedTensor& conv = *mapped.find("patch_embed.proj.weight");
+  ASSERT_EQ(conv.shape, (Shape{8, 3, 2, 2}));
+  std::vector<float> out(96);
+  conv.read(out.data());
+  for (int o = 0; o < 8; ++o)
+    for (int c = 0; c < 3; ++c)
+      for (int y = 0; y < 2; ++y)
+        for (int x = 0; x < 2; ++x)
+          EXPECT_EQ(out[static_cast<size_t>(((o * 3 + c) * 2 + y) * 2 + x)], static_cast<float>(o * 12 + (y * 2 + x) * 3 + c));
+}
+
+TEST(Recognise, AnUnknownSchemeIsNamed) {
+  const WeightFile file = zeros({{"conv1.weight", {1}}, {"bn1.weight", {1}}});
+  EXPECT_FALSE(recognise(file).has_value());
+  const std::string message = error_of([&] { require_recognised(file); });
+  EXPECT_THAT(message, HasSubstr("2 tensors ('conv1.weight', 'bn1.weight')"));
+  EXPECT_THAT(message, HasSubstr("microsoft-swin"));
+}
+
+TEST(StrictLoad, OneErrorListsAllThreeGroups) {
+  MappedWeights weights;
+  weights.path = "file.pt";
+  weights.tensors = {{"fits", {2}, {}}, {"other", {3}, {}}, {"extra", {1}, {}}};
+  weights.unmatched = {"foreign"};
+  const std::vector<WantedTensor> wanted{{"fits", {2}}, {"other", {2, 2}}, {"absent", {1}}};
+  EXPECT_EQ(error_of([&] { require_match(wanted, weights, "vit_mini"); }),
+            "the weights in 'file.pt' do not fit vit_mini: 1 missing: 'absent'; 2 unexpected: 'extra', 'foreign'; "
+            "1 of another shape: 'other' is [3] instead of [2, 2]");
+  EXPECT_NO_THROW(require_match(std::vector<WantedTensor>{{"a", {1}}}, MappedWeights{"f", {{"a", {1}, {}}}, {}, {}}, "m"));
+}
+
+TEST(StrictLoad, LongListsAreCutWithTheirNumber) {
+  std::vector<WantedTensor> wanted;
+  for (int i = 0; i < 25; ++i) wanted.push_back({fmt::format("t{}", i), {1}});
+  const std::string message = error_of([&] { require_match(wanted, MappedWeights{}, "m"); });
+  EXPECT_THAT(message, HasSubstr("25 missing: 't0'"));
+  EXPECT_THAT(message, HasSubstr("'t9' ... and 15 more"));
+  EXPECT_THAT(message, Not(HasSubstr("'t10'")));
+}
+
+TEST(VitMnist, AStrangersCheckpointIsReadAndMapped) {
+  const std::string path = FOVEA_SHARED "/data/vit_mnist/vit_mnist_gpu.pt";
+  if (!std::filesystem::exists(path)) GTEST_SKIP() << "the checkpoint " << path << " is not here";
+  const WeightFile file = open_weights(path);
+  ASSERT_EQ(file.tensors().size(), 74u);
+  const RecognisedModel m = require_recognised(file);
+  EXPECT_EQ(m.dialect->name, "lucidrains-vit");
+  const std::vector<std::pair<const char*, int64_t>> facts{
+      {"patch_size", 4}, {"in_channels", 1}, {"dim", 64}, {"depth", 6}, {"attention_width", 256}, {"num_heads", 4}, {"mlp_width", 128},
+      {"num_classes", 10}, {"tokens", 50}, {"image_size", 28}, {"qkv_bias", 0}, {"class_token", 1}};
+  for (const auto& [key, value] : facts) EXPECT_EQ(m.integer(key), value) << key;
+  const MappedWeights mapped = map_keys(file, m);
+
+  std::vector<WantedTensor> wanted{{"cls_token", {1, 1, 64}}, {"pos_embed", {1, 50, 64}}, {"patch_embed.proj.weight", {64, 1, 4, 4}},
+                                   {"patch_embed.proj.bias", {64}}, {"norm.weight", {64}}, {"norm.bias", {64}},
+                                   {"head.weight", {10, 64}}, {"head.bias", {10}}};
+  for (int i = 0; i < 6; ++i) {
+    const std::string b = fmt::format("blocks.{}.", i);
+    for (const char* norm : {"norm1", "norm2"})
+      for (const char* part : {".weight", ".bias"}) wanted.push_back({b + norm + part, {64}});
+    wanted.insert(wanted.end(), {{b + "attn.qkv.weight", {768, 64}}, {b + "attn.proj.weight", {64, 256}}, {b + "attn.proj.bias", {64}},
+                                 {b + "mlp.fc1.weight", {128, 64}}, {b + "mlp.fc1.bias", {128}}, {b + "mlp.fc2.weight", {64, 128}},
+                                 {b + "mlp.fc2.bias", {64}}});
+  }
+  EXPECT_NO_THROW(require_match(wanted, mapped, "the ViT of 28x28 digits"));
+  std::vector<float> v(10);
+  mapped.find("head.bias")->read(v.data());
+  for (float x : v) EXPECT_TRUE(std::isfinite(x) && x != 0);
+}
+
+}  // namespace
+}  // namespace fovea

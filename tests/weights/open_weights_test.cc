@@ -1,0 +1,55 @@
+#include <gmock/gmock.h>
+
+#include "weights/weight_fixtures.h"
+
+namespace fovea {
+namespace {
+
+using namespace std::string_literals;
+using testing::error_of;
+using testing::TempFolder;
+using ::testing::HasSubstr;
+
+TEST(OpenWeights, RecognisesByContentNotByName) {
+  const TempFolder folder;
+  const std::string path = folder.write("weights.pt", testing::safetensors_bytes("{}"));
+  EXPECT_EQ(open_weights(path).container(), "safetensors");
+}
+
+TEST(OpenWeights, SaysWhatAFileLooksLikeInstead) {
+  const TempFolder folder;
+  const auto error = [&](const std::string& bytes, const std::string& name = "file") {
+    return error_of([&] { open_weights(folder.write(name, bytes)); });
+  };
+  EXPECT_THAT(error(""), HasSubstr("is empty"));
+  EXPECT_THAT(error("\x80\x02\x8a\x0al\xfc\x9c\x46\xf9 j\xa8P\x19."), HasSubstr("legacy pickle"));
+  EXPECT_THAT(error("\x80\x04\x95..."), HasSubstr("Python pickle"));
+  EXPECT_THAT(error("\x89HDF\r\n\x1a\n"), HasSubstr("HDF5"));
+  EXPECT_THAT(error("GGUF\3\0\0\0"s), HasSubstr("GGUF"));
+  EXPECT_THAT(error("\x93NUMPY\1\0"s), HasSubstr("NumPy array"));
+  EXPECT_THAT(error("\x08\x07\x12\x07pytorch"), HasSubstr("ONNX"));
+  EXPECT_THAT(error("\x1f\x8b\x08"), HasSubstr("gzip"));
+  EXPECT_THAT(error(std::string(257, 'n') + "ustar"), HasSubstr("tar archive"));
+  EXPECT_THAT(error("version https://git-lfs.github.com/spec/v1\n"), HasSubstr("git-lfs pointer"));
+  EXPECT_THAT(error("<!DOCTYPE html><html>"), HasSubstr("web page"));
+  EXPECT_THAT(error("\xff\xd8\xff\xe0"), HasSubstr("an image"));
+  EXPECT_THAT(error("PK\3\4 and nothing more"), HasSubstr("cut short"));
+  EXPECT_THAT(error("something else"), HasSubstr("no weights file that fovea knows"));
+  EXPECT_THAT(error("abc", "a.safetensors"), HasSubstr("too short for a safetensors file"));
+  EXPECT_THAT(error_of([&] { open_weights(folder / "absent"); }), HasSubstr("No such file or directory"));
+  EXPECT_THAT(error_of([&] { open_weights(folder / ""); }), HasSubstr("is a directory"));
+  EXPECT_THAT(error_of([] { open_weights("/dev/zero"); }), HasSubstr("not a regular file"));
+}
+
+TEST(WeightFile, SelectsByPrefixAndNamesWhatIsAbsent) {
+  const WeightFile file = testing::zeros({{"model.a", {2}}, {"optimizer.a", {3}}, {"model.b", {1}}});
+  const WeightFile model = file.under("model.");
+  ASSERT_EQ(model.tensors().size(), 2u);
+  EXPECT_EQ(model.at("a").shape, (Shape{2}));
+  EXPECT_EQ(model.find("model.a"), nullptr);
+  EXPECT_THAT(error_of([&] { model.at("c\n"); }), HasSubstr("no tensor named 'c?'"));
+  EXPECT_TRUE(WeightFile().tensors().empty());
+}
+
+}  // namespace
+}  // namespace fovea

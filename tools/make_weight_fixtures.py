@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+"""Writes tests/fixtures/weights/*.pt: tiny files laid out as torch.save lays them out, made without PyTorch.
+
+Values are simple on purpose: element i of a storage is i (booleans: i odd), so that the tests can say what they expect.
+
+    tools/make_weight_fixtures.py tests/fixtures/weights
+"""
+import collections
+import io
+import pathlib
+import pickle
+import struct
+import sys
+import types
+import zipfile
+
+FORMATS = {"FloatStorage": "f", "DoubleStorage": "d", "HalfStorage": "e", "LongStorage": "q", "IntStorage": "i",
+           "ShortStorage": "h", "CharStorage": "b", "ByteStorage": "B", "BoolStorage": "?"}
+
+
+def stub(module, name):
+    """A class that pickles as module.name; the module need not exist."""
+    cls = type(name, (), {"__module__": module})
+    parts = module.split(".")
+    for n in range(1, len(parts) + 1):
+        sys.modules.setdefault(".".join(parts[:n]), types.ModuleType(".".join(parts[:n])))
+    setattr(sys.modules[module], name, cls)
+    return cls
+
+
+STORAGES = {name: stub("torch", name) for name in [*FORMATS, "BFloat16Storage"]}
+UNTYPED = stub("torch.storage", "UntypedStorage")
+UINT16 = stub("torch", "uint16")
+REBUILD = stub("torch._utils", "_rebuild_tensor_v2")
+REBUILD_V3 = stub("torch._utils", "_rebuild_tensor_v3")
+REBUILD_PARAMETER = stub("torch._utils", "_rebuild_parameter")
+SIZE = stub("torch", "Size")
+CONFIG = stub("yacs.config", "CfgNode")
+LINEAR = stub("torch.nn.modules.linear", "Linear")
+SEQUENTIAL = stub("torch.nn.modules.container", "Sequential")
+
+
+class Storage:
+    def __init__(self, kind, count):
+        self.kind, self.count = kind, count
+
+    def data(self):
+        if self.kind == "BFloat16Storage":
+            return b"".join(struct.pack("<f", i)[2:] for i in range(self.count))
+        if self.kind == "UntypedStorage":
+            return struct.pack(f"<{self.count // 2}H", *range(self.count // 2))
+        values = [i % 2 == 1 for i in range(self.count)] if self.kind == "BoolStorage" else range(self.count)
+        return struct.pack(f"<{self.count}{FORMATS[self.kind]}", *values)
+
+
+class Call:
+    """Pickles as a call of `function` with `arguments`."""
+    def __init__(self, function, *arguments):
+        self.reduced = (function, arguments)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def contiguous(shape):
+    strides, step = [], 1
+    for d in reversed(shape):
+        strides.insert(0, step)
+        step *= d
+    return tuple(strides)
+
+
+def tensor(shape, kind="FloatStorage", storage=None, offset=0, strides=None):
+    count = 1
+    for d in shape:
+        count *= d
+    return Call(REBUILD, storage or Storage(kind, count), offset, tuple(shape),
+                contiguous(shape) if strides is None else strides, False, collections.OrderedDict())
+
+
+def save(path, content, protocol=2, compression=zipfile.ZIP_STORED, byteorder=b"little"):
+    storages = []
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, obj):
+            if not isinstance(obj, Storage):
+                return None
+            if obj not in storages:
+                storages.append(obj)
+            cls = UNTYPED if obj.kind == "UntypedStorage" else STORAGES[obj.kind]
+            return ("storage", cls, str(storages.index(obj)), "cuda:0", obj.count)
+
+    stream = io.BytesIO()
+    Pickler(stream, protocol).dump(content)
+    with zipfile.ZipFile(path, "w") as archive:
+        def add(name, data):
+            info = zipfile.ZipInfo(f"{path.stem}/{name}")
+            info.compress_type = compression
+            archive.writestr(info, data)
+        add("data.pkl", stream.getvalue())
+        add("byteorder", byteorder)
+        for key, storage in enumerate(storages):
+            add(f"data/{key}", storage.data())
+        add("version", b"3\n")
+
+
+def module(cls, parameters=(), modules=()):
+    obj = cls()
+    obj.training = False
+    obj._parameters = collections.OrderedDict(parameters)
+    obj._buffers = collections.OrderedDict()
+    obj._modules = collections.OrderedDict(modules)
+    return obj
+
+
+def main(folder):
+    state = collections.OrderedDict
+    shapes = {"FloatStorage": (2, 3), "DoubleStorage": (4,), "HalfStorage": (3, 1), "BFloat16Storage": (5,), "LongStorage": (2, 2),
+              "IntStorage": (3,), "ShortStorage": (3,), "CharStorage": (3,), "ByteStorage": (3,), "BoolStorage": (4,)}
+    every_type = state((kind, tensor(shape, kind)) for kind, shape in shapes.items())
+    save(folder / "every_type.pt", every_type)
+    save(folder / "every_type_protocol4.pt", every_type, protocol=4)
+    save(folder / "deflated.pt", every_type, compression=zipfile.ZIP_DEFLATED)
+    save(folder / "big_endian.pt", state(a=tensor((2,))), byteorder=b"big")
+
+    shared = Storage("FloatStorage", 24)
+    save(folder / "views.pt", state([
+        ("whole", tensor((2, 3, 4), storage=shared)),
+        ("permuted", tensor((4, 2, 3), storage=shared, strides=(1, 12, 4))),
+        ("tail", tensor((2, 2), storage=shared, offset=20)),
+        ("every_other", tensor((3,), storage=shared, offset=1, strides=(2,))),
+        ("expanded", tensor((2, 3), storage=shared, offset=5, strides=(0, 0))),
+        ("scalar", tensor((), storage=shared, offset=7)),
+        ("column", tensor((3, 1), storage=shared, strides=(8, 99))),
+        ("empty", tensor((0, 5))),
+        ("sized", Call(REBUILD, shared, 0, Call(SIZE, (2, 2)), (2, 1), False, state())),
+        ("parameter", Call(REBUILD_PARAMETER, tensor((2,)), True, state())),
+        ("untyped", Call(REBUILD_V3, Storage("UntypedStorage", 6), 0, (3,), (1,), False, state(), UINT16, state())),
+    ]))
+
+    config = CONFIG()
+    config.lr = 0.1
+    weights = state([("module.head.weight", tensor((2, 3))), ("module.head.bias", tensor((2,)))])
+    save(folder / "wrapped.pt", {"model": weights, "optimizer": {"state": {0: {"exp_avg": tensor((2, 3))}}, "param_groups": [{"lr": 1e-3}]},
+                                 "epoch": 7, "arch": "vit_tiny", "best": 0.5, "config": config})
+    save(folder / "averaged.pt", {"state_dict": state(w=tensor((2,))), "state_dict_ema": state(w=tensor((3,)))})
+    save(folder / "nested.pt", {"encoder": {"layer": {0: tensor((2,)), 1: {"bias": tensor((1,))}}}, "parts": [tensor((3,)), None]})
+    save(folder / "module.pt", module(SEQUENTIAL, modules=[
+        ("0", module(LINEAR, parameters=[("weight", tensor((2, 3))), ("bias", None)])), ("1", module(LINEAR, parameters=[("weight", tensor((1, 2)))]))]))
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))
