@@ -26,10 +26,14 @@ struct RandomResizedCrop {
 };
 Image random_resized_crop(const Image& image, const RandomResizedCrop& options, Rng rng);
 
-// Brightness, contrast and saturation each scaled by a factor of [1 - x, 1 + x], in random order (as Pillow's
-// ImageEnhance); grey pictures have no saturation.
+// Pillow's ImageEnhance: 0 is black, flat grey (the picture's mean) or colourless; 1 is the picture itself. Factors >= 0.
+Image adjust_brightness(const Image& image, double factor);
+Image adjust_contrast(const Image& image, double factor);
+Image adjust_saturation(const Image& image, double factor);
+
+// Brightness, contrast and saturation, each by a factor of [max(0, 1 - x), 1 + x], in random order; x = 0 leaves one out.
 struct ColorJitter {
-  double brightness = 0.4, contrast = 0.4, saturation = 0.4;
+  double brightness = 0, contrast = 0, saturation = 0;
 };
 Image color_jitter(const Image& image, const ColorJitter& options, Rng rng);
 
@@ -37,27 +41,25 @@ Image color_jitter(const Image& image, const ColorJitter& options, Rng rng);
 // width] is overwritten with zeros or with N(0, 1) noise per pixel.
 enum class EraseFill : uint8_t { kZero, kNoise };
 struct RandomErasing {
-  double probability = 0.25;
+  double probability = 0;
   double area_min = 0.02, area_max = 1.0 / 3.0;
   double ratio_min = 0.3, ratio_max = 1 / 0.3;
   EraseFill fill = EraseFill::kNoise;
 };
 void random_erase(float* chw, int channels, int height, int width, const RandomErasing& options, Rng rng);
 
-// What training does to one picture, in this order: crop, flip, colour; erasing follows the normalisation.
+// What training does to one picture, in this order: crop, flip, colour; then, on the normalised picture, erasing.
 struct Augment {
   enum class Crop : uint8_t { kNone, kPadded, kResized };
   Crop crop = Crop::kNone;
   int padding = 4;                 // kPadded
   RandomResizedCrop resized_crop;  // kResized; its size is replaced by the model's
-  double flip = 0.5;
-  bool jitter = false;
+  double flip = 0.5;               // probability
   ColorJitter color;
-  double erase = 0;  // probability
   RandomErasing erasing;
 };
 
-// The geometric and colour part for a model of height x width; with kNone and kPadded the picture must have been fitted.
+// All but the erasing, for a model of height x width. With kNone and kPadded the picture must have that size already.
 Image augment(const Image& image, const Augment& options, int height, int width, Rng rng);
 
 }  // namespace fovea

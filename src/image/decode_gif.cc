@@ -26,6 +26,7 @@ struct Close {
 };
 
 [[noreturn]] void fail(const Source& source, int error) {
+  if (error == D_GIF_ERR_READ_FAILED || error == D_GIF_ERR_EOF_TOO_SOON) source.fail("GIF", "the file is truncated");
   const char* reason = GifErrorString(error);
   source.fail("GIF", "{}", reason != nullptr ? reason : "the file is broken or truncated");
 }
@@ -80,6 +81,11 @@ Decoded decode_gif(const Source& source) {
   const int width = std::max(gif->SWidth, frame.Left + frame.Width);
   const int height = std::max(gif->SHeight, frame.Top + frame.Height);
   source.check_size("GIF", width, height);
+
+  constexpr size_t kMaxRatio = 4096;  // the longest string a 12-bit code can stand for
+  if (static_cast<size_t>(frame.Width) * static_cast<size_t>(frame.Height) / kMaxRatio > source.bytes.size())
+    source.fail("GIF", "the file is truncated: {}x{} pixels cannot be in {} bytes", frame.Width, frame.Height,
+                source.bytes.size());
 
   Image indices(width, height, 1, static_cast<uint8_t>(std::max(transparent, 0)));
   const auto read_row = [&](int y) {

@@ -22,7 +22,7 @@ struct PngReader {
   int64_t max_pixels = 0;
   uint32_t width = 0, height = 0;
   int bit_depth = 0, color_type = 0, interlace = 0;
-  bool too_large = false, truncated = false;
+  bool too_large = false;
   Palette palette;
   std::vector<uint8_t> samples;      // one row, or the whole picture when it is interlaced
   std::vector<uint8_t*> row_starts;  // interlaced only
@@ -43,10 +43,7 @@ void on_warning(png_structp png, png_const_charp message) {
 
 void on_read(png_structp png, png_bytep to, size_t count) {
   auto& reader = *static_cast<PngReader*>(png_get_io_ptr(png));
-  if (count > reader.rest.size()) {
-    reader.truncated = true;
-    png_error(png, "the file is truncated");
-  }
+  if (count > reader.rest.size()) png_error(png, "the file is truncated");
   std::memcpy(to, reader.rest.data(), count);
   reader.rest = reader.rest.subspan(count);
 }
@@ -111,6 +108,9 @@ bool read_pixels(PngReader& reader) {
   png_read_update_info(png, reader.info);
 
   const size_t row_bytes = png_get_rowbytes(png, reader.info);
+  constexpr size_t kMaxRatio = 8 * 1032;  // unpacking one-bit samples times deflate's best
+  if (row_bytes * reader.height / kMaxRatio > reader.rest.size())
+    png_error(png, "the file is truncated: so many pixels cannot be in so few bytes");
   reader.image = Image(static_cast<int>(reader.width), static_cast<int>(reader.height), 3);
   if (reader.interlace == PNG_INTERLACE_NONE) {
     reader.samples.resize(row_bytes);
@@ -149,7 +149,10 @@ int orientation_of_raw_profile(std::string_view text) {
   std::vector<uint8_t> exif;
   int high = -1;
   for (const char c : text) {
-    const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    const int digit = c >= '0' && c <= '9'   ? c - '0'
+                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                             : -1;
     if (digit < 0) continue;
     if (high >= 0) exif.push_back(static_cast<uint8_t>(high * 16 + digit));
     high = high >= 0 ? -1 : digit;
