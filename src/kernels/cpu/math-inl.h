@@ -27,7 +27,7 @@ using VF = hn::Vec<DF>;
 
 // The first n < lanes elements at p, zeros above; nothing past them is read.
 template <class D>
-HWY_INLINE hn::Vec<D> LoadTail(D d, const float* HWY_RESTRICT p, size_t n) {
+HWY_INLINE hn::Vec<D> LoadTail(D d, const float* p, size_t n) {
 #if HWY_TARGET <= HWY_AVX2
   return hn::MaskedLoad(hn::FirstN(d, n), d, p);
 #else
@@ -39,7 +39,7 @@ HWY_INLINE hn::Vec<D> LoadTail(D d, const float* HWY_RESTRICT p, size_t n) {
 
 // Stores the first n < lanes elements; nothing past them is touched.
 template <class D>
-HWY_INLINE void StoreTail(hn::Vec<D> v, D d, float* HWY_RESTRICT p, size_t n) {
+HWY_INLINE void StoreTail(hn::Vec<D> v, D d, float* p, size_t n) {
 #if HWY_TARGET <= HWY_AVX2
   hn::BlendedStore(v, hn::FirstN(d, n), d, p);
 #else

@@ -1,0 +1,217 @@
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/layer_norm.cc"
+#include "kernels/cpu/isa.h"
+
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "kernels/cpu/loops-inl.h"
+
+#ifndef FOVEA_KERNELS_CPU_LAYER_NORM_ROWS
+#define FOVEA_KERNELS_CPU_LAYER_NORM_ROWS
+namespace fovea {
+
+inline int64_t row_offset(const RowLayout& rows, int64_t row) {
+  if (rows.inner == 1) return row * rows.outer_stride;
+  const int64_t i = row / rows.inner;
+  return i * rows.outer_stride + (row - i * rows.inner) * rows.inner_stride;
+}
+
+}  // namespace fovea
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace fovea::HWY_NAMESPACE::layer_norm_file {
+
+// Rows are taken four at a time, so that their reductions share instructions; a row's bits do not depend on its place.
+constexpr int kGroup = 4;
+using D4 = hn::FixedTag<float, 4>;
+using V4 = hn::Vec<D4>;
+
+template <class D>
+HWY_INLINE V4 Fold(D d, hn::Vec<D> v) {
+  if constexpr (hn::MaxLanes(D()) == 4) {
+    (void)d;
+    return v;
+  } else {
+    const hn::Half<D> half;
+    return Fold(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
+  }
+}
+
+// The sums of four vectors' lanes.
+HWY_INLINE V4 Sums(VF v0, VF v1, VF v2, VF v3) {
+  const DF d;
+  const D4 d4;
+  const V4 a = Fold(d, v0), b = Fold(d, v1), c = Fold(d, v2), e = Fold(d, v3);
+  const V4 ab = hn::Add(hn::InterleaveLower(d4, a, b), hn::InterleaveUpper(d4, a, b));
+  const V4 ce = hn::Add(hn::InterleaveLower(d4, c, e), hn::InterleaveUpper(d4, c, e));
+  return hn::Add(hn::ConcatLowerLower(d4, ce, ab), hn::ConcatUpperUpper(d4, ce, ab));
+}
+
+template <int R>
+HWY_INLINE V4 SumsOf(const VF (&v)[R]) {
+  if constexpr (R == kGroup)
+    return Sums(v[0], v[1], v[2], v[3]);
+  else
+    return Sums(v[0], v[0], v[0], v[0]);
+}
+
+// R rows from `row` on: mean and variance in two passes over the (cached) row, then the output.
+template <int R>
+HWY_INLINE void norm_rows(const LayerNormArgs& a, int64_t row) {
+  const DF d;
+  const D4 d4;
+  const float* x[R];
+  for (int r = 0; r < R; ++r) x[r] = f32(a.x) + row_offset(a.x_rows, row + r);
+
+  VF sum[R];
+  for (int r = 0; r < R; ++r) sum[r] = hn::Zero(d);
+  ForVectors(0, a.channels, [&](int64_t, auto load, auto) {
+    for (int r = 0; r < R; ++r) sum[r] = hn::Add(sum[r], load(x[r]));
+  });
+  const V4 count = hn::Set(d4, static_cast<float>(a.channels));
+  HWY_ALIGN float mean[kGroup], rstd[kGroup];
+  hn::Store(hn::Div(SumsOf(sum), count), d4, mean);
+
+  VF center[R], square[R];
+  for (int r = 0; r < R; ++r) {
+    center[r] = hn::Set(d, mean[r]);
+    square[r] = hn::Zero(d);
+  }
+  int64_t c = 0;
+  for (; c + kLanes <= a.channels; c += kLanes)
+    for (int r = 0; r < R; ++r) {
+      const VF delta = hn::Sub(hn::LoadU(d, x[r] + c), center[r]);
+      square[r] = hn::MulAdd(delta, delta, square[r]);
+    }
+  if (c < a.channels) {
+    const size_t n = static_cast<size_t>(a.channels - c);
+    for (int r = 0; r < R; ++r) {
+      const VF delta = hn::IfThenElseZero(hn::FirstN(d, n), hn::Sub(LoadTail(d, x[r] + c, n), center[r]));
+      square[r] = hn::MulAdd(delta, delta, square[r]);
+    }
+  }
+  const V4 variance = hn::Div(SumsOf(square), count);
+  const V4 epsilon = hn::Set(d4, static_cast<float>(a.epsilon));
+  hn::Store(hn::Div(hn::Set(d4, 1.0f), hn::Sqrt(hn::Add(variance, epsilon))), d4, rstd);
+
+  for (int r = 0; r < R; ++r) {
+    if (a.mean) f32(a.mean)[row + r] = mean[r];
+    if (a.rstd) f32(a.rstd)[row + r] = rstd[r];
+  }
+  if (!a.y) return;
+
+  float* y[R];
+  VF scale[R];
+  for (int r = 0; r < R; ++r) {
+    y[r] = f32(a.y) + row_offset(a.y_rows, row + r);
+    scale[r] = hn::Set(d, rstd[r]);
+  }
+  ForVectors(0, a.channels, [&](int64_t, auto load, auto store) {
+    const VF gamma = a.gamma ? load(f32(a.gamma)) : hn::Set(d, 1.0f);
+    const VF beta = a.beta ? load(f32(a.beta)) : hn::Zero(d);
+    for (int r = 0; r < R; ++r) {
+      const VF normal = hn::Mul(hn::Sub(load(x[r]), center[r]), scale[r]);
+      store(hn::MulAdd(normal, gamma, beta), y[r]);
+    }
+  });
+}
+
+void layer_norm(const LayerNormArgs& a, Context& context) {
+  const int64_t rows = a.x_rows.rows();
+  parallel_for(context, (rows + kGroup - 1) / kGroup, kGroup * a.channels, [&](int64_t begin, int64_t end) {
+    int64_t row = begin * kGroup;
+    const int64_t last = std::min(end * kGroup, rows);
+    for (; row + kGroup <= last; row += kGroup) norm_rows<kGroup>(a, row);
+    for (; row < last; ++row) norm_rows<1>(a, row);
+  });
+}
+
+// With n = (x - mean) rstd and g = dy gamma:
+// dx = rstd (g - mean(g) - n mean(g n)), dgamma += sum dy n, dbeta += sum dy.
+template <int R>
+HWY_INLINE void backward_rows(const LayerNormBackwardArgs& a, int64_t row, float* dgamma, float* dbeta) {
+  const DF d;
+  const D4 d4;
+  const float *x[R], *dy[R];
+  float* dx[R];
+  VF center[R], scale[R], sum_g[R], sum_gn[R];
+  for (int r = 0; r < R; ++r) {
+    x[r] = f32(a.x) + row_offset(a.x_rows, row + r);
+    dy[r] = f32(a.dy) + row_offset(a.dy_rows, row + r);
+    dx[r] = f32(a.dx) + row_offset(a.dx_rows, row + r);
+    center[r] = hn::Set(d, f32(a.mean)[row + r]);
+    scale[r] = hn::Set(d, f32(a.rstd)[row + r]);
+    sum_g[r] = sum_gn[r] = hn::Zero(d);
+  }
+  ForVectors(0, a.channels, [&](int64_t, auto load, auto store) {  // dy is zero past a partial vector, and so is g
+    const VF gamma = a.gamma ? load(f32(a.gamma)) : hn::Set(d, 1.0f);
+    VF column_gamma = dgamma ? load(dgamma) : hn::Zero(d);
+    VF column_beta = dbeta ? load(dbeta) : hn::Zero(d);
+    for (int r = 0; r < R; ++r) {
+      const VF n = hn::Mul(hn::Sub(load(x[r]), center[r]), scale[r]);
+      const VF up = load(dy[r]);
+      const VF g = hn::Mul(up, gamma);
+      sum_g[r] = hn::Add(sum_g[r], g);
+      sum_gn[r] = hn::MulAdd(g, n, sum_gn[r]);
+      column_gamma = hn::MulAdd(up, n, column_gamma);
+      column_beta = hn::Add(column_beta, up);
+    }
+    if (dgamma) store(column_gamma, dgamma);
+    if (dbeta) store(column_beta, dbeta);
+  });
+  const V4 count = hn::Set(d4, static_cast<float>(a.channels));
+  HWY_ALIGN float mean_g[kGroup], mean_gn[kGroup];
+  hn::Store(hn::Div(SumsOf(sum_g), count), d4, mean_g);
+  hn::Store(hn::Div(SumsOf(sum_gn), count), d4, mean_gn);
+  VF all_g[R], all_gn[R];
+  for (int r = 0; r < R; ++r) {
+    all_g[r] = hn::Set(d, mean_g[r]);
+    all_gn[r] = hn::Set(d, mean_gn[r]);
+  }
+  ForVectors(0, a.channels, [&](int64_t, auto load, auto store) {
+    const VF gamma = a.gamma ? load(f32(a.gamma)) : hn::Set(d, 1.0f);
+    for (int r = 0; r < R; ++r) {
+      const VF n = hn::Mul(hn::Sub(load(x[r]), center[r]), scale[r]);
+      const VF rest = hn::NegMulAdd(n, all_gn[r], hn::Sub(hn::Mul(load(dy[r]), gamma), all_g[r]));
+      store(a.accumulate_dx ? hn::MulAdd(scale[r], rest, load(dx[r])) : hn::Mul(scale[r], rest), dx[r]);
+    }
+  });
+}
+
+void layer_norm_backward(const LayerNormBackwardArgs& a, Context& context) {
+  const RowChunks chunks(a.x_rows.rows());
+  ArenaScope scope(context.scratch());
+  const int64_t partial = chunks.count * a.channels;
+  float* dgamma = a.dgamma ? context.scratch().take<float>(partial) : nullptr;
+  float* dbeta = a.dbeta ? context.scratch().take<float>(partial) : nullptr;
+  parallel_for(context, chunks.count, chunks.size * a.channels, [&](int64_t begin, int64_t end) {
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      float* chunk_dgamma = dgamma ? dgamma + chunk * a.channels : nullptr;
+      float* chunk_dbeta = dbeta ? dbeta + chunk * a.channels : nullptr;
+      if (dgamma) std::fill_n(chunk_dgamma, a.channels, 0.0f);
+      if (dbeta) std::fill_n(chunk_dbeta, a.channels, 0.0f);
+      int64_t row = chunks.begin(chunk);
+      const int64_t last = chunks.end(chunk);
+      for (; row + kGroup <= last; row += kGroup) backward_rows<kGroup>(a, row, chunk_dgamma, chunk_dbeta);
+      for (; row < last; ++row) backward_rows<1>(a, row, chunk_dgamma, chunk_dbeta);
+    }
+  });
+  if (dgamma) AddPartials(chunks.count, a.channels, dgamma, f32(a.dgamma));
+  if (dbeta) AddPartials(chunks.count, a.channels, dbeta, f32(a.dbeta));
+}
+
+void fill(KernelTable& t) {
+  t.layer_norm = layer_norm;
+  t.layer_norm_backward = layer_norm_backward;
+}
+
+}  // namespace fovea::HWY_NAMESPACE::layer_norm_file
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace fovea {
+void fill_layer_norm(KernelTable& t, Isa isa) { FOVEA_FILL(t, isa, layer_norm_file); }
+}  // namespace fovea
+#endif
