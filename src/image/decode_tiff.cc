@@ -15,7 +15,8 @@ namespace {
 struct Input {
   std::span<const uint8_t> bytes;
   size_t at = 0;
-  std::string message;  // libtiff's first complaint
+  std::string message;        // libtiff's first complaint
+  bool palette_lost = false;  // it would go on in grey
 };
 
 Input& input_of(thandle_t handle) { return *static_cast<Input*>(handle); }
@@ -46,7 +47,12 @@ int on_error(TIFF*, void* user, const char*, const char* format, va_list args) {
   return 1;  // not for the process-wide handler
 }
 
-int on_warning(TIFF*, void*, const char*, const char*, va_list) { return 1; }
+int on_warning(TIFF*, void* user, const char*, const char* format, va_list args) {
+  char text[256];
+  std::vsnprintf(text, sizeof(text), format, args);
+  if (std::strstr(text, "ColorMap") != nullptr) static_cast<Input*>(user)->palette_lost = true;
+  return 1;
+}
 
 struct Close {
   void operator()(TIFF* tiff) const { TIFFClose(tiff); }
@@ -277,9 +283,10 @@ void read_as_rgba(TIFF* tiff, const Source& source, const Input& input, Image& i
 }  // namespace
 
 Decoded decode_tiff(const Source& source) {
-  Input input{source.bytes, 0, {}};
+  Input input{source.bytes, 0, {}, false};
   const Handle tiff = open(input);
   if (tiff == nullptr) fail(source, input);
+  if (input.palette_lost) source.fail("TIFF", "its palette is truncated or broken");
   Layout layout = layout_of(tiff.get(), source);
   if (layout.compression == COMPRESSION_OJPEG) layout.photometric = PHOTOMETRIC_YCBCR;
   const int colors = color_samples(layout);

@@ -1,5 +1,5 @@
-// Two passes with 22-bit fixed-point weights, horizontal first, rounded to 8 bits after each: the arithmetic that
-// Pillow's 8-bit images see (Pillow, "Concepts: filters"; src/libImaging/Resample.c).
+// Two passes with 22-bit fixed-point weights, rounded to 8 bits after each: the arithmetic that Pillow's 8-bit images see
+// (Pillow, "Concepts: filters"; src/libImaging/Resample.c).
 #include "image/resize.h"
 
 #include <algorithm>
@@ -311,24 +311,28 @@ Image resize(const Image& image, int width, int height, Interpolation interpolat
   const Filter filter = filter_of(interpolation);
   const bool across = width != image.width || box.left != 0 || box.right != out_width;
   const bool down = height != image.height || box.top != 0 || box.bottom != out_height;
-  const Taps vertical = taps_of(filter, image.height, box.top, box.bottom, height);
-  const int first_row = vertical.first.front();
-  const int last_row = vertical.first.back() + vertical.count.back();
+  // As Pillow does since version 13: when the height shrinks by far more pixels than the width, rows are merged first.
+  const int64_t shrink_x = image.width - width, shrink_y = image.height - height;
+  const bool columns_first = shrink_y <= 0 || shrink_y <= 2 * shrink_x;
+  const auto run_across = [&](const Image& in, int first_row, int rows) {
+    const Taps taps = taps_of(filter, in.width, box.left, box.right, width);
+    Image out(width, rows, in.channels);
+    std::vector<uint8_t> columns(static_cast<size_t>(in.width) * kLanes);
+    passes.horizontal(in, taps, first_row, out, columns.data());
+    return out;
+  };
+  if (!down) return across ? run_across(image, 0, height) : image;
 
-  // Only the rows that the vertical pass reads go through the horizontal one.
-  Image columns_done;
-  if (across) {
-    const Taps horizontal = taps_of(filter, image.width, box.left, box.right, width);
-    columns_done = Image(width, last_row - first_row, image.channels);
-    std::vector<uint8_t> columns(static_cast<size_t>(image.width) * kLanes);
-    passes.horizontal(image, horizontal, first_row, columns_done, columns.data());
-    if (!down) return columns_done;
-  }
-  if (!down) return image;
-  Image out(width, height, image.channels);
-  const Image& rows = across ? columns_done : image;
-  passes.vertical(rows.pixels.data(), rows.row_bytes(), vertical, across ? first_row : 0, out.pixels.data());
-  return out;
+  const Taps taps = taps_of(filter, image.height, box.top, box.bottom, height);
+  const auto run_down = [&](const Image& in, int first_row) {
+    Image out(in.width, height, in.channels);
+    passes.vertical(in.pixels.data(), in.row_bytes(), taps, first_row, out.pixels.data());
+    return out;
+  };
+  if (!across) return run_down(image, 0);
+  if (!columns_first) return run_across(run_down(image, 0), 0, height);
+  const int first_row = taps.first.front();  // only the rows that the second pass reads go through the first one
+  return run_down(run_across(image, first_row, taps.first.back() + taps.count.back() - first_row), first_row);
 }
 
 }  // namespace fovea

@@ -1,4 +1,6 @@
-// Resizing with the same bytes as Pillow's Image.resize (8-bit, antialiased: the filter widens when the picture shrinks).
+// Resizing with the same bytes as Pillow 13's Image.resize (8-bit, antialiased: the filter widens when the picture
+// shrinks). Earlier versions of Pillow always merge columns first, which can differ by one where a picture's height shrinks
+// by more than twice as many pixels as its width.
 #pragma once
 
 #include <string_view>

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <string>
 
 #include "fovea/error.h"
 #include "image/transforms.h"
@@ -51,12 +52,12 @@ TEST(Augment, FlipHappensWithItsProbability) {
 
 TEST(Augment, PaddedCropReachesEveryOffset) {
   const Image image = numbered(6, 4);
-  std::set<std::vector<uint8_t>> seen;
+  std::set<std::string> seen;
   for (uint64_t i = 0; i < 500; ++i) {
     const Image out = random_crop(image, 4, 6, 1, Rng(2, i));
     EXPECT_EQ(out.width, 6);
     EXPECT_EQ(out.height, 4);
-    seen.insert(out.pixels);
+    seen.insert(testing::crc_of(out));
   }
   EXPECT_EQ(seen.size(), 9u);  // 3 x 3 offsets
   EXPECT_THROW(random_crop(image, 7, 6, 1, Rng(0)), Error);
