@@ -198,7 +198,8 @@ void convert_row(const Layout& l, const uint8_t* row, size_t width, uint8_t* rgb
           break;
         }
         uint8_t rgba[4] = {};
-        for (size_t c = 0; c < std::min<size_t>(4, l.samples); ++c) rgba[c] = byte_sample(row, first + c, l.bits);
+        for (size_t c = 0; c < 3; ++c) rgba[c] = byte_sample(row, first + c, l.bits);
+        if (l.samples > 3) rgba[3] = byte_sample(row, first + 3, l.bits);
         if (l.samples > 3 && l.extra == EXTRASAMPLE_ASSOCALPHA)
           put_unpremultiplied(rgb, rgba);
         else

@@ -105,130 +105,42 @@ Taps taps_of(const Filter& filter, int in_size, float in0, float in1, int out_si
 }
 
 using Lanes32 = int32_t __attribute__((vector_size(64)));
+using Lanes16 = uint16_t __attribute__((vector_size(32)));
 using Lanes8 = uint8_t __attribute__((vector_size(16)));
 
-// Functions on which the kernels below are built must be inlined: a call would cross instruction sets.
-#define FOVEA_INLINE __attribute__((always_inline)) inline
+namespace baseline {
+#define FOVEA_TARGET
+#include "image/resize_passes.inc"
+#undef FOVEA_TARGET
+}  // namespace baseline
 
-FOVEA_INLINE Lanes32 load(const uint8_t* p) {
-  Lanes8 bytes;
-  std::memcpy(&bytes, p, sizeof(bytes));
-  return __builtin_convertvector(bytes, Lanes32);
-}
+#if defined(__x86_64__)
+namespace avx2 {
+#define FOVEA_TARGET __attribute__((target("avx2")))
+#include "image/resize_passes.inc"
+#undef FOVEA_TARGET
+}  // namespace avx2
 
-FOVEA_INLINE void store(Lanes32 sum, uint8_t* p) {
-  sum >>= kPrecisionBits;
-  sum &= ~(sum >> 31);
-  const Lanes32 over = sum > 255;
-  sum = (sum & ~over) | (over & 255);
-  const Lanes8 bytes = __builtin_convertvector(sum, Lanes8);
-  std::memcpy(p, &bytes, sizeof(bytes));
-}
-
-// out[l] = round(sum over t of weights[t] * in[t * stride + l]) for kLanes values of l.
-FOVEA_INLINE void weighted_sum(const uint8_t* in, size_t stride, const int32_t* weights, int count, uint8_t* out) {
-  const Lanes32 half = Lanes32{} + (1 << (kPrecisionBits - 1));
-  Lanes32 a = half, b = half, c = half;
-  for (int t = 0; t < count; ++t, in += stride) {
-    const int32_t w = weights[t];
-    a += load(in) * w;
-    b += load(in + 16) * w;
-    c += load(in + 32) * w;
-  }
-  store(a, out);
-  store(b, out + 16);
-  store(c, out + 32);
-}
-
-// Output row y of the vertical pass, from rows of `row_bytes`.
-FOVEA_INLINE void vertical_rows(const uint8_t* in, size_t row_bytes, const Taps& taps, int first_row, uint8_t* out) {
-  uint8_t padded[kLanes];
-  for (size_t y = 0; y < taps.first.size(); ++y, out += row_bytes) {
-    const uint8_t* rows = in + static_cast<size_t>(taps.first[y] - first_row) * row_bytes;
-    const int32_t* weights = taps.weights.data() + y * static_cast<size_t>(taps.stride);
-    size_t x = 0;
-    for (; x + kLanes <= row_bytes; x += kLanes) weighted_sum(rows + x, row_bytes, weights, taps.count[y], out + x);
-    if (x == row_bytes) continue;
-    if (row_bytes >= kLanes) {  // the last full step again, shifted left so that it ends with the row
-      weighted_sum(rows + row_bytes - kLanes, row_bytes, weights, taps.count[y], padded);
-      std::memcpy(out + x, padded + (kLanes - (row_bytes - x)), row_bytes - x);
-      continue;
-    }
-    for (; x < row_bytes; ++x) {
-      int32_t sum = 1 << (kPrecisionBits - 1);
-      for (int t = 0; t < taps.count[y]; ++t) sum += rows[static_cast<size_t>(t) * row_bytes + x] * weights[t];
-      out[x] = static_cast<uint8_t>(std::clamp(sum >> kPrecisionBits, 0, 255));
-    }
-  }
-}
-
-// Columns of kLanes / channels rows side by side, so that the horizontal pass becomes a vertical one. `columns` holds
-// [in.width, kLanes] samples.
-template <int kChannels>
-FOVEA_INLINE void horizontal_rows(const Image& in, const Taps& taps, int first_row, Image& out, uint8_t* columns) {
-  constexpr int kRows = kLanes / kChannels;
-  uint8_t sums[kLanes];
-  for (int y0 = 0; y0 < out.height; y0 += kRows) {
-    const int rows = std::min(kRows, out.height - y0);
-    for (int r = 0; r < rows; ++r) {
-      const uint8_t* p = in.row(first_row + y0 + r);
-      uint8_t* q = columns + r * kChannels;
-      for (int x = 0; x < in.width; ++x, p += kChannels, q += kLanes)
-        for (int c = 0; c < kChannels; ++c) q[c] = p[c];
-    }
-    for (int x = 0; x < out.width; ++x) {
-      const auto i = static_cast<size_t>(x);
-      weighted_sum(columns + static_cast<size_t>(taps.first[i]) * kLanes, kLanes,
-                   taps.weights.data() + i * static_cast<size_t>(taps.stride), taps.count[i], sums);
-      uint8_t* q = out.row(y0) + i * kChannels;
-      for (int r = 0; r < rows; ++r, q += out.row_bytes())
-        for (int c = 0; c < kChannels; ++c) q[c] = sums[r * kChannels + c];
-    }
-  }
-}
-
-FOVEA_INLINE void horizontal_any(const Image& in, const Taps& taps, int first_row, Image& out, uint8_t* columns) {
-  if (in.channels == 3)
-    horizontal_rows<3>(in, taps, first_row, out, columns);
-  else
-    horizontal_rows<1>(in, taps, first_row, out, columns);
-}
+namespace avx512 {
+#define FOVEA_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
+#include "image/resize_passes.inc"
+#undef FOVEA_TARGET
+}  // namespace avx512
+#endif
 
 struct Passes {
   void (*horizontal)(const Image& in, const Taps& taps, int first_row, Image& out, uint8_t* columns);
   void (*vertical)(const uint8_t* in, size_t row_bytes, const Taps& taps, int first_row, uint8_t* out);
 };
 
-#if defined(__x86_64__)
-#define FOVEA_PASSES(suffix, target_options)                                                                      \
-  __attribute__((target(target_options))) void horizontal_##suffix(const Image& in, const Taps& taps, int first_row, \
-                                                                   Image& out, uint8_t* columns) {                 \
-    horizontal_any(in, taps, first_row, out, columns);                                                            \
-  }                                                                                                               \
-  __attribute__((target(target_options))) void vertical_##suffix(const uint8_t* in, size_t row_bytes,              \
-                                                                 const Taps& taps, int first_row, uint8_t* out) {  \
-    vertical_rows(in, row_bytes, taps, first_row, out);                                                           \
-  }
-FOVEA_PASSES(avx512, "avx512f,avx512bw,avx512vl,avx512dq,avx2")
-FOVEA_PASSES(avx2, "avx2")
-#undef FOVEA_PASSES
-#endif
-
-void horizontal_baseline(const Image& in, const Taps& taps, int first_row, Image& out, uint8_t* columns) {
-  horizontal_any(in, taps, first_row, out, columns);
-}
-void vertical_baseline(const uint8_t* in, size_t row_bytes, const Taps& taps, int first_row, uint8_t* out) {
-  vertical_rows(in, row_bytes, taps, first_row, out);
-}
-
 Passes passes_of_machine() {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512dq"))
-    return {horizontal_avx512, vertical_avx512};
-  if (__builtin_cpu_supports("avx2")) return {horizontal_avx2, vertical_avx2};
+    return {avx512::horizontal_any, avx512::vertical_rows};
+  if (__builtin_cpu_supports("avx2")) return {avx2::horizontal_any, avx2::vertical_rows};
 #endif
-  return {horizontal_baseline, vertical_baseline};
+  return {baseline::horizontal_any, baseline::vertical_rows};
 }
 
 // The nearest source position of each output position, or -1 outside the picture; positions are summed up step by step.
