@@ -68,7 +68,8 @@ constexpr std::string_view kPageCss =
     ".facts .why{color:var(--soft);font-size:.875rem}"
     ".cm td,.cm th{border:1px solid var(--page);padding:3px "
     "5px;text-align:center;font-size:.8rem;vertical-align:middle}"
-    ".cm td{min-width:2.9em;background:var(--panel)}.cm tbody th{text-align:right;position:sticky;left:0;"
+    ".cm td{white-space:nowrap;min-width:2.9em;background:var(--panel)}.cm tbody "
+    "th{text-align:right;position:sticky;left:0;"
     "background:var(--page);min-width:5em;max-width:11em;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}"
     ".cm thead th{vertical-align:bottom;font-weight:600}.cm .v{writing-mode:vertical-rl;transform:rotate(180deg);"
     "max-height:9em;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;text-align:left;margin:0 "
@@ -82,7 +83,7 @@ constexpr std::string_view kPageCss =
     "code{font-family:ui-monospace,\"DejaVu Sans Mono\",monospace;font-size:.9em}"
     "@media(max-width:640px){main{padding:16px 14px 48px}h1{font-size:1.4rem}.result{font-size:1.1rem}"
     ".facts div{grid-template-columns:1fr}.shots{grid-template-columns:repeat(auto-fill,minmax(130px,1fr))}"
-    "td:not(.n){overflow-wrap:anywhere;min-width:6em}"
+    "table:not(.cm) td:not(.n){overflow-wrap:anywhere;min-width:6em}"
     ".cm td,.cm th{padding:2px 3px;font-size:.72rem}.cm td{min-width:2.2em}.cm tbody th{max-width:8em}}"
     "@media print{.tall{max-height:none}h2{break-after:avoid}figure{break-inside:avoid}}";
 
