@@ -1,0 +1,304 @@
+// Grouped softmax attention, forward. A task is a chunk of a group's queries for one head and batch element: it packs the
+// queries once, then goes over the group's keys block by block with a streaming softmax (Dao et al. 2022, 2205.14135,
+// section 3.1), six rows at a time, so that scores never leave the first-level cache. Most groups are one block.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/grouped_attention.cc"
+#include "kernels/cpu/grouped_attention.h"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+#include <hwy/contrib/math/math-inl.h>
+#include "kernels/cpu/grouped_attention_block-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fovea::HWY_NAMESPACE::grouped_attention_file {
+
+namespace {
+
+using namespace grouped_attention_tile;  // NOLINT: one kernel, two files
+
+constexpr int32_t kChunkQueries = 128;
+
+// Scores up to 2^24 around the reference point of a row are summed as they are; others move the point to the maximum.
+constexpr float kSafeExponent = 24.0f;
+
+struct Workspace {
+  int32_t* codes;   // (kChunkQueries)
+  int32_t* labels;
+  float *max, *sum, *lse;  // the row's reference point, sum of 2^(score - max), and result
+  float *q, *out;   // (kChunkQueries, width)
+  float* s;         // (kTileRows, kMaxBlockKeys)
+  float* v;         // (block keys, width)
+  KeyBlock block;
+  int32_t block_keys;
+
+  Workspace(Cutter cutter, int32_t keys, int64_t head_dim, int64_t width)
+      : codes(cutter.take<int32_t>(kChunkQueries)),
+        labels(cutter.take<int32_t>(kChunkQueries)),
+        max(cutter.take<float>(kChunkQueries)),
+        sum(cutter.take<float>(kChunkQueries)),
+        lse(cutter.take<float>(kChunkQueries)),
+        q(cutter.take<float>(kChunkQueries * width)),
+        out(cutter.take<float>(kChunkQueries * width)),
+        s(cutter.take<float>(kTileRows * kMaxBlockKeys)),
+        v(cutter.take<float>(keys * width)),
+        block(cutter, keys, head_dim),
+        block_keys(keys) {}
+  static int64_t bytes(int32_t keys, int64_t head_dim, int64_t width) {
+    return 2 * Cutter::bytes<int32_t>(kChunkQueries) + 3 * Cutter::bytes<float>(kChunkQueries) +
+           2 * Cutter::bytes<float>(kChunkQueries * width) + Cutter::bytes<float>(kTileRows * kMaxBlockKeys) +
+           Cutter::bytes<float>(keys * width) + KeyBlock::bytes(keys, head_dim);
+  }
+};
+
+// Rows [r, r + rows) of scores become 2^(score - max); sums and, where the reference point moves, outputs follow.
+void softmax_tile(Workspace& w, int64_t width, int32_t r, int32_t rows, Seen seen) {
+  const D d;
+  V most[kTileRows];
+  V up = hn::Set(d, kNegInf), low = hn::Set(d, -kNegInf);
+  bool fresh = true, safe = true;
+  for (int32_t i = 0; i < rows; ++i) {
+    const float* s = w.s + i * kMaxBlockKeys;
+    V m = hn::Load(d, s + seen.begin * kLanes);
+    for (int32_t j = seen.begin + 1; j < seen.end; ++j) m = hn::Max(m, hn::Load(d, s + j * kLanes));
+    most[i] = m;
+    up = hn::Max(up, m);
+    low = hn::Min(low, m);
+    const float point = w.max[r + i];
+    fresh = fresh && point == kNegInf;
+    safe = safe && hn::AllTrue(d, hn::Le(m, hn::Set(d, point + kSafeExponent)));
+  }
+  // Neither too large anywhere nor too small everywhere (one lane will do as the witness): zero is a fine point.
+  if (fresh && hn::AllTrue(d, hn::Le(up, hn::Set(d, kSafeExponent))) &&
+      !hn::AllFalse(d, hn::Ge(low, hn::Set(d, -kSafeExponent)))) {
+    for (int32_t i = 0; i < rows; ++i) w.max[r + i] = 0.0f;
+    safe = true;
+  }
+  if (!safe) {
+    for (int32_t i = 0; i < rows; ++i) {
+      float& point = w.max[r + i];
+      const float m = max_of_lanes(most[i]);
+      if (!(m > point)) continue;
+      const float factor = point == kNegInf ? 0.0f : exp2(point - m);
+      point = m;
+      w.sum[r + i] *= factor;
+      float* o = w.out + (r + i) * width;
+      for (int64_t j = 0; j < width; j += kLanes) hn::Store(hn::Mul(hn::Load(d, o + j), hn::Set(d, factor)), d, o + j);
+    }
+  }
+  for (int32_t i = 0; i < rows; ++i) {
+    float* s = w.s + i * kMaxBlockKeys;
+    const V point = hn::Set(d, w.max[r + i] == kNegInf ? 0.0f : w.max[r + i]);
+    V sum = hn::Zero(d);
+    for (int32_t j = seen.begin; j < seen.end; ++j) {
+      const V e = exp2(d, hn::Sub(hn::Load(d, s + j * kLanes), point));
+      hn::Store(e, d, s + j * kLanes);
+      sum = hn::Add(sum, e);
+    }
+    w.sum[r + i] += sum_of_lanes(sum);
+  }
+}
+
+// Outputs (not yet divided by sums) and row statistics of query slots [begin, end) of a group.
+void attend(const Call& call, Workspace& w, const TokenGroups::Group& group, int64_t b, int64_t h, int32_t begin, int32_t end) {
+  const GroupedAttentionArgs& a = call.a;
+  const int32_t n = end - begin;
+  if (n == 0) return;
+  plan::SlotCursor query_cursor(call.groups, group.query_runs);
+  query_cursor.skip(begin);
+  query_cursor.read(n, w.codes);
+  const Rows q_rows(a.q, {}, nullptr, a.head_dim, b, h);
+  const float factor = call.scale(h) * kLog2E;
+  for (int32_t i = 0; i < n; ++i) pack_row(q_rows.row(w.codes[i]), a.head_dim, factor, w.q + i * call.width);
+  std::fill_n(w.out, n * call.width, 0.0f);
+  std::fill_n(w.max, n, kNegInf);
+  std::fill_n(w.sum, n, 0.0f);
+  const Queries queries{w.q, w.codes, call.labels ? call.groups.query_labels.data() + group.query_slot + begin : nullptr};
+  const plan::RowBounds bounds = plan::bounds_of(w.codes, n);
+  const int64_t shift = call.groups.rule.query_position_shift;
+
+  const Rows k_rows(a.k, a.memory_k, a.pad_k, a.head_dim, b, h), v_rows(a.v, a.memory_v, a.pad_v, a.head_dim, b, h);
+  plan::SlotCursor key_cursor(call.groups, group.key_runs);
+  const plan::Pieces blocks(call.vectors(group.keys), w.block_keys / kLanes);
+  const plan::Pieces tiles(n, kTileRows);
+  for (int32_t block = 0; block < blocks.pieces && group.keys > 0; ++block) {
+    const int32_t keys = std::min(blocks.begin(block + 1) * kLanes, group.keys) - blocks.begin(block) * kLanes;
+    if (call.positions && (bounds.min > bounds.max || plan::sight(call.groups.rule, bounds.min + shift, bounds.max + shift,
+                                                                  key_cursor.bounds(keys)) == plan::Sight::kNone)) {
+      key_cursor.skip(keys);
+      continue;
+    }
+    w.block.load(call, group, key_cursor, blocks.begin(block), blocks.begin(block + 1), k_rows, b);
+    for (int32_t i = 0; i < keys; ++i) pack_row(v_rows.row(w.block.codes[i]), a.head_dim, 1.0f, w.v + i * call.width);
+    for (int32_t tile = 0; tile < tiles.pieces; ++tile) {
+      const int32_t r = tiles.begin(tile), rows = tiles.begin(tile + 1) - r;
+      const Seen seen = score_tile(call, group, w.block, queries, begin, r, rows, b, h, w.s, kMaxBlockKeys);
+      if (seen.empty()) continue;
+      softmax_tile(w, call.width, r, rows, seen);
+      float* o = w.out + r * call.width;
+      const int64_t from = seen.begin * kLanes, to = std::min(seen.end * kLanes, w.block.count);
+      product(false, rows, static_cast<int32_t>(call.width / kLanes),
+              {.a = w.s + from, .a_stride = kMaxBlockKeys, .b = w.v + from * call.width, .b_stride = call.width,
+               .depth = to - from, .init = o, .init_stride = call.width, .c = o, .c_stride = call.width});
+    }
+  }
+}
+
+// lse = ln 2 * (max + log2 sum).
+void log_sum_exp(const Workspace& w, int32_t n) {
+  const D d;
+  for (int32_t i = n; i < static_cast<int32_t>(plan::round_up(n, kLanes)); ++i) w.sum[i] = w.max[i] = 1.0f;
+  for (int32_t i = 0; i < n; i += kLanes) {
+    const V max = hn::Load(d, w.max + i), sum = hn::Load(d, w.sum + i);
+    const V none = hn::Set(d, kNegInf);
+    const V lse = hn::Mul(hn::Set(d, kLn2), hn::Add(max, hn::Log2(d, sum)));
+    hn::Store(hn::IfThenElse(hn::Eq(max, none), none, lse), d, w.lse + i);
+  }
+}
+
+// row (head_dim) = row * keep + factor * o.
+void mix_row(float* HWY_RESTRICT row, float keep, const float* HWY_RESTRICT o, float factor, int64_t head_dim) {
+  const D d;
+  const V k = hn::Set(d, keep), f = hn::Set(d, factor);
+  for_vectors(
+      head_dim,
+      [&](int64_t i) HWY_ATTR { hn::StoreU(hn::MulAdd(hn::LoadU(d, row + i), k, hn::Mul(f, hn::Load(d, o + i))), d, row + i); },
+      [&](int64_t i, int32_t n) HWY_ATTR {
+        store_partial(hn::MulAdd(load_partial(row + i, n), k, hn::Mul(f, hn::Load(d, o + i))), row + i, n);
+      });
+}
+
+void scale_row(float* HWY_RESTRICT row, const float* HWY_RESTRICT o, float factor, int64_t head_dim) {
+  const D d;
+  const V f = hn::Set(d, factor);
+  for_vectors(
+      head_dim, [&](int64_t i) HWY_ATTR { hn::StoreU(hn::Mul(f, hn::Load(d, o + i)), d, row + i); },
+      [&](int64_t i, int32_t n) HWY_ATTR { store_partial(hn::Mul(f, hn::Load(d, o + i)), row + i, n); });
+}
+
+// Hands the results of query slots [begin, begin + n) over. Every row once (kAssign), or added (kMean), or merged by the
+// log-sum-exp of what the row has so far, row_lse (queries).
+void deliver(const Call& call, const Workspace& w, const TokenGroups::Group& group, int64_t b, int64_t h, int32_t begin,
+             int32_t n, float* row_lse) {
+  const GroupedAttentionArgs& a = call.a;
+  float* out = static_cast<float*>(a.out.data) + b * a.out.batch_stride + h * a.out.head_stride;
+  float* lse = a.lse ? static_cast<float*>(a.lse) + (b * a.heads + h) * call.groups.query_slots + group.query_slot + begin
+                     : nullptr;
+  if (lse || row_lse) log_sum_exp(w, n);
+  for (int32_t i = 0; i < n; ++i) {
+    const bool token = plan::is_token(w.codes[i]);
+    if (lse) lse[i] = token ? w.lse[i] : kNegInf;
+    if (!token) continue;
+    float* row = out + w.codes[i] * a.out.token_stride;
+    const float* o = w.out + i * call.width;
+    const float inverse = w.max[i] == kNegInf ? 0.0f : 1.0f / w.sum[i];
+    switch (call.groups.reduction) {
+      case Reduction::kAssign: scale_row(row, o, inverse, a.head_dim); break;
+      case Reduction::kMean: mix_row(row, 1.0f, o, inverse, a.head_dim); break;
+      case Reduction::kMergeLse: {
+        float& total = row_lse[w.codes[i]];
+        if (w.lse[i] == kNegInf) break;
+        const float max = std::max(total, w.lse[i]);
+        const float keep = std::exp(total - max), add = std::exp(w.lse[i] - max);
+        mix_row(row, keep / (keep + add), o, inverse * add / (keep + add), a.head_dim);
+        total = max + std::log(keep + add);
+        break;
+      }
+    }
+  }
+}
+
+void zero_rows(const Call& call, int64_t b, int64_t h) {
+  const GroupedAttentionArgs& a = call.a;
+  float* out = static_cast<float*>(a.out.data) + b * a.out.batch_stride + h * a.out.head_stride;
+  for (int64_t n = 0; n < a.queries; ++n) std::fill_n(out + n * a.out.token_stride, a.head_dim, 0.0f);
+}
+
+void grouped_attention(const GroupedAttentionArgs& a, Context& ctx) {
+  if (a.batch == 0 || a.heads == 0 || a.queries == 0) return;
+  ArenaScope scope(ctx.scratch());
+  Call call(a);
+  const TokenGroups& groups = call.groups;
+  prepare_bias(call, ctx);
+  const int32_t block_keys =
+      std::max(kLanes, static_cast<int32_t>(plan::round_up(std::min(groups.max_keys, kMaxBlockKeys), kLanes)));
+  const int64_t bytes = Workspace::bytes(block_keys, a.head_dim, call.width);
+  char* memory = ctx.scratch().take<char>(bytes * ctx.pool().threads());
+  const auto workspace = [&](int thread) {
+    return Workspace(Cutter(memory + thread * bytes), block_keys, a.head_dim, call.width);
+  };
+  if (a.lse && groups.ranges.size() > 1)
+    std::fill_n(static_cast<float*>(a.lse), a.batch * a.heads * groups.query_slots, kNegInf);
+
+  if (groups.reduction == Reduction::kAssign) {
+    if (!plan::queries_cover(groups, a.queries))
+      ctx.pool().for_each(a.batch * a.heads, [&](int64_t i) { zero_rows(call, i / a.heads, i % a.heads); });
+    const int64_t most_groups = plan::max_groups(groups);
+    const int64_t most_chunks = plan::Pieces(groups.max_queries, kChunkQueries).pieces;
+    ctx.pool().for_ranges(a.batch * most_groups * a.heads * most_chunks, [&](int64_t first, int64_t last, int thread) {
+      Workspace w = workspace(thread);
+      for (int64_t task = first; task < last; ++task) {
+        const int64_t h = task / most_chunks % a.heads, g = task / most_chunks / a.heads % most_groups;
+        const int64_t b = task / most_chunks / a.heads / most_groups;
+        const TokenGroups::Range& range = groups.range(b, h);
+        if (g >= range.end - range.begin) continue;
+        const TokenGroups::Group& group = groups.groups[static_cast<size_t>(range.begin + g)];
+        const plan::Pieces chunks(group.queries, kChunkQueries);
+        auto chunk = static_cast<int32_t>(task % most_chunks);
+        if (chunk >= chunks.pieces) continue;
+        // Causal chunks cost more the later they are: taken in turn from both ends, any contiguous share costs the same.
+        if (groups.rule.causal) chunk = chunk % 2 == 0 ? chunk / 2 : chunks.pieces - 1 - chunk / 2;
+        const int32_t begin = chunks.begin(chunk), end = chunks.begin(chunk + 1);
+        attend(call, w, group, b, h, begin, end);
+        deliver(call, w, group, b, h, begin, end - begin, nullptr);
+      }
+    });
+    return;
+  }
+
+  // A row collects from several groups: one thread does all groups of a head, in order.
+  float* rows_of_threads = ctx.scratch().take<float>(a.queries * ctx.pool().threads());
+  ctx.pool().for_ranges(a.batch * a.heads, [&](int64_t first, int64_t last, int thread) {
+    Workspace w = workspace(thread);
+    float* per_row = rows_of_threads + thread * a.queries;
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t b = task / a.heads, h = task % a.heads;
+      const TokenGroups::Range& range = groups.range(b, h);
+      const bool mean = groups.reduction == Reduction::kMean;
+      zero_rows(call, b, h);
+      if (!mean) std::fill_n(per_row, a.queries, kNegInf);
+      for (int32_t g = range.begin; g < range.end; ++g) {
+        const TokenGroups::Group& group = groups.groups[static_cast<size_t>(g)];
+        const plan::Pieces chunks(group.queries, kChunkQueries);
+        for (int32_t c = 0; c < chunks.pieces; ++c) {
+          attend(call, w, group, b, h, chunks.begin(c), chunks.begin(c + 1));
+          deliver(call, w, group, b, h, chunks.begin(c), chunks.begin(c + 1) - chunks.begin(c), mean ? nullptr : per_row);
+        }
+      }
+      if (!mean) continue;
+      plan::count_slots(groups, range, a.queries, per_row);
+      float* out = static_cast<float*>(a.out.data) + b * a.out.batch_stride + h * a.out.head_stride;
+      for (int64_t n = 0; n < a.queries; ++n) {
+        const auto share = static_cast<float>(1.0 / (static_cast<double>(per_row[n]) + groups.mean_epsilon));
+        float* row = out + n * a.out.token_stride;
+        if (per_row[n] > 0)
+          for (int64_t i = 0; i < a.head_dim; ++i) row[i] *= share;
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void fill(KernelTable& t) { t.grouped_attention = grouped_attention; }
+
+}  // namespace fovea::HWY_NAMESPACE::grouped_attention_file
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace fovea {
+void fill_grouped_attention(KernelTable& t, Isa isa) {
+  FOVEA_FILL(t, isa, grouped_attention_file);
+  fill_grouped_attention_backward(t, isa);
+}
+}  // namespace fovea
+#endif

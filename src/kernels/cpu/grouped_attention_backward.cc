@@ -1,0 +1,587 @@
+// Grouped softmax attention, backward. Probabilities are recomputed from the log-sum-exp the forward kept: with
+// P = exp(S - lse), G = dout (divided by count + epsilon under kMean) and D_i = sum_j P_ij (G_i · v_j) = G_i · O_i,
+//   dv_j = sum_i P_ij G_i,  dS_ij = P_ij (G_i · v_j - D_i),  dq_i = scale sum_j dS_ij k_j,  dk_j = scale sum_i dS_ij q_i,
+//   dbias_ij = dS_ij,  dhead_scale = sum_ij dS_ij q_i · k_j = sum_i q_i · (dq_i / scale)
+// (Dao et al. 2022, 2205.14135, appendix B.4). Under kMergeLse lse is that of the row over all its slots.
+//
+// Key blocks outside, query blocks inside; what several groups or batch elements add to (dbias, dpad, dhead_scale) is kept
+// per chunk of them and summed over the chunks in order, and chunks do not depend on the number of threads.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/grouped_attention_backward.cc"
+#include "kernels/cpu/grouped_attention.h"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+#include "kernels/cpu/grouped_attention_block-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fovea::HWY_NAMESPACE::grouped_attention_backward_file {
+
+namespace {
+
+using namespace grouped_attention_tile;  // NOLINT: one kernel, two files
+
+constexpr int32_t kBlockQueries = 48;
+constexpr int32_t kBlockKeys = 128;
+constexpr int64_t kMaxChunks = 16;
+constexpr int64_t kMostBiasElements = int64_t{8} << 20;  // of all chunks' dbias together
+constexpr int64_t kLargePairs = int64_t{1} << 18;        // queries x keys of a group worth cutting up between threads
+
+// What a call's tasks share beside the forward's Call.
+struct BackwardCall {
+  const GroupedAttentionBackwardArgs& args;
+  Call call;
+  bool assign_dq = false, assign_dkv = false;  // each row is written exactly once: no zeros first, no adding
+  int32_t block_keys = 0;
+};
+
+// Where a chunk collects what several of its tasks' groups share.
+struct Shared {
+  float* dbias = nullptr;  // (max_queries, dbias_stride), or null
+  int64_t dbias_stride = 0;
+  bool dbias_whole = false;  // rows are padded to whole vectors
+  float *dpad_k = nullptr, *dpad_v = nullptr;  // (width), dpad_k still to be multiplied by ln 2
+};
+
+struct Workspace {
+  int32_t* codes;         // (queries)
+  float *lse, *delta;     // (queries) in base 2; +inf where a row has no key
+  float *q, *g, *dq;      // (queries, width); dq without the scale
+  float *keys, *dk, *dv;  // (block keys, width)
+  float* values_t;        // panels
+  float *p, *ds;          // (kBlockQueries, block keys)
+  KeyBlock block;
+
+  Workspace(Cutter c, int64_t queries, int64_t block_keys, int64_t head_dim, int64_t width)
+      : codes(c.take<int32_t>(queries)),
+        lse(c.take<float>(queries)),
+        delta(c.take<float>(queries)),
+        q(c.take<float>(queries * width)),
+        g(c.take<float>(queries * width)),
+        dq(c.take<float>(queries * width)),
+        keys(c.take<float>(block_keys * width)),
+        dk(c.take<float>(block_keys * width)),
+        dv(c.take<float>(block_keys * width)),
+        values_t(c.take<float>(block_keys * head_dim)),
+        p(c.take<float>(kBlockQueries * block_keys)),
+        ds(c.take<float>(kBlockQueries * block_keys)),
+        block(c, block_keys, head_dim) {}
+  static int64_t bytes(int64_t queries, int64_t block_keys, int64_t head_dim, int64_t width) {
+    return 3 * Cutter::bytes<float>(queries) + 3 * Cutter::bytes<float>(queries * width) +
+           3 * Cutter::bytes<float>(block_keys * width) + Cutter::bytes<float>(block_keys * head_dim) +
+           2 * Cutter::bytes<float>(kBlockQueries * block_keys) + KeyBlock::bytes(block_keys, head_dim);
+  }
+};
+
+float dot(const float* HWY_RESTRICT x, const float* HWY_RESTRICT y, int64_t n) {
+  const D d;
+  V sum = hn::Zero(d);
+  for_vectors(
+      n, [&](int64_t i) HWY_ATTR { sum = hn::MulAdd(hn::LoadU(d, x + i), hn::LoadU(d, y + i), sum); },
+      [&](int64_t i, int32_t r) HWY_ATTR { sum = hn::MulAdd(load_partial(x + i, r), load_partial(y + i, r), sum); });
+  return sum_of_lanes(sum);
+}
+
+// row = factor * x, or added to it.
+void put_row(float* HWY_RESTRICT row, const float* HWY_RESTRICT x, float factor, int64_t n, bool assign) {
+  const D d;
+  const V f = hn::Set(d, factor);
+  if (assign) {
+    for_vectors(
+        n, [&](int64_t i) HWY_ATTR { hn::StoreU(hn::Mul(f, hn::Load(d, x + i)), d, row + i); },
+        [&](int64_t i, int32_t r) HWY_ATTR { store_partial(hn::Mul(f, hn::Load(d, x + i)), row + i, r); });
+  } else {
+    for_vectors(
+        n, [&](int64_t i) HWY_ATTR { hn::StoreU(hn::MulAdd(f, hn::Load(d, x + i), hn::LoadU(d, row + i)), d, row + i); },
+        [&](int64_t i, int32_t r) HWY_ATTR {
+          store_partial(hn::MulAdd(f, hn::Load(d, x + i), load_partial(row + i, r)), row + i, r);
+        });
+  }
+}
+
+float* head_row(const HeadsView& v, int64_t b, int64_t h, int64_t row) {
+  return static_cast<float*>(v.data) + b * v.batch_stride + h * v.head_stride + row * v.token_stride;
+}
+
+// A group for one head and batch element.
+class GroupBackward {
+ public:
+  GroupBackward(const BackwardCall& bc, Workspace& w, const TokenGroups::Group& group, int64_t b, int64_t h)
+      : bc_(bc),
+        call_(bc.call),
+        a_(bc.call.a),
+        w_(w),
+        group_(group),
+        b_(b),
+        h_(h),
+        query_blocks_(group.queries, kBlockQueries),
+        key_blocks_(call_.vectors(group.keys), bc.block_keys / kLanes) {}
+
+  int32_t query_blocks() const { return query_blocks_.pieces; }
+  int32_t key_blocks() const { return group_.keys > 0 ? key_blocks_.pieces : 0; }
+
+  // Packs query blocks [begin, end). per_row (queries): merged lse under kMergeLse, slot counts under kMean.
+  void load_queries(int32_t begin, int32_t end, const float* per_row) {
+    first_block_ = begin;
+    last_block_ = end;
+    first_ = query_blocks_.begin(begin);
+    n_ = query_blocks_.begin(end) - first_;
+    plan::SlotCursor cursor(call_.groups, group_.query_runs);
+    cursor.skip(first_);
+    cursor.read(n_, w_.codes);
+    const Reduction reduction = call_.groups.reduction;
+    const Rows q_rows(a_.q, {}, nullptr, a_.head_dim, b_, h_);
+    const Rows g_rows(bc_.args.dout, {}, nullptr, a_.head_dim, b_, h_);
+    const Rows o_rows(a_.out, {}, nullptr, a_.head_dim, b_, h_);
+    const float* lse = static_cast<const float*>(a_.lse) + (b_ * a_.heads + h_) * call_.groups.query_slots +
+                       group_.query_slot + first_;
+    const float factor = call_.scale(h_) * kLog2E;
+    for (int32_t i = 0; i < n_; ++i) {
+      const int32_t code = w_.codes[i];
+      const bool token = plan::is_token(code);
+      float share = 1;
+      if (token && reduction == Reduction::kMean)
+        share = static_cast<float>(1.0 / (static_cast<double>(per_row[code]) + call_.groups.mean_epsilon));
+      const float* g = g_rows.row(code);
+      pack_row(q_rows.row(code), a_.head_dim, factor, w_.q + i * call_.width);
+      pack_row(g, a_.head_dim, share, w_.g + i * call_.width);
+      const float l = token ? reduction == Reduction::kMergeLse ? per_row[code] : lse[i] : kNegInf;
+      w_.lse[i] = l == kNegInf ? -kNegInf : l * kLog2E;
+      w_.delta[i] = token && reduction != Reduction::kMean ? dot(g, o_rows.row(code), a_.head_dim) : 0.0f;
+    }
+    bounds_ = plan::bounds_of(w_.codes, n_);
+    std::fill_n(w_.dq, n_ * call_.width, 0.0f);
+    // Under kMean a row's output mixes several slots, so the slot's own D takes a pass over the keys.
+    if (reduction == Reduction::kMean) run(0, key_blocks(), Work::kDelta, {});
+  }
+
+  enum class Work : uint8_t { kDelta, kQueries, kKeys, kBoth };
+
+  // Key blocks [begin, end) against the loaded queries; key rows' gradients are delivered, the queries' collected.
+  void run(int32_t begin, int32_t end, Work work, const Shared& shared) {
+    plan::SlotCursor cursor(call_.groups, group_.key_runs);
+    cursor.skip(std::min(key_blocks_.begin(begin) * kLanes, group_.keys));
+    const Rows k_rows(a_.k, a_.memory_k, a_.pad_k, a_.head_dim, b_, h_);
+    const Rows v_rows(a_.v, a_.memory_v, a_.pad_v, a_.head_dim, b_, h_);
+    for (int32_t block = begin; block < end; ++block) {
+      KeyBlock& keys = w_.block;
+      const int32_t count = std::min(key_blocks_.begin(block + 1) * kLanes, group_.keys) - key_blocks_.begin(block) * kLanes;
+      const bool seen = sees(bounds_, cursor.bounds(count));
+      if (!seen && work != Work::kKeys && work != Work::kBoth) {
+        cursor.skip(count);
+        continue;
+      }
+      keys.load(call_, group_, cursor, key_blocks_.begin(block), key_blocks_.begin(block + 1), k_rows, b_);
+      const bool gives_keys = work == Work::kKeys || work == Work::kBoth;
+      if (gives_keys) {
+        std::fill_n(w_.dk, count * call_.width, 0.0f);
+        std::fill_n(w_.dv, count * call_.width, 0.0f);
+      }
+      if (seen) {
+        pack_panels(v_rows, keys.codes, count, keys.panels, a_.head_dim, w_.values_t);
+        if (work == Work::kQueries || work == Work::kBoth)
+          for (int32_t i = 0; i < count; ++i)
+            pack_row(k_rows.row(keys.codes[i]), a_.head_dim, 1.0f, w_.keys + i * call_.width);
+        for (int32_t q = first_block_; q < last_block_; ++q) query_block(q, work, shared);
+      }
+      if (gives_keys) deliver_keys(shared);
+    }
+  }
+
+  // Writes the queries' gradients. Returns sum_i q_i · (dq_i / scale) of each query block through add(block, sum).
+  template <class Add>
+  void deliver_queries(Add&& add) {
+    const Rows q_rows(a_.q, {}, nullptr, a_.head_dim, b_, h_);
+    const float scale = call_.scale(h_);
+    for (int32_t block = first_block_; block < last_block_; ++block) {
+      double sum = 0;
+      for (int32_t i = query_blocks_.begin(block) - first_; i < query_blocks_.begin(block + 1) - first_; ++i) {
+        if (!plan::is_token(w_.codes[i])) continue;
+        const float* dq = w_.dq + i * call_.width;
+        if (bc_.args.dhead_scale) sum += static_cast<double>(dot(q_rows.row(w_.codes[i]), dq, a_.head_dim));
+        put_row(head_row(bc_.args.dq, b_, h_, w_.codes[i]), dq, scale, a_.head_dim, bc_.assign_dq);
+      }
+      add(block, sum);
+    }
+  }
+
+ private:
+  bool sees(const plan::RowBounds& queries, const plan::RowBounds& keys) const {
+    if (!call_.positions) return true;
+    const int64_t shift = call_.groups.rule.query_position_shift;
+    return queries.min <= queries.max &&
+           plan::sight(call_.groups.rule, queries.min + shift, queries.max + shift, keys) != plan::Sight::kNone;
+  }
+
+  void query_block(int32_t q, Work work, const Shared& shared) {
+    const KeyBlock& keys = w_.block;
+    const int32_t begin = query_blocks_.begin(q) - first_, n = query_blocks_.begin(q + 1) - query_blocks_.begin(q);
+    if (n == 0) return;
+    const auto width_vectors = static_cast<int32_t>(call_.width / kLanes);
+    const int64_t stride = keys.vectors * kLanes;
+    const Queries queries{w_.q, w_.codes,
+                          call_.labels ? call_.groups.query_labels.data() + group_.query_slot + first_ : nullptr};
+    Seen all{keys.vectors, 0};  // by some row of the block
+    const plan::Pieces tiles(n, kTileRows);
+    for (int32_t tile = 0; tile < tiles.pieces; ++tile) {
+      const int32_t local = tiles.begin(tile), rows = tiles.begin(tile + 1) - local, r = begin + local;
+      float* p = w_.p + local * stride;
+      float* ds = w_.ds + local * stride;
+      const Seen seen = score_tile(call_, group_, keys, queries, first_, r, rows, b_, h_, p, stride);
+      const Seen hidden = seen.empty() ? Seen{0, 0} : seen;
+      for (int32_t i = 0; i < rows; ++i) {  // what nobody sees counts as zero in the products over queries
+        for (float* x : {p + i * stride, ds + i * stride}) {
+          std::fill_n(x, hidden.begin * kLanes, 0.0f);
+          std::fill(x + hidden.end * kLanes, x + stride, 0.0f);
+        }
+      }
+      if (seen.empty()) continue;
+      all.begin = std::min(all.begin, seen.begin);
+      all.end = std::max(all.end, seen.end);
+      value_products(r, rows, seen, ds, stride);
+      for (int32_t i = 0; i < rows; ++i) score_gradients(r + i, p + i * stride, ds + i * stride, seen, work, shared);
+      if (work == Work::kQueries || work == Work::kBoth) {
+        const int64_t from = seen.begin * kLanes, to = std::min(seen.end * kLanes, keys.count);
+        float* dq = w_.dq + r * call_.width;
+        product(false, rows, width_vectors,
+                {.a = ds + from, .a_stride = stride, .b = w_.keys + from * call_.width, .b_stride = call_.width,
+                 .depth = to - from, .init = dq, .init_stride = call_.width, .c = dq, .c_stride = call_.width});
+      }
+    }
+    if ((work != Work::kKeys && work != Work::kBoth) || all.empty()) return;
+    const int32_t from = all.begin * kLanes, to = std::min(all.end * kLanes, keys.count);
+    const plan::Pieces key_tiles(to - from, kTileRows);
+    for (int32_t tile = 0; tile < key_tiles.pieces; ++tile) {
+      const int32_t k = from + key_tiles.begin(tile), rows = from + key_tiles.begin(tile + 1) - k;
+      const auto add = [&](const float* weights, const float* of_queries, float* to_keys) {
+        float* c = to_keys + k * call_.width;
+        product(true, rows, width_vectors,
+                {.a = weights + k, .a_stride = stride, .b = of_queries + begin * call_.width, .b_stride = call_.width,
+                 .depth = n, .init = c, .init_stride = call_.width, .c = c, .c_stride = call_.width});
+      };
+      add(w_.p, w_.g, w_.dv);
+      add(w_.ds, w_.q, w_.dk);
+    }
+  }
+
+  // to row i = G_(r+i) · v_j for the seen keys.
+  void value_products(int32_t r, int32_t rows, Seen seen, float* to, int64_t stride) const {
+    const KeyBlock& keys = w_.block;
+    for (int32_t panel = 0; panel < keys.panels.pieces; ++panel) {
+      const int32_t vector = keys.panels.begin(panel), vectors = keys.panels.begin(panel + 1) - vector;
+      if (vector < seen.begin || vector >= seen.end) continue;
+      product_table().f[0][rows - 1][vectors - 1]({.a = w_.g + r * call_.width,
+                                                   .a_stride = call_.width,
+                                                   .b = w_.values_t + vector * kLanes * a_.head_dim,
+                                                   .b_stride = vectors * kLanes,
+                                                   .depth = a_.head_dim,
+                                                   .init = nullptr,
+                                                   .init_stride = 0,
+                                                   .c = to + vector * kLanes,
+                                                   .c_stride = stride});
+    }
+  }
+
+  // One row: scores in p become P, G · v in ds becomes dS, and dbias collects it. kDelta: D only.
+  void score_gradients(int32_t i, float* HWY_RESTRICT p, float* HWY_RESTRICT ds, Seen seen, Work work, const Shared& shared) {
+    const D d;
+    const V lse = hn::Set(d, w_.lse[i]), delta = hn::Set(d, w_.delta[i]);
+    if (work == Work::kDelta) {
+      V sum = hn::Zero(d);
+      for (int32_t j = seen.begin * kLanes; j < seen.end * kLanes; j += kLanes)
+        sum = hn::MulAdd(exp2(d, hn::Sub(hn::Load(d, p + j), lse)), hn::Load(d, ds + j), sum);
+      w_.delta[i] += sum_of_lanes(sum);
+      return;
+    }
+    for (int32_t j = seen.begin * kLanes; j < seen.end * kLanes; j += kLanes) {
+      const V probability = exp2(d, hn::Sub(hn::Load(d, p + j), lse));
+      hn::Store(probability, d, p + j);
+      hn::Store(hn::Mul(probability, hn::Sub(hn::Load(d, ds + j), delta)), d, ds + j);
+    }
+    if (!shared.dbias || work == Work::kKeys || !plan::is_token(w_.codes[i])) return;
+    const int32_t begin = seen.begin * kLanes, end = std::min(seen.end * kLanes, w_.block.count);
+    float* HWY_RESTRICT dbias = shared.dbias + (first_ + i) * shared.dbias_stride + w_.block.first;
+    int32_t j = begin;
+    const int32_t vector_end = shared.dbias_whole ? seen.end * kLanes : begin + (end - begin) / kLanes * kLanes;
+    for (; j < vector_end; j += kLanes) hn::StoreU(hn::Add(hn::LoadU(d, dbias + j), hn::Load(d, ds + j)), d, dbias + j);
+    for (; j < end; ++j) dbias[j] += ds[j];
+  }
+
+  void deliver_keys(const Shared& shared) {
+    const GroupedAttentionBackwardArgs& args = bc_.args;
+    for (int32_t i = 0; i < w_.block.count; ++i) {
+      const int32_t code = w_.block.codes[i];
+      const float* dk = w_.dk + i * call_.width;
+      const float* dv = w_.dv + i * call_.width;
+      if (plan::is_token(code)) {
+        put_row(head_row(args.dk, b_, h_, code), dk, kLn2, a_.head_dim, bc_.assign_dkv);
+        put_row(head_row(args.dv, b_, h_, code), dv, 1.0f, a_.head_dim, bc_.assign_dkv);
+      } else if (code == plan::kPadCode) {
+        if (shared.dpad_k) put_row(shared.dpad_k, dk, 1.0f, call_.width, false);
+        if (shared.dpad_v) put_row(shared.dpad_v, dv, 1.0f, call_.width, false);
+      } else {
+        const int32_t row = plan::memory_code(code);
+        if (args.dmemory_k.data) put_row(head_row(args.dmemory_k, b_, h_, row), dk, kLn2, a_.head_dim, false);
+        if (args.dmemory_v.data) put_row(head_row(args.dmemory_v, b_, h_, row), dv, 1.0f, a_.head_dim, false);
+      }
+    }
+  }
+
+  const BackwardCall& bc_;
+  const Call& call_;
+  const GroupedAttentionArgs& a_;
+  Workspace& w_;
+  const TokenGroups::Group& group_;
+  int64_t b_, h_;
+  plan::Pieces query_blocks_, key_blocks_;  // key blocks in vectors
+  int32_t first_block_ = 0, last_block_ = 0, first_ = 0, n_ = 0;  // loaded queries
+  plan::RowBounds bounds_;
+};
+
+// The units of a call whose sums are shared: batch elements, or single groups where no two groups share a row; and their
+// cut into chunks, each done by one thread from its first to its last.
+struct Plan {
+  bool by_group = false;
+  bool one_thread = false;  // gradient views alias between heads or batch elements
+  int64_t groups = 1;       // per batch element, when by_group
+  int64_t units = 0, chunks = 1;
+  int64_t dbias_stride = 0;
+
+  Plan(const GroupedAttentionBackwardArgs& args, const TokenGroups& tg) {
+    const GroupedAttentionArgs& a = args.forward;
+    const auto shared = [&](const HeadsView& v) {
+      return v.data && ((v.head_stride == 0 && a.heads > 1) || (v.batch_stride == 0 && a.batch > 1));
+    };
+    one_thread = shared(args.dk) || shared(args.dv) || shared(args.dmemory_k) || shared(args.dmemory_v);
+    by_group = tg.keys_disjoint && tg.reduction == Reduction::kAssign && !a.memory_k.data && !one_thread;
+    groups = by_group ? plan::max_groups(tg) : 1;
+    units = a.batch * groups;
+    chunks = std::max<int64_t>(1, std::min(units, kMaxChunks));
+    if (args.dbias) {
+      dbias_stride = plan::round_up(tg.max_keys, kLanes);
+      const int64_t one = std::max<int64_t>(1, a.heads * tg.max_queries * dbias_stride);
+      chunks = std::clamp<int64_t>(kMostBiasElements / one, 1, chunks);
+    }
+  }
+  int64_t begin(int64_t chunk) const { return units * chunk / chunks; }
+};
+
+void zero_gradients(const BackwardCall& bc, int64_t memory_rows, int64_t b, int64_t h) {
+  const auto zero = [&](const HeadsView& v, int64_t rows) {
+    if (!v.data) return;
+    for (int64_t n = 0; n < rows; ++n) std::fill_n(head_row(v, b, h, n), bc.call.a.head_dim, 0.0f);
+  };
+  if (!bc.assign_dq) zero(bc.args.dq, bc.call.a.queries);
+  if (!bc.assign_dkv) {
+    zero(bc.args.dk, bc.call.a.keys);
+    zero(bc.args.dv, bc.call.a.keys);
+  }
+  zero(bc.args.dmemory_k, memory_rows);
+  zero(bc.args.dmemory_v, memory_rows);
+}
+
+// Log-sum-exp of each row over its slots, in the slots' order.
+void merge_lse(const Call& call, int64_t b, int64_t h, float* row_lse) {
+  const float* lse = static_cast<const float*>(call.a.lse) + (b * call.a.heads + h) * call.groups.query_slots;
+  std::fill_n(row_lse, call.a.queries, kNegInf);
+  const TokenGroups::Range& range = call.groups.range(b, h);
+  for (int32_t g = range.begin; g < range.end; ++g) {
+    const TokenGroups::Group& group = call.groups.groups[static_cast<size_t>(g)];
+    plan::SlotCursor cursor(call.groups, group.query_runs);
+    for (int32_t i = 0; i < group.queries; ++i) {
+      int32_t code = 0;
+      cursor.read(1, &code);
+      const float one = lse[group.query_slot + i];
+      if (!plan::is_token(code) || one == kNegInf) continue;
+      float& total = row_lse[code];
+      const float max = std::max(total, one);
+      total = max + std::log(std::exp(total - max) + std::exp(one - max));
+    }
+  }
+}
+
+// A chunk's own sums, one after the other in one allocation: chunk-major, then heads.
+struct Partials {
+  const Plan& layout;
+  int64_t heads, width, dbias_rows;
+  float *dbias = nullptr, *dpad = nullptr;
+  double* dhead_scale = nullptr;
+
+  Shared of(const BackwardCall& bc, int64_t chunk, int64_t h) const {
+    const int64_t i = chunk * heads + h;
+    Shared s;
+    if (dbias) {
+      s = {.dbias = dbias + i * dbias_rows * layout.dbias_stride, .dbias_stride = layout.dbias_stride, .dbias_whole = true};
+      std::fill_n(s.dbias, dbias_rows * layout.dbias_stride, 0.0f);
+    } else if (bc.args.dbias) {
+      s = {.dbias = static_cast<float*>(bc.args.dbias) + h * bc.call.a.bias_head_stride,
+           .dbias_stride = bc.call.a.bias_row_stride};
+    }
+    s.dpad_k = dpad + 2 * i * width;
+    s.dpad_v = s.dpad_k + width;
+    std::fill_n(s.dpad_k, 2 * width, 0.0f);
+    dhead_scale[i] = 0;
+    return s;
+  }
+};
+
+void sum_partials(const BackwardCall& bc, const Partials& p, Context& ctx) {
+  const GroupedAttentionBackwardArgs& args = bc.args;
+  const GroupedAttentionArgs& a = bc.call.a;
+  const int64_t chunks = p.layout.chunks;
+  if (p.dbias) {
+    ctx.pool().for_each(a.heads * p.dbias_rows, [&](int64_t i) {
+      const int64_t h = i / p.dbias_rows, row = i % p.dbias_rows;
+      float* to = static_cast<float*>(args.dbias) + h * a.bias_head_stride + row * a.bias_row_stride;
+      for (int64_t c = 0; c < chunks; ++c) {
+        const float* from = p.dbias + ((c * a.heads + h) * p.dbias_rows + row) * p.layout.dbias_stride;
+        for (int64_t j = 0; j < bc.call.groups.max_keys; ++j) to[j] += from[j];
+      }
+    });
+  }
+  for (int64_t h = 0; h < a.heads; ++h) {
+    double scale_sum = 0;
+    for (int64_t c = 0; c < chunks; ++c) {
+      const float* dpad = p.dpad + 2 * (c * a.heads + h) * p.width;
+      if (args.dpad_k) put_row(static_cast<float*>(args.dpad_k) + h * a.head_dim, dpad, kLn2, a.head_dim, false);
+      if (args.dpad_v) put_row(static_cast<float*>(args.dpad_v) + h * a.head_dim, dpad + p.width, 1.0f, a.head_dim, false);
+      scale_sum += p.dhead_scale[c * a.heads + h];
+    }
+    if (args.dhead_scale) static_cast<float*>(args.dhead_scale)[h] += static_cast<float>(scale_sum);
+  }
+}
+
+// The groups of a unit for a head.
+TokenGroups::Range unit_groups(const Call& call, const Plan& layout, int64_t unit, int64_t h) {
+  TokenGroups::Range range = call.groups.range(unit / layout.groups, h);
+  if (!layout.by_group) return range;
+  range.begin = std::min(range.end, static_cast<int32_t>(range.begin + unit % layout.groups));
+  range.end = std::min(range.end, range.begin + 1);
+  return range;
+}
+
+// A few large groups on several threads: key rows' gradients by key blocks, then queries' by query blocks. Scores are
+// computed twice (7 products instead of 5), sums run in the same order as without cutting, so the bits are the same.
+bool cut_groups(const BackwardCall& bc, const Plan& layout, int threads) {
+  const TokenGroups& groups = bc.call.groups;
+  const int64_t tasks = layout.chunks * bc.call.a.heads;
+  if (threads == 1 || !layout.by_group || layout.chunks != layout.units) return false;
+  if ((tasks + threads - 1) / threads * threads * 5 <= 7 * tasks) return false;
+  if (int64_t{groups.max_queries} * groups.max_keys < kLargePairs) return false;
+  for (const TokenGroups::Group& g : groups.groups)
+    if (g.key_runs_end - g.key_runs > 1 || (g.keys > 0 && groups.runs[static_cast<size_t>(g.key_runs)].source != RowSource::kToken))
+      return false;
+  return true;
+}
+
+void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Context& ctx) {
+  const GroupedAttentionArgs& a = args.forward;
+  if (a.batch == 0 || a.heads == 0) return;
+  check(a.groups->query_slots == 0 || (a.lse != nullptr && a.out.data != nullptr),
+        "grouped attention's backward needs the forward's out and lse");
+  ArenaScope scope(ctx.scratch());
+  BackwardCall bc{.args = args, .call = Call(a)};
+  const Call& call = bc.call;
+  const TokenGroups& groups = call.groups;
+  prepare_bias(bc.call, ctx);
+  const Plan layout(args, groups);
+  bc.assign_dq = groups.reduction == Reduction::kAssign && plan::queries_cover(groups, a.queries);
+  bc.assign_dkv = groups.keys_disjoint && !layout.one_thread && plan::keys_cover(groups, a.keys);
+  bc.block_keys = std::max(kLanes, static_cast<int32_t>(plan::round_up(std::min(groups.max_keys, kBlockKeys), kLanes)));
+
+  const int threads = ctx.pool().threads();
+  Arena& scratch = ctx.scratch();
+  const int64_t bytes = Workspace::bytes(std::max(groups.max_queries, 1), bc.block_keys, a.head_dim, call.width);
+  char* memory = scratch.take<char>(bytes * threads);
+  float* rows_of_threads = groups.reduction == Reduction::kAssign ? nullptr : scratch.take<float>(a.queries * threads);
+  Partials partials{.layout = layout, .heads = a.heads, .width = call.width, .dbias_rows = groups.max_queries};
+  if (args.dbias && layout.chunks > 1)
+    partials.dbias = scratch.take<float>(layout.chunks * a.heads * groups.max_queries * layout.dbias_stride);
+  partials.dpad = scratch.take<float>(2 * layout.chunks * a.heads * call.width);
+  partials.dhead_scale = scratch.take<double>(layout.chunks * a.heads);
+  const auto workspace = [&](int thread) {
+    return Workspace(Cutter(memory + thread * bytes), std::max(groups.max_queries, 1), bc.block_keys, a.head_dim, call.width);
+  };
+  const auto share = [&](int64_t n, auto&& f) {
+    if (layout.one_thread)
+      f(int64_t{0}, n, 0);
+    else
+      ctx.pool().for_ranges(n, f);
+  };
+
+  const int64_t memory_rows = a.memory_k.data ? plan::memory_rows(groups) : 0;
+  share(a.batch * a.heads, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) zero_gradients(bc, memory_rows, i / a.heads, i % a.heads);
+  });
+
+  const int64_t tasks = layout.chunks * a.heads;
+  using Work = GroupBackward::Work;
+  if (!cut_groups(bc, layout, threads)) {
+    share(tasks, [&](int64_t begin, int64_t end, int thread) {
+      Workspace w = workspace(thread);
+      float* per_row = rows_of_threads ? rows_of_threads + thread * a.queries : nullptr;
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t chunk = task / a.heads, h = task % a.heads;
+        const Shared shared = partials.of(bc, chunk, h);
+        for (int64_t unit = layout.begin(chunk); unit < layout.begin(chunk + 1); ++unit) {
+          const int64_t b = unit / layout.groups;
+          if (groups.reduction == Reduction::kMean) plan::count_slots(groups, groups.range(b, h), a.queries, per_row);
+          if (groups.reduction == Reduction::kMergeLse) merge_lse(call, b, h, per_row);
+          const TokenGroups::Range range = unit_groups(call, layout, unit, h);
+          for (int32_t g = range.begin; g < range.end; ++g) {
+            GroupBackward group(bc, w, groups.groups[static_cast<size_t>(g)], b, h);
+            group.load_queries(0, group.query_blocks(), per_row);
+            group.run(0, group.key_blocks(), Work::kBoth, shared);
+            group.deliver_queries([&](int32_t, double sum) { partials.dhead_scale[task] += sum; });
+          }
+        }
+      }
+    });
+  } else {
+    const int64_t cuts = int64_t{4} * threads;
+    const int64_t query_blocks = plan::Pieces(groups.max_queries, kBlockQueries).pieces;
+    double* block_sums = scratch.take<double>(tasks * query_blocks);
+    std::fill_n(block_sums, tasks * query_blocks, 0.0);
+    Shared* shared = scratch.take<Shared>(tasks);
+    for (int64_t task = 0; task < tasks; ++task) shared[task] = partials.of(bc, task / a.heads, task % a.heads);
+    for (const Work work : {Work::kKeys, Work::kQueries}) {
+      ctx.pool().for_ranges(tasks * cuts, [&](int64_t begin, int64_t end, int thread) {
+        Workspace w = workspace(thread);
+        for (int64_t i = begin; i < end; ++i) {
+          // Causal cuts differ in cost: taken in turn from both ends.
+          const int64_t task = i / cuts, h = task % a.heads, unit = task / a.heads;
+          const int64_t cut = i % 2 == 0 ? i % cuts / 2 : cuts - 1 - i % cuts / 2;
+          const TokenGroups::Range range = unit_groups(call, layout, unit, h);
+          if (range.begin == range.end) continue;
+          GroupBackward group(bc, w, groups.groups[static_cast<size_t>(range.begin)], unit / layout.groups, h);
+          const int64_t blocks = work == Work::kKeys ? group.key_blocks() : group.query_blocks();
+          const auto first = static_cast<int32_t>(blocks * cut / cuts), last = static_cast<int32_t>(blocks * (cut + 1) / cuts);
+          if (first == last) continue;
+          if (work == Work::kKeys) {
+            group.load_queries(0, group.query_blocks(), nullptr);
+            group.run(first, last, work, shared[task]);
+          } else {
+            group.load_queries(first, last, nullptr);
+            group.run(0, group.key_blocks(), work, shared[task]);
+            group.deliver_queries([&](int32_t block, double sum) { block_sums[task * query_blocks + block] = sum; });
+          }
+        }
+      });
+    }
+    for (int64_t task = 0; task < tasks; ++task)
+      for (int64_t i = 0; i < query_blocks; ++i) partials.dhead_scale[task] += block_sums[task * query_blocks + i];
+  }
+  sum_partials(bc, partials, ctx);
+}
+
+}  // namespace
+
+void fill(KernelTable& t) { t.grouped_attention_backward = grouped_attention_backward; }
+
+}  // namespace fovea::HWY_NAMESPACE::grouped_attention_backward_file
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace fovea {
+void fill_grouped_attention_backward(KernelTable& t, Isa isa) { FOVEA_FILL(t, isa, grouped_attention_backward_file); }
+}  // namespace fovea
+#endif

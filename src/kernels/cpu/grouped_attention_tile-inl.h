@@ -1,0 +1,219 @@
+// Vector parts of the grouped attention kernel, once per instruction set: register tiles of matrix products, 2^x, and
+// packing rows through their codes (kernels/cpu/grouped_attention_plan.h).
+//
+// Scores live in base 2: queries are packed with scale * log2(e), so that exp becomes 2^x without a product of its own.
+
+#if defined(FOVEA_GROUPED_ATTENTION_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef FOVEA_GROUPED_ATTENTION_TILE_INL_H_
+#undef FOVEA_GROUPED_ATTENTION_TILE_INL_H_
+#else
+#define FOVEA_GROUPED_ATTENTION_TILE_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/cpu/grouped_attention_plan.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fovea::HWY_NAMESPACE::grouped_attention_tile {
+
+namespace hn = hwy::HWY_NAMESPACE;
+namespace plan = fovea::grouped_attention_plan;
+
+using D = hn::ScalableTag<float>;
+using DI = hn::RebindToSigned<D>;
+using V = hn::Vec<D>;
+using M = hn::Mask<D>;
+
+constexpr int32_t kLanes = static_cast<int32_t>(HWY_MAX_BYTES / sizeof(float));
+constexpr int32_t kTileRows = 6;
+constexpr int32_t kTileVectors = kLanes == 16 ? 4 : 2;  // with kTileRows: what the registers hold
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kLn2 = 0.693147180559945309f;
+constexpr float kNegInf = -std::numeric_limits<float>::infinity();
+
+// c (rows, vectors * kLanes) = init + a · b. a is (rows, depth) with a_stride between rows, or with a_columns (depth, rows)
+// with a_stride between the rows of that. b is (depth, vectors * kLanes). A null init is zeros; its stride may be zero.
+struct Product {
+  const float* a;
+  int64_t a_stride;
+  const float* b;
+  int64_t b_stride;
+  int64_t depth;
+  const float* init;
+  int64_t init_stride;
+  float* c;
+  int64_t c_stride;
+};
+using ProductFunction = void (*)(const Product&);
+struct ProductTable {
+  ProductFunction f[2][kTileRows][kTileVectors];  // [a_columns][rows - 1][vectors - 1]
+};
+const ProductTable& product_table();
+
+// The same for any number of vectors; at most kTileRows rows.
+inline void product(bool a_columns, int32_t rows, int32_t vectors, Product p) {
+  const plan::Pieces pieces(vectors, kTileVectors);
+  const ProductFunction* f = product_table().f[a_columns ? 1 : 0][rows - 1];
+  const Product whole = p;
+  for (int32_t i = 0; i < pieces.pieces; ++i) {
+    const int32_t begin = pieces.begin(i) * kLanes;
+    p.b = whole.b + begin;
+    p.init = whole.init ? whole.init + begin : nullptr;
+    p.c = whole.c + begin;
+    f[pieces.begin(i + 1) - pieces.begin(i) - 1](p);
+  }
+}
+
+// 2^x with a relative error of 2 ulp; exactly 0 below -126 (and at minus infinity), where results would be denormal.
+HWY_INLINE V exp2(const D d, V x) {
+  // The sum's low bits are round(x) + 127, which shifted up are the exponent of 2^round(x).
+  const V magic = hn::Set(d, 12582912.0f + 127.0f);
+  const V sum = hn::Add(x, magic);
+  const V f = hn::Sub(x, hn::Sub(sum, magic));
+  const V power = hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(DI(), sum)));
+  // Minimax in relative error on [-1/2, 1/2] with constant term 1: 2.6e-9.
+  V p = hn::MulAdd(hn::Set(d, 1.5594677542571042e-4f), f, hn::Set(d, 1.3406643904668742e-3f));
+  p = hn::MulAdd(p, f, hn::Set(d, 9.617692974922510e-3f));
+  p = hn::MulAdd(p, f, hn::Set(d, 5.550310550996972e-2f));
+  p = hn::MulAdd(p, f, hn::Set(d, 2.4022652782875986e-1f));
+  p = hn::MulAdd(p, f, hn::Set(d, 6.931472149680388e-1f));
+  p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -126.0f)), hn::Mul(p, power));
+}
+inline float exp2(float x) { return hn::GetLane(exp2(D(), hn::Set(D(), x))); }
+
+inline float sum_of_lanes(V v) { return hn::GetLane(hn::SumOfLanes(D(), v)); }
+inline float max_of_lanes(V v) { return hn::GetLane(hn::MaxOfLanes(D(), v)); }
+
+// The first n < kLanes floats at p, zeros behind them; nothing else is read.
+HWY_INLINE V load_partial(const float* HWY_RESTRICT p, int32_t n) {
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+  return hn::MaskedLoad(hn::FirstN(D(), static_cast<size_t>(n)), D(), p);
+#else
+  HWY_ALIGN float t[kLanes] = {};
+  for (int32_t i = 0; i < n; ++i) t[i] = p[i];
+  return hn::Load(D(), t);
+#endif
+}
+HWY_INLINE void store_partial(V v, float* HWY_RESTRICT p, int32_t n) {
+  HWY_ALIGN float t[kLanes];
+  hn::Store(v, D(), t);
+  for (int32_t i = 0; i < n; ++i) p[i] = t[i];
+}
+
+// f(vector index, whole vector?) over `width` floats: whole vectors, then the rest.
+template <class Whole, class Rest>
+HWY_INLINE void for_vectors(int64_t width, Whole&& whole, Rest&& rest) {
+  int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) whole(i);
+  if (i < width) rest(i, static_cast<int32_t>(width - i));
+}
+
+// Rows of one head of one batch element by their codes.
+class Rows {
+ public:
+  Rows(const ConstHeadsView& token, const ConstHeadsView& memory, const void* pad, int64_t head_dim, int64_t b, int64_t h)
+      : token_(at(token, b, h)),
+        memory_(at(memory, b, h)),
+        pad_(pad ? static_cast<const float*>(pad) + h * head_dim : zeros()),
+        token_stride_(token.token_stride),
+        memory_stride_(memory.token_stride) {}
+
+  const float* row(int32_t code) const {
+    if (plan::is_token(code)) return token_ + code * token_stride_;
+    return code == plan::kPadCode ? pad_ : memory_ + plan::memory_code(code) * memory_stride_;
+  }
+  static const float* zeros() {  // a row of any legal head_dim
+    alignas(64) static const float z[256 + 16] = {};
+    return z;
+  }
+
+ private:
+  static const float* at(const ConstHeadsView& v, int64_t b, int64_t h) {
+    return v.data ? static_cast<const float*>(v.data) + b * v.batch_stride + h * v.head_stride : nullptr;
+  }
+  const float *token_, *memory_, *pad_;
+  int64_t token_stride_, memory_stride_;
+};
+
+// dst (width rounded up to vectors, zeros behind) = factor * src (width).
+HWY_INLINE void pack_row(const float* HWY_RESTRICT src, int64_t width, float factor, float* HWY_RESTRICT dst) {
+  const V f = hn::Set(D(), factor);
+  for_vectors(
+      width, [&](int64_t i) { hn::Store(hn::Mul(f, hn::LoadU(D(), src + i)), D(), dst + i); },
+      [&](int64_t i, int32_t n) { hn::Store(hn::Mul(f, load_partial(src + i, n)), D(), dst + i); });
+}
+
+// Stores the 128-bit blocks of v to rows of dst.
+template <int32_t kCount, class DV, class W>
+HWY_INLINE void store_blocks(DV d, W v, float* HWY_RESTRICT dst, int64_t block_stride) {
+  if constexpr (kCount <= 4) {
+    hn::StoreU(v, d, dst);
+  } else {
+    const hn::Half<DV> half;
+    store_blocks<kCount / 2>(half, hn::LowerHalf(half, v), dst, block_stride);
+    store_blocks<kCount / 2>(half, hn::UpperHalf(half, v), dst + kCount / 8 * block_stride, block_stride);
+  }
+}
+
+// Key rows as panels of columns: panel i of `pieces` is (head_dim, its vectors * kLanes), panels one behind the other.
+inline void pack_panels(const Rows& rows, const int32_t* codes, int32_t count, const plan::Pieces& pieces, int64_t head_dim,
+                        float* HWY_RESTRICT dst) {
+  const D d;
+  const hn::Repartition<double, D> d64;
+  for (int32_t piece = 0; piece < pieces.pieces; ++piece) {
+    const int32_t first = pieces.begin(piece) * kLanes, width = pieces.begin(piece + 1) * kLanes - first;
+    for (int32_t k = 0; k < width; k += 4) {
+      const float* src[4];
+      for (int32_t i = 0; i < 4; ++i) src[i] = first + k + i < count ? rows.row(codes[first + k + i]) : Rows::zeros();
+      const auto transpose = [&](V r0, V r1, V r2, V r3, int64_t dim, int32_t dims) HWY_ATTR {
+        // 4 x 4 transposes in each 128-bit block.
+        const V lo01 = hn::InterleaveLower(d, r0, r1), hi01 = hn::InterleaveUpper(d, r0, r1);
+        const V lo23 = hn::InterleaveLower(d, r2, r3), hi23 = hn::InterleaveUpper(d, r2, r3);
+        const auto pair_lower = [&](V a, V b) HWY_ATTR {
+          return hn::BitCast(d, hn::InterleaveLower(d64, hn::BitCast(d64, a), hn::BitCast(d64, b)));
+        };
+        const auto pair_upper = [&](V a, V b) HWY_ATTR {
+          return hn::BitCast(d, hn::InterleaveUpper(d64, hn::BitCast(d64, a), hn::BitCast(d64, b)));
+        };
+        const V t0 = pair_lower(lo01, lo23), t1 = pair_upper(lo01, lo23);
+        const V t2 = pair_lower(hi01, hi23), t3 = pair_upper(hi01, hi23);
+        float* to = dst + dim * width + k;
+        if (dims == kLanes) {
+          store_blocks<kLanes>(d, t0, to, 4 * width);
+          store_blocks<kLanes>(d, t1, to + width, 4 * width);
+          store_blocks<kLanes>(d, t2, to + 2 * width, 4 * width);
+          store_blocks<kLanes>(d, t3, to + 3 * width, 4 * width);
+        } else {
+          HWY_ALIGN float t[4 * kLanes];
+          hn::Store(t0, d, t);
+          hn::Store(t1, d, t + kLanes);
+          hn::Store(t2, d, t + 2 * kLanes);
+          hn::Store(t3, d, t + 3 * kLanes);
+          for (int32_t i = 0; i < dims; ++i)
+            for (int32_t j = 0; j < 4; ++j) to[i * width + j] = t[(i % 4) * kLanes + i / 4 * 4 + j];
+        }
+      };
+      for_vectors(
+          head_dim,
+          [&](int64_t i) HWY_ATTR {
+            transpose(hn::LoadU(d, src[0] + i), hn::LoadU(d, src[1] + i), hn::LoadU(d, src[2] + i), hn::LoadU(d, src[3] + i),
+                      i, kLanes);
+          },
+          [&](int64_t i, int32_t n) HWY_ATTR {
+            transpose(load_partial(src[0] + i, n), load_partial(src[1] + i, n), load_partial(src[2] + i, n),
+                      load_partial(src[3] + i, n), i, n);
+          });
+    }
+    dst += head_dim * width;
+  }
+}
+
+}  // namespace fovea::HWY_NAMESPACE::grouped_attention_tile
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard
