@@ -1,5 +1,6 @@
 #include "train/classification_step.h"
 
+#include <array>
 #include <cmath>
 
 #include "core/convert.h"
@@ -45,6 +46,10 @@ StepResult ClassificationStep::accumulate(ConstTensor images, const int32_t* lab
     ctx.kernels().cross_entropy(a, ctx);
     ctx.kernels().cross_entropy_backward(a, ctx);
     for (int64_t b = 0; b < batch; ++b) result.loss += load_scalar(losses, b) / static_cast<double>(batch * heads);
+    CrossEntropyArgs plain = a;
+    plain.smoothing = 0;
+    ctx.kernels().cross_entropy(plain, ctx);
+    for (int64_t b = 0; b < batch; ++b) result.cross_entropy += load_scalar(losses, b) / static_cast<double>(batch * heads);
   }
   if (labels) {
     int32_t* predicted = ctx.scratch().take<int32_t>(batch);

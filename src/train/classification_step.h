@@ -13,9 +13,9 @@ struct StepConfig {
 };
 
 struct StepResult {
-  double loss = 0;             // mean over the batch, natural logarithm
+  double loss = 0;             // what is minimised: the batch's mean, natural logarithm, label smoothing included
+  double cross_entropy = 0;    // the same without label smoothing: comparable with a validation loss
   int64_t correct = 0;         // images whose most probable class was the right one
-  double gradient_norm = 0;    // before clipping; of update() only
 };
 
 class ClassificationStep {
