@@ -1,0 +1,49 @@
+#include "attention/registry.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace fovea {
+namespace {
+
+std::string error_of(const std::string& spec) {
+  try {
+    (void)parse_attention_stages(spec);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+TEST(AttentionSpec, NamesOptionsAndStages) {
+  const auto s = parse_attention_stages("window:size=7x5:rule=mmdet/global");
+  ASSERT_EQ(s.size(), 2u);
+  EXPECT_EQ(s[0].name, "window");
+  EXPECT_EQ(s[0].options.at("size"), "7x5");
+  EXPECT_EQ(s[1].name, "global");
+  EXPECT_EQ(parse_attention(s[0].str()).str(), s[0].str());
+}
+
+TEST(AttentionSpec, EachMistakeIsNamed) {
+  EXPECT_THAT(error_of("windw"), testing::HasSubstr("did you mean 'window'"));
+  EXPECT_THAT(error_of("window:sise=7"), testing::HasSubstr("no option 'sise'"));
+  EXPECT_THAT(error_of("window:size"), testing::HasSubstr("key=value"));
+  EXPECT_THAT(error_of("window:size=7:size=8"), testing::HasSubstr("twice"));
+  EXPECT_THAT(error_of("global:size=7"), testing::HasSubstr("it has none"));
+  EXPECT_THAT(error_of(""), testing::HasSubstr("no name"));
+  EXPECT_THAT(error_of("global/"), testing::HasSubstr("no name"));
+  EXPECT_THAT(error_of("global+window"), testing::HasSubstr("combines"));
+}
+
+TEST(AttentionSpec, ValuesAreCheckedWhenBuilt) {
+  ParamStore p;
+  AttentionConfig c;
+  c.dim = 4;
+  EXPECT_THROW(make_attention(parse_attention("window:size=seven"), Scope(p) / "a", c), Error);
+  EXPECT_THROW(make_attention(parse_attention("window:size=0"), Scope(p) / "b", c), Error);
+  EXPECT_THROW(make_attention(parse_attention("window:rule=tim"), Scope(p) / "c", c), Error);
+  EXPECT_THROW(make_attention(parse_attention("window:pad=never"), Scope(p) / "d", c), Error);
+}
+
+}  // namespace
+}  // namespace fovea

@@ -1,0 +1,218 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "harness/expect.h"
+#include "harness/layers.h"
+#include "heads/classifier.h"
+
+namespace fovea {
+namespace {
+
+ModelConfig small_vit() {
+  ModelConfig c;
+  c.name = "small";
+  c.input.height = 8;
+  c.input.width = 12;
+  c.classes = 3;
+  c.patch = 4;
+  c.dim = 8;
+  c.depth = 2;
+  c.heads = 2;
+  c.mlp_ratio = 2;
+  return c;
+}
+
+ModelConfig small_swin() {
+  ModelConfig c = small_vit();
+  c.family = "swin";
+  c.attention = "window:size=3";
+  c.patch = 2;
+  c.depths = {2, 1, 1};
+  c.stage_heads = {1, 2, 2};
+  c.norm_epsilon = 1e-5;
+  return c;
+}
+
+// Images -> logits (both heads side by side).
+class ClassifierLayer : public harness::LayerUnderTest {
+ public:
+  ClassifierLayer(const ModelConfig& config, int64_t batch, int64_t height, int64_t width)
+      : model_(config), images_{batch, config.input.channels, height, width}, logits_{batch, config.classes} {
+    for (const Param& p : model_.params().params()) params().add(p.name, p.shape, p.init, p.decay);
+  }
+  std::vector<Shape> input_shapes() const override { return {images_}; }
+  std::vector<Shape> output_shapes() const override { return std::vector<Shape>(static_cast<size_t>(model_.heads()), logits_); }
+  void forward(std::span<const ConstTensor> in, std::span<const Tensor> out, Tape* tape, Context& ctx) override {
+    borrow();
+    ArenaScope scope(ctx.scratch());
+    const auto o = model_.forward(in[0], tape, ctx);
+    for (size_t h = 0; h < out.size(); ++h) std::memcpy(out[h].data, o.logits[h].data, out[h].bytes());
+  }
+  void backward(std::span<const ConstTensor> dout, std::span<const Tensor> din, Tape& tape, Context& ctx) override {
+    borrow();
+    std::array<Tensor, 2> d;
+    for (size_t h = 0; h < dout.size(); ++h) d[h] = Tensor(const_cast<void*>(dout[h].data), dout[h].shape, dout[h].dtype);
+    model_.backward(d, {}, {}, din[0], tape, ctx);
+  }
+
+ private:
+  // The classifier owns its store; the oracle's memory stands in for it.
+  void borrow() {
+    for (Param& p : model_.params().params()) {
+      const Param* own = params().find(p.name);
+      p.value = own->value;
+      p.grad = own->grad;
+    }
+  }
+  Classifier model_;
+  Shape images_, logits_;
+};
+
+// `zero`: gradients that are zero by mathematics (a bias of all keys shifts whole rows of scores).
+void expect_right(const ModelConfig& config, int64_t height, int64_t width, const std::vector<std::string>& zero = {}) {
+  harness::OracleOptions o;
+  o.zero_gradients = zero;
+  const harness::LayerFactory layer = [=] { return std::make_unique<ClassifierLayer>(config, 2, height, width); };
+  harness::expect_adjoint(layer, o);
+  for (const KernelTable* table : harness::f32_tables()) {
+    SCOPED_TRACE(std::string(table->name));
+    harness::expect_like_reference(layer, *table, {1e-5, 2.5e-5, 1e-6}, o);
+  }
+}
+
+TEST(Vit, GradientsOfEveryParameterAtItsSizeAndAtOthers) {
+  expect_right(small_vit(), 8, 12);
+  expect_right(small_vit(), 12, 9);  // position table resampled; a rest at the border
+}
+
+TEST(Vit, AveragePoolRegistersNormsAndStem) {
+  ModelConfig c = small_vit();
+  c.class_token = false;
+  c.pool = "avg";
+  c.layer_scale = 0.5;
+  expect_right(c, 8, 12);
+  c = small_vit();
+  c.register_tokens = 2;
+  c.prefix_positions = false;
+  c.qk_norm = true;
+  c.convolutional_stem = true;
+  expect_right(c, 8, 12, {"blocks.0.attn.k_norm.bias", "blocks.1.attn.k_norm.bias"});
+}
+
+TEST(Deit, TwoHeads) {
+  ModelConfig c = small_vit();
+  c.distillation_token = true;
+  expect_right(c, 8, 12);
+}
+
+TEST(Swin, GradientsOfEveryParameterAtEvenAndOddSizes) {
+  expect_right(small_swin(), 12, 12);
+  expect_right(small_swin(), 14, 9);
+}
+
+TEST(Swin, GlobalAttentionInTheLastStages) {
+  ModelConfig c = small_swin();
+  c.attention = "window:size=3/global";
+  c.convolutional_stem = true;
+  expect_right(c, 12, 10);
+}
+
+TEST(Swin, PyramidStrides) {
+  ModelConfig c = preset_config("swin_tiny_patch4_window7_224");
+  c.dim = 12;
+  c.depths = {1, 1, 1, 1};
+  Classifier model(c);
+  const KernelTable& table = kernel_table("auto");
+  model.params().allocate(table.dtype, ParamStore::Gradients::kNo);
+  model.params().initialise(Rng(1));
+  Context ctx(table, table.dtype, 1);
+  ArenaScope scope(ctx.scratch());
+  const auto x = harness::random_tensor(Shape{1, 3, 65, 96}, Rng(2), table.dtype);
+  const auto out = model.forward(x, nullptr, ctx);
+  ASSERT_EQ(out.backbone.pyramid.size(), 4u);
+  const int64_t heights[] = {17, 9, 5, 3}, widths[] = {24, 12, 6, 3};
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(out.backbone.pyramid[i].stride, 4 << i);
+    EXPECT_EQ(out.backbone.pyramid[i].grid.height, heights[i]);
+    EXPECT_EQ(out.backbone.pyramid[i].grid.width, widths[i]);
+    EXPECT_EQ(out.backbone.pyramid[i].tokens.last(), 12 << i);
+  }
+}
+
+// One constant model, four threads, each with a context of its own.
+TEST(Classifier, ServesManyThreads) {
+  Classifier model(small_swin());
+  const KernelTable& table = kernel_table("auto");
+  model.params().allocate(table.dtype, ParamStore::Gradients::kNo);
+  model.params().initialise(Rng(1));
+  const auto x = harness::random_tensor(Shape{2, 3, 12, 12}, Rng(2), table.dtype);
+  const auto run = [&](const Tensor& logits) {
+    Context ctx(table, table.dtype, 1);
+    for (int i = 0; i < 20; ++i) model.classify(x, logits, ctx);
+    EXPECT_EQ(ctx.scratch().used(), 0u);
+  };
+  const harness::HostTensor expected(Shape{2, 3}, table.dtype);
+  run(expected);
+  std::vector<harness::HostTensor> results;
+  for (int t = 0; t < 4; ++t) results.emplace_back(Shape{2, 3}, table.dtype);
+  std::vector<std::thread> threads;
+  for (const auto& r : results) threads.emplace_back([&] { run(r); });
+  for (auto& t : threads) t.join();
+  for (const auto& r : results) harness::expect_same_bits(r, expected, "logits");
+}
+
+TEST(Classifier, ASteadyInferenceAllocatesNothing) {
+  Classifier model(small_swin());
+  const KernelTable& table = kernel_table("auto");
+  model.params().allocate(table.dtype, ParamStore::Gradients::kNo);
+  model.params().initialise(Rng(1));
+  Context ctx(table, table.dtype, 1);
+  const auto x = harness::random_tensor(Shape{2, 3, 12, 12}, Rng(2), table.dtype);
+  const harness::HostTensor logits(Shape{2, 3}, table.dtype);
+  for (int i = 0; i < 3; ++i) model.classify(x, logits, ctx);
+  const int64_t before = ctx.scratch().system_allocations();
+  for (int i = 0; i < 10; ++i) model.classify(x, logits, ctx);
+  EXPECT_EQ(ctx.scratch().system_allocations(), before);
+}
+
+// timm's parameter counts.
+TEST(Presets, ParameterCountsAreTimms) {
+  const std::pair<const char*, int64_t> expected[] = {
+      {"vit_tiny_patch16_224", 5717416},    {"vit_small_patch16_224", 22050664},           {"vit_base_patch16_224", 86567656},
+      {"vit_large_patch16_224", 304326632}, {"vit_base_patch16_384", 86859496},            {"deit_tiny_patch16_224", 5717416},
+      {"deit_tiny_distilled_patch16_224", 5910800}, {"deit_base_distilled_patch16_224", 87338192},
+      {"swin_tiny_patch4_window7_224", 28288354}, {"swin_small_patch4_window7_224", 49606258},
+      {"swin_base_patch4_window7_224", 87768224}, {"swin_large_patch4_window12_384", 196735516}};
+  for (const auto& [name, count] : expected) EXPECT_EQ(Classifier(preset_config(name)).params().count(), count) << name;
+}
+
+TEST(Presets, FlopsAreTheDefinitions) {
+  EXPECT_NEAR(Classifier(preset_config("swin_tiny_patch4_window7_224")).flops(1, 224, 224) / 2e9, 4.49, 0.05);
+  EXPECT_NEAR(Classifier(preset_config("vit_small_patch16_224")).flops(1, 224, 224) / 2e9, 4.6, 0.05);
+}
+
+TEST(Presets, AMisspeltNameSuggestsTheRightOne) {
+  try {
+    (void)preset_config("swin_mni");
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(), testing::HasSubstr("did you mean 'swin_mini'"));
+  }
+}
+
+TEST(ModelConfig, JsonRoundTripAndMistakes) {
+  for (const ModelPreset& p : model_presets()) EXPECT_EQ(to_json(config_from_json(to_json(p.config), "test")), to_json(p.config));
+  EXPECT_THROW((void)config_from_json("[1]", "f"), Error);
+  EXPECT_THROW((void)config_from_json("{\"dim\": \"wide\"}", "f"), Error);
+  EXPECT_THROW((void)config_from_json("{\"heads\": 7}", "f"), Error);
+  ModelConfig c = small_vit();
+  EXPECT_THROW(set_option(c, "hads", "4"), Error);
+  EXPECT_THROW(set_option(c, "heads", "four"), Error);
+  set_option(c, "mean", "0.25");
+  EXPECT_EQ(c.input.mean, (std::vector<double>{0.25, 0.25, 0.25}));
+}
+
+}  // namespace
+}  // namespace fovea

@@ -1,0 +1,117 @@
+// Gradients of the layers for inputs and every parameter, and all tables against the reference.
+#include <gtest/gtest.h>
+
+#include "harness/expect.h"
+#include "harness/layers.h"
+#include "ops/conv2d.h"
+#include "ops/layer_norm.h"
+#include "ops/linear.h"
+
+namespace fovea {
+namespace {
+
+void expect_right(const harness::LayerFactory& layer) {
+  harness::expect_adjoint(layer);
+  for (const KernelTable* table : harness::f32_tables()) {
+    SCOPED_TRACE(std::string(table->name));
+    harness::expect_like_reference(layer, *table);
+    harness::expect_same_for_any_threads(layer, *table);
+  }
+}
+
+harness::LayerFactory linear(int64_t rows, int64_t in, int64_t out, Bias bias) {
+  return harness::built<Linear>({{Shape{rows, in}},
+                                 {Shape{rows, out}},
+                                 [=](ParamStore& p) { return std::make_unique<Linear>(Scope(p) / "fc", in, out, bias); },
+                                 [](Linear& l, auto x, auto y, Tape* tape, Context& ctx) { l.forward(x[0], y[0], tape, ctx); },
+                                 [](Linear& l, auto dy, auto dx, Tape& tape, Context& ctx) {
+                                   l.backward(dy[0], dx[0], Accumulate::kNo, tape, ctx);
+                                 }});
+}
+
+TEST(Linear, GradientsAndTables) {
+  for (const auto& [rows, in, out] : std::vector<std::array<int64_t, 3>>{{1, 1, 1}, {3, 5, 2}, {31, 24, 33}, {49, 7, 80}})
+    for (const Bias bias : {Bias::kYes, Bias::kNo}) {
+      SCOPED_TRACE(fmt::format("{} {} {}", rows, in, out));
+      expect_right(linear(rows, in, out, bias));
+    }
+}
+
+TEST(Linear, PackedWeightsGiveTheSameBits) {
+  for (const KernelTable* table : harness::f32_tables()) {
+    ParamStore p;
+    const Linear layer(Scope(p) / "fc", 37, 45, Bias::kYes);
+    p.allocate(table->dtype, ParamStore::Gradients::kNo);
+    harness::randomise(p, Rng(1));
+    Context ctx(*table, table->dtype, 2);
+    const auto x = harness::random_tensor(Shape{29, 37}, Rng(2), table->dtype);
+    harness::HostTensor plain(Shape{29, 45}, table->dtype), packed(plain.shape, table->dtype);
+    layer.forward(x, plain, nullptr, ctx);
+    pack_weights(p, ctx);
+    ASSERT_NE(layer.weight().packed, nullptr);
+    layer.forward(x, packed, nullptr, ctx);
+    harness::expect_same_bits(packed, plain, std::string(table->name));
+    p.drop_packed();
+    EXPECT_EQ(layer.weight().packed, nullptr);
+  }
+}
+
+TEST(Linear, AWrongWidthIsNamed) {
+  ParamStore p;
+  const Linear layer(Scope(p) / "fc", 4, 2, Bias::kYes);
+  p.allocate(DType::kF64, ParamStore::Gradients::kNo);
+  Context ctx(kernel_table("reference"), DType::kF64, 1);
+  const harness::HostTensor x(Shape{3, 5}, DType::kF64), y(Shape{3, 2}, DType::kF64);
+  EXPECT_THROW(layer.forward(x, y, nullptr, ctx), Error);
+}
+
+TEST(LayerNorm, GradientsAndTables) {
+  for (const auto& [rows, channels] : std::vector<std::array<int64_t, 2>>{{1, 3}, {5, 24}, {49, 33}, {3, 97}}) {
+    SCOPED_TRACE(fmt::format("{} x {}", rows, channels));
+    const int64_t c = channels;
+    const Shape shape{rows, c};
+    expect_right(harness::built<LayerNorm>({{shape},
+                                            {shape},
+                                            [c](ParamStore& p) { return std::make_unique<LayerNorm>(Scope(p) / "norm", c, 1e-5); },
+                                            [](LayerNorm& l, auto x, auto y, Tape* tape, Context& ctx) { l.forward(x[0], y[0], tape, ctx); },
+                                            [](LayerNorm& l, auto dy, auto dx, Tape& tape, Context& ctx) {
+                                              l.backward(dy[0], dx[0], Accumulate::kNo, tape, ctx);
+                                            }}));
+  }
+}
+
+harness::LayerFactory convolution(const Conv2dShape& s, MapLayout layout, int64_t batch, int64_t height, int64_t width) {
+  const auto make = [=](ParamStore& p) { return std::make_unique<Conv2d>(Scope(p) / "conv", s, Bias::kYes, layout); };
+  ParamStore sizes;
+  const auto probe = make(sizes);
+  const Shape in = layout == MapLayout::kChannelsFirst ? Shape{batch, s.in, height, width} : Shape{batch, height, width, s.in};
+  return harness::built<Conv2d>({{in},
+                                 {Shape{batch, probe->out_height(height), probe->out_width(width), s.out}},
+                                 make,
+                                 [](Conv2d& l, auto x, auto y, Tape* tape, Context& ctx) { l.forward(x[0], y[0], tape, ctx); },
+                                 [](Conv2d& l, auto dy, auto dx, Tape& tape, Context& ctx) { l.backward(dy[0], dx[0], tape, ctx); }});
+}
+
+TEST(Conv2d, GradientsAndTables) {
+  const Conv2dShape patches{3, 5, 4, 4, 4, 4, 0, true}, stem{2, 4, 3, 3, 2, 2, 1, false}, same{2, 3, 3, 3, 1, 1, 1, false};
+  for (const MapLayout layout : {MapLayout::kChannelsFirst, MapLayout::kChannelsLast}) {
+    expect_right(convolution(patches, layout, 2, 8, 12));
+    expect_right(convolution(patches, layout, 1, 9, 7));  // rests at both borders
+    expect_right(convolution(stem, layout, 2, 7, 8));
+    expect_right(convolution(same, layout, 1, 5, 4));
+  }
+}
+
+TEST(Conv2d, SizesOfOddMaps) {
+  ParamStore p;
+  const Conv2d covering(Scope(p) / "a", {3, 4, 4, 4, 4, 4, 0, true}, Bias::kNo, MapLayout::kChannelsFirst);
+  EXPECT_EQ(covering.out_height(224), 56);
+  EXPECT_EQ(covering.out_height(225), 57);
+  EXPECT_EQ(covering.out_height(3), 1);
+  const Conv2d strict(Scope(p) / "b", {3, 4, 3, 3, 2, 2, 1, false}, Bias::kNo, MapLayout::kChannelsFirst);
+  EXPECT_EQ(strict.out_height(28), 14);
+  EXPECT_EQ(strict.out_height(29), 15);
+}
+
+}  // namespace
+}  // namespace fovea
