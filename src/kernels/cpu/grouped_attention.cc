@@ -16,36 +16,46 @@ namespace {
 
 using namespace grouped_attention_tile;  // NOLINT: one kernel, two files
 
-constexpr int32_t kChunkQueries = 128;
+// Queries of a task. A task packs all keys of the group, so many where there are enough tasks anyway.
+constexpr int32_t kChunkQueries = 128, kLongChunkQueries = 512;
+constexpr int64_t kEnoughTasks = 32;
+
+int32_t chunk_queries(const Call& call) {
+  const TokenGroups& groups = call.groups;
+  const int64_t tasks = call.a.batch * call.a.heads * plan::max_groups(groups) *
+                        plan::Pieces(groups.max_queries, kLongChunkQueries).pieces;
+  const int32_t most = tasks >= kEnoughTasks ? kLongChunkQueries : kChunkQueries;
+  return static_cast<int32_t>(plan::round_up(std::clamp(groups.max_queries, 1, most), kLanes));
+}
 
 // Scores up to 2^24 around the reference point of a row are summed as they are; others move the point to the maximum.
 constexpr float kSafeExponent = 24.0f;
 
 struct Workspace {
-  int32_t* codes;   // (kChunkQueries)
+  int32_t* codes;   // (chunk)
   int32_t* labels;
   float *max, *sum, *lse;  // the row's reference point, sum of 2^(score - max), and result
-  float *q, *out;   // (kChunkQueries, width)
+  float *q, *out;   // (chunk, width)
   float* s;         // (kTileRows, kMaxBlockKeys)
   float* v;         // (block keys, width)
   KeyBlock block;
   int32_t block_keys;
 
-  Workspace(Cutter cutter, int32_t keys, int64_t head_dim, int64_t width)
-      : codes(cutter.take<int32_t>(kChunkQueries)),
-        labels(cutter.take<int32_t>(kChunkQueries)),
-        max(cutter.take<float>(kChunkQueries)),
-        sum(cutter.take<float>(kChunkQueries)),
-        lse(cutter.take<float>(kChunkQueries)),
-        q(cutter.take<float>(kChunkQueries * width)),
-        out(cutter.take<float>(kChunkQueries * width)),
+  Workspace(Cutter cutter, int32_t chunk, int32_t keys, int64_t head_dim, int64_t width)
+      : codes(cutter.take<int32_t>(chunk)),
+        labels(cutter.take<int32_t>(chunk)),
+        max(cutter.take<float>(chunk)),
+        sum(cutter.take<float>(chunk)),
+        lse(cutter.take<float>(chunk)),
+        q(cutter.take<float>(chunk * width)),
+        out(cutter.take<float>(chunk * width)),
         s(cutter.take<float>(kTileRows * kMaxBlockKeys)),
         v(cutter.take<float>(keys * width)),
         block(cutter, keys, head_dim),
         block_keys(keys) {}
-  static int64_t bytes(int32_t keys, int64_t head_dim, int64_t width) {
-    return 2 * Cutter::bytes<int32_t>(kChunkQueries) + 3 * Cutter::bytes<float>(kChunkQueries) +
-           2 * Cutter::bytes<float>(kChunkQueries * width) + Cutter::bytes<float>(kTileRows * kMaxBlockKeys) +
+  static int64_t bytes(int32_t chunk, int32_t keys, int64_t head_dim, int64_t width) {
+    return 2 * Cutter::bytes<int32_t>(chunk) + 3 * Cutter::bytes<float>(chunk) +
+           2 * Cutter::bytes<float>(chunk * width) + Cutter::bytes<float>(kTileRows * kMaxBlockKeys) +
            Cutter::bytes<float>(keys * width) + KeyBlock::bytes(keys, head_dim);
   }
 };
@@ -221,10 +231,11 @@ void grouped_attention(const GroupedAttentionArgs& a, Context& ctx) {
   prepare_bias(call, ctx);
   const int32_t block_keys =
       std::max(kLanes, static_cast<int32_t>(plan::round_up(std::min(groups.max_keys, kMaxBlockKeys), kLanes)));
-  const int64_t bytes = Workspace::bytes(block_keys, a.head_dim, call.width);
+  const int32_t chunk_size = chunk_queries(call);
+  const int64_t bytes = Workspace::bytes(chunk_size, block_keys, a.head_dim, call.width);
   char* memory = ctx.scratch().take<char>(bytes * ctx.pool().threads());
   const auto workspace = [&](int thread) {
-    return Workspace(Cutter(memory + thread * bytes), block_keys, a.head_dim, call.width);
+    return Workspace(Cutter(memory + thread * bytes), chunk_size, block_keys, a.head_dim, call.width);
   };
   if (a.lse && groups.ranges.size() > 1)
     std::fill_n(static_cast<float*>(a.lse), a.batch * a.heads * groups.query_slots, kNegInf);
@@ -233,7 +244,7 @@ void grouped_attention(const GroupedAttentionArgs& a, Context& ctx) {
     if (!plan::queries_cover(groups, a.queries))
       ctx.pool().for_each(a.batch * a.heads, [&](int64_t i) { zero_rows(call, i / a.heads, i % a.heads); });
     const int64_t most_groups = plan::max_groups(groups);
-    const int64_t most_chunks = plan::Pieces(groups.max_queries, kChunkQueries).pieces;
+    const int64_t most_chunks = plan::Pieces(groups.max_queries, chunk_size).pieces;
     ctx.pool().for_ranges(a.batch * most_groups * a.heads * most_chunks, [&](int64_t first, int64_t last, int thread) {
       Workspace w = workspace(thread);
       for (int64_t task = first; task < last; ++task) {
@@ -242,7 +253,7 @@ void grouped_attention(const GroupedAttentionArgs& a, Context& ctx) {
         const TokenGroups::Range& range = groups.range(b, h);
         if (g >= range.end - range.begin) continue;
         const TokenGroups::Group& group = groups.groups[static_cast<size_t>(range.begin + g)];
-        const plan::Pieces chunks(group.queries, kChunkQueries);
+        const plan::Pieces chunks(group.queries, chunk_size);
         auto chunk = static_cast<int32_t>(task % most_chunks);
         if (chunk >= chunks.pieces) continue;
         // Causal chunks cost more the later they are: taken in turn from both ends, any contiguous share costs the same.
@@ -268,7 +279,7 @@ void grouped_attention(const GroupedAttentionArgs& a, Context& ctx) {
       if (!mean) std::fill_n(per_row, a.queries, kNegInf);
       for (int32_t g = range.begin; g < range.end; ++g) {
         const TokenGroups::Group& group = groups.groups[static_cast<size_t>(g)];
-        const plan::Pieces chunks(group.queries, kChunkQueries);
+        const plan::Pieces chunks(group.queries, chunk_size);
         for (int32_t c = 0; c < chunks.pieces; ++c) {
           attend(call, w, group, b, h, chunks.begin(c), chunks.begin(c + 1));
           deliver(call, w, group, b, h, chunks.begin(c), chunks.begin(c + 1) - chunks.begin(c), mean ? nullptr : per_row);

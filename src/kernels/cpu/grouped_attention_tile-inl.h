@@ -168,6 +168,10 @@ inline void pack_panels(const Rows& rows, const int32_t* codes, int32_t count, c
   for (int32_t piece = 0; piece < pieces.pieces; ++piece) {
     const int32_t first = pieces.begin(piece) * kLanes, width = pieces.begin(piece + 1) * kLanes - first;
     for (int32_t k = 0; k < width; k += 4) {
+      if (first + k >= count) {
+        for (int64_t i = 0; i < head_dim; ++i) std::fill_n(dst + i * width + k, 4, 0.0f);
+        continue;
+      }
       const float* src[4];
       for (int32_t i = 0; i < 4; ++i) src[i] = first + k + i < count ? rows.row(codes[first + k + i]) : Rows::zeros();
       const auto transpose = [&](V r0, V r1, V r2, V r3, int64_t dim, int32_t dims) HWY_ATTR {
