@@ -1,0 +1,269 @@
+#include "fovea/bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <functional>
+
+#include "attention/registry.h"
+#include "core/convert.h"
+#include "kernels/cpu/gemm_bench.h"
+#include "kernels/cpu/peak.h"
+#include "ops/linear.h"
+#include "tasks/load_model.h"
+#include "train/classification_step.h"
+
+namespace fovea {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kMinimumRuns = 5, kMaximumRuns = 1000;
+
+void require_dtype(const std::string& dtype) {
+  require(dtype == "f32", "there are no {} kernels in this version; choose --dtype f32", dtype.empty() ? "such" : dtype);
+}
+
+// Milliseconds of at least five runs, after one that warms up, for about `seconds`.
+std::vector<double> measure(double seconds, const std::function<void()>& run) {
+  run();
+  run();
+  std::vector<double> ms;
+  const auto begin = Clock::now();
+  while (std::ssize(ms) < kMinimumRuns ||
+         (std::chrono::duration<double>(Clock::now() - begin).count() < seconds && std::ssize(ms) < kMaximumRuns)) {
+    const auto start = Clock::now();
+    run();
+    ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
+  }
+  std::sort(ms.begin(), ms.end());
+  return ms;
+}
+
+double median(const std::vector<double>& sorted) {
+  const size_t n = sorted.size();
+  return n % 2 == 1 ? sorted[n / 2] : 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]);
+}
+
+// High-water mark of this process's resident memory, as Linux tells it.
+double peak_memory_mib() {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;) {
+    double kib = 0;
+    if (word == "VmHWM:" && status >> kib) return kib / 1024;
+  }
+  return 0;
+}
+
+// Multiply-adds a nanosecond times two; 0 for tables that do not compute in f32.
+double peak_gflops(const Context& ctx) {
+  if (ctx.kernels().dtype != DType::kF32) return 0;
+  return measure_peak(isa_of(ctx.kernels()), ctx.pool().threads()).f32_gflops;
+}
+
+const KernelTable& table_of(const ExecutionOptions& execution) {
+  const KernelTable& table = kernel_table(execution.kernels);
+  require(table.dtype != DType::kDual, "the kernels '{}' are for tests of derivatives only", table.name);
+  return table;
+}
+
+void fill_normal(const Tensor& t, uint64_t tag) {
+  const Rng rng = Rng(tag);
+  for (int64_t i = 0; i < t.elements(); ++i) {
+    const double x = rng.uniform(static_cast<uint64_t>(i)) * 3.4 - 1.7;  // of about unit variance
+    if (t.dtype == DType::kF64) t.as<double>()[i] = x;
+    else t.as<float>()[i] = static_cast<float>(x);
+  }
+}
+
+void finish(BenchResult& r, const Context& ctx, const std::vector<double>& ms) {
+  r.peak_memory_mib = peak_memory_mib();  // first: measuring the machine takes memory of its own
+  const double peak = peak_gflops(ctx);
+  r.threads = ctx.pool().threads();
+  r.dtype = name_of(ctx.dtype());
+  r.kernels = ctx.kernels().name;
+  r.runs = std::ssize(ms);
+  r.ms_median = median(ms);
+  r.ms_min = ms.front();
+  r.ms_per_image = r.ms_median / static_cast<double>(r.batch);
+  r.images_per_s = 1000 / r.ms_per_image;
+  r.gflops = r.gflop / (r.ms_median / 1000);
+  r.percent_of_peak = peak > 0 ? 100 * r.gflops / peak : 0;
+}
+
+void require_sizes(const BenchOptions& o) {
+  require(o.batch > 0 && o.batch <= 65536, "--batch {}: expected 1 to 65536", o.batch);
+  require(o.height >= 0 && o.width >= 0 && o.height <= 16384 && o.width <= 16384, "--size {}x{}: expected 1 to 16384", o.height, o.width);
+}
+
+}  // namespace
+
+MachineBench bench_machine(const ExecutionOptions& execution) {
+  const KernelTable& table = table_of(execution);
+  const ThreadPool pool(execution.threads);
+  const MachinePeak peak = measure_peak(isa_of(table), pool.threads());
+  return {pool.threads(), peak.f32_gflops, peak.bf16_gflops, peak.int8_gops, peak.memory_gbs, peak.isa};
+}
+
+GemmBench bench_gemm(const ExecutionOptions& execution, int64_t batch) {
+  require(batch > 0 && batch <= 1024, "--batch {}: expected 1 to 1024", batch);
+  const KernelTable& table = table_of(execution);
+  require(table.dtype == DType::kF32, "the kernels '{}' are an oracle and never fast; choose one of the cpu tables", table.name);
+  Context ctx(table, table.dtype, execution.threads);
+  GemmBench result;
+  result.threads = ctx.pool().threads();
+  result.kernels = table.name;
+  double peak = peak_gflops(ctx);
+  for (const GemmShape& shape : bench_gemm_shapes(batch)) {
+    // As inference does it: weights packed once, the bias fused.
+    ArenaScope scope(ctx.scratch());
+    const Tensor a = ctx.scratch().take(Shape{shape.m, shape.k}, table.dtype), b = ctx.scratch().take(Shape{shape.n, shape.k}, table.dtype);
+    const Tensor c = ctx.scratch().take(Shape{shape.m, shape.n}, table.dtype), bias = ctx.scratch().take(Shape{shape.n}, table.dtype);
+    fill_normal(a, 1);
+    fill_normal(b, 2);
+    fill_normal(bias, 3);
+    void* packed = ctx.scratch().take(table.gemm_packed_bytes(shape.k, shape.n));
+    table.gemm_pack(shape.k, shape.n, b.data, shape.k, true, packed, ctx);
+    GemmArgs g;
+    g.m = shape.m;
+    g.k = shape.k;
+    g.n = shape.n;
+    g.a = a.data;
+    g.a_stride = shape.k;
+    g.b_packed = packed;
+    g.bias = bias.data;
+    g.c = c.data;
+    g.c_stride = shape.n;
+    const double ms = median(measure(0.08, [&] { table.gemm(g, ctx); }));
+    result.rows.push_back({shape.m, shape.k, shape.n, 2e-6 * static_cast<double>(shape.m * shape.k * shape.n) / ms, 0});
+  }
+  // The clock may change meanwhile: the better of before and after is the peak.
+  peak = std::max(peak, peak_gflops(ctx));
+  double logarithms = 0;
+  for (GemmBench::Row& row : result.rows) {
+    row.percent_of_peak = 100 * row.gflops / peak;
+    logarithms += std::log(row.percent_of_peak);
+  }
+  result.geomean_percent_of_peak = std::exp(logarithms / static_cast<double>(result.rows.size()));
+  return result;
+}
+
+BenchResult bench_attention(const std::string& spec, const BenchOptions& options) {
+  require_dtype(options.dtype);
+  require_sizes(options);
+  require(options.pass != BenchOptions::Pass::kTrain, "an attention has no training step of its own; use --backward");
+  require(options.heads > 0 && options.heads <= 1024 && options.head_dim > 0 && options.head_dim <= 1024,
+          "{} heads of {} channels: expected 1 to 1024 of both", options.heads, options.head_dim);
+  require(options.tokens >= 0 && options.tokens <= int64_t{16384} * 16384, "--tokens {} is out of range", options.tokens);
+  BenchResult r;
+  r.batch = options.batch;
+  if (options.height > 0 && options.width > 0) {
+    r.height = options.height;
+    r.width = options.width;
+  } else {
+    const double tokens = options.tokens > 0 ? static_cast<double>(options.tokens) : 3136;  // the map of Swin's first stage
+    r.height = r.width = std::max<int64_t>(1, std::llround(std::sqrt(tokens)));
+  }
+  const KernelTable& table = table_of(options.execution);
+  Context ctx(table, table.dtype, options.execution.threads);
+  const bool backward = options.pass == BenchOptions::Pass::kBackward;
+
+  ParamStore params;
+  AttentionConfig config;
+  config.heads = options.heads;
+  config.head_dim = options.head_dim;
+  config.dim = options.heads * options.head_dim;
+  const AttentionSpec parsed = parse_attention(spec);
+  const auto attention = make_attention(parsed, Scope(params), config);
+  const TokenGrid grid{options.batch, 0, r.height, r.width};
+  const auto reasons = attention->unsupported(grid);
+  require(reasons.empty(), "attention '{}' cannot run here: {}", spec, fmt::join(reasons, "; "));
+  params.allocate(table.dtype, backward ? ParamStore::Gradients::kYes : ParamStore::Gradients::kNo);
+  params.initialise(Rng(1));
+  if (!backward) pack_weights(params, ctx);
+
+  const Shape shape{grid.batch, grid.tokens(), config.dim};
+  Arena arena;
+  const Tensor x = arena.take(shape, table.dtype), y = arena.take(shape, table.dtype);
+  fill_normal(x, 4);
+  AttentionInputs in;
+  in.x = x;
+  in.grid = grid;
+  Tensor dy, dx;
+  if (backward) {
+    dy = arena.take(shape, table.dtype);
+    dx = arena.take(shape, table.dtype);
+    fill_normal(dy, 5);
+  }
+  r.name = parsed.str();
+  r.tokens = grid.tokens();
+  r.pass = backward ? "forward+backward" : "forward";
+  // Each product of the forward has two in the backward.
+  r.gflop = 1e-9 * attention->flops(grid) * (backward ? 3 : 1);
+  Tape tape;
+  const auto ms = measure(options.seconds, [&] {
+    ctx.scratch().reset();
+    if (!backward) return attention->forward(in, y, nullptr, ctx);
+    tape.clear();
+    attention->forward(in, y, &tape, ctx);
+    attention->backward(dy, AttentionGradients{dx, {}, {}}, tape, ctx);
+  });
+  finish(r, ctx, ms);
+  return r;
+}
+
+BenchResult bench_model(const std::string& model, const BenchOptions& options) {
+  require_dtype(options.dtype);
+  require_sizes(options);
+  require(options.pass != BenchOptions::Pass::kBackward, "a whole model is measured forward or as a training step (--train)");
+  const KernelTable& table = table_of(options.execution);
+  Context ctx(table, table.dtype, options.execution.threads);
+  const bool train = options.pass == BenchOptions::Pass::kTrain;
+  LoadOptions load;
+  load.set = options.set;
+  load.height = options.height;
+  load.width = options.width;
+  const LoadedModel loaded = load_model(model, load, table.dtype);
+  Classifier& classifier = *loaded.classifier;
+  const ModelConfig& config = classifier.config();
+
+  BenchResult r;
+  r.name = config.name;
+  r.batch = options.batch;
+  r.height = loaded.height;
+  r.width = loaded.width;
+  r.pass = train ? "train" : "forward";
+  r.gflop = 1e-9 * classifier.flops(r.batch, r.height, r.width) * (train ? 3 : 1);
+
+  Arena arena;
+  const Tensor images = arena.take(Shape{r.batch, config.input.channels, r.height, r.width}, table.dtype);
+  const Tensor logits = arena.take(Shape{r.batch, config.classes}, table.dtype);
+  fill_normal(images, 6);
+  std::vector<double> ms;
+  if (train) {
+    std::vector<int32_t> labels;
+    for (int64_t b = 0; b < r.batch; ++b) labels.push_back(static_cast<int32_t>(b % config.classes));
+    ClassificationStep step(classifier, StepConfig{});
+    uint64_t number = 0;
+    ms = measure(options.seconds, [&] {
+      ctx.scratch().reset();
+      const StepResult result = step.accumulate(images, labels.data(), {}, 1, Rng(7, number++), ctx);
+      check(std::isfinite(result.loss), "the loss of a training step is {}", result.loss);
+      step.update(1e-4, ctx);
+    });
+  } else {
+    pack_weights(classifier.params(), ctx);
+    ms = measure(options.seconds, [&] {
+      ctx.scratch().reset();
+      classifier.classify(images, logits, ctx);
+    });
+    for (int64_t i = 0; i < logits.elements(); ++i) check(std::isfinite(load_scalar(logits, i)), "the model gives {}", load_scalar(logits, i));
+  }
+  r.tokens = classifier.backbone().forward(images.slice(0, 1), nullptr, ctx).grid.tokens();
+  finish(r, ctx, ms);
+  return r;
+}
+
+}  // namespace fovea

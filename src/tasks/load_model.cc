@@ -1,0 +1,173 @@
+#include "tasks/load_model.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/text.h"
+#include "tasks/stranger_config.h"
+#include "weights/strict_load.h"
+
+namespace fovea {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kConfigKey = "fovea.config";
+constexpr std::string_view kTrainingState = "optimizer.";  // tensors of our own files that are no weights
+
+// Input sizes are kept apart from the other settings: they shape the position table of a preset, not that of a file.
+struct Request {
+  Settings settings;
+  int64_t height = 0, width = 0;
+};
+
+int64_t pixels(const std::string& key, const std::string& value) {
+  ModelConfig c;
+  set_option(c, key, value);
+  const int64_t size = key == "height" ? c.input.height : c.input.width;
+  require(size > 0 && size <= 16384, "--set {}={}: image sizes are 1 to 16384", key, value);
+  return size;
+}
+
+Request request_of(const LoadOptions& options) {
+  Request r;
+  for (const auto& [key, value] : options.set) {
+    if (key == "height") r.height = pixels(key, value);
+    else if (key == "width") r.width = pixels(key, value);
+    else r.settings.emplace_back(key, value);
+  }
+  if (options.height > 0) r.height = options.height;
+  if (options.width > 0) r.width = options.width;
+  if (r.height == 0) r.height = r.width;
+  if (r.width == 0) r.width = r.height;
+  require(r.height >= 0 && r.width >= 0 && r.height <= 16384 && r.width <= 16384, "the image size {}x{} is out of range (1 to 16384)",
+          r.height, r.width);
+  return r;
+}
+
+void set_size(LoadedModel& loaded, const Request& request) {
+  const InputConfig& input = loaded.classifier->config().input;
+  loaded.height = request.height > 0 ? request.height : input.height;
+  loaded.width = request.width > 0 ? request.width : input.width;
+  const auto reasons = loaded.classifier->backbone().unsupported(loaded.height, loaded.width);
+  require(reasons.empty(), "{} cannot take images of {}x{}: {}", loaded.classifier->config().name, loaded.height, loaded.width,
+          fmt::join(reasons, "; "));
+}
+
+void fill(Classifier& classifier, const MappedWeights& weights, DType dtype) {
+  std::vector<WantedTensor> wanted;
+  for (const Param& p : classifier.params().params()) wanted.push_back({p.name, p.shape});
+  require_match(wanted, weights, classifier.config().name.empty() ? "the model" : classifier.config().name);
+  // Memory is taken only for what the file is known to hold.
+  classifier.params().allocate(dtype, ParamStore::Gradients::kNo);
+  for (Param& p : classifier.params().params()) {
+    const MappedTensor* t = weights.find(p.name);
+    if (dtype == DType::kF64) t->read(p.value.as<double>());
+    else t->read(p.value.as<float>());
+  }
+}
+
+LoadedModel load_preset(ModelConfig config, const LoadOptions& options, const Request& request, DType dtype) {
+  if (!options.attention.empty()) config.attention = options.attention;
+  apply_settings(config, request.settings);
+  if (request.height > 0) {
+    config.input.height = request.height;
+    config.input.width = request.width;
+  }
+  validate(config);
+  LoadedModel loaded;
+  loaded.source = "preset (random weights)";
+  loaded.dialect = "fovea";
+  loaded.classifier = std::make_unique<Classifier>(config);
+  set_size(loaded, request);
+  loaded.classifier->params().allocate(dtype, ParamStore::Gradients::kNo);
+  loaded.classifier->params().initialise(Rng(options.seed));
+  return loaded;
+}
+
+MappedWeights own_weights(const WeightFile& file) {
+  MappedWeights w;
+  w.path = file.path();
+  for (const WeightTensor& t : file.tensors()) {
+    if (t.name.starts_with(kTrainingState)) w.ignored.push_back(t.name);
+    else w.tensors.push_back({t.name, t.shape, {t}});
+  }
+  return w;
+}
+
+// With pool=avg a dialect whose last norm follows the pooling has what we call fc_norm.
+void rename_last_norm(MappedWeights& weights, const ModelConfig& config) {
+  if (config.hierarchical() || config.pool != "avg" || weights.find("fc_norm.weight")) return;
+  for (MappedTensor& t : weights.tensors)
+    if (t.name == "norm.weight" || t.name == "norm.bias") t.name = "fc_" + t.name;
+}
+
+LoadedModel load_file(const std::string& path, const LoadOptions& options, const Request& request, DType dtype) {
+  require(options.attention.empty(), "'{}' holds weights of one attention; another one (--attention) can be chosen for a preset only", path);
+  const WeightFile file = open_weights(path);
+  LoadedModel loaded;
+  loaded.source = path;
+  loaded.metadata = file.metadata();
+  ModelConfig config;
+  MappedWeights weights;
+  if (const auto own = file.metadata().find(kConfigKey); own != file.metadata().end()) {
+    config = config_from_json(own->second, path);
+    loaded.metadata.erase(kConfigKey);
+    loaded.dialect = "fovea";
+    weights = own_weights(file);
+    apply_settings(config, request.settings);
+  } else {
+    const RecognisedModel model = require_recognised(file);
+    config = stranger_config(file, model, request.settings, {request.height, request.width}, loaded.assumed);
+    apply_settings(config, request.settings);
+    loaded.dialect = std::string(model.dialect->name);
+    weights = map_keys(file, model);
+    rename_last_norm(weights, config);
+  }
+  validate(config);
+  loaded.classifier = std::make_unique<Classifier>(config);
+  fill(*loaded.classifier, weights, dtype);
+  set_size(loaded, request);
+  return loaded;
+}
+
+std::string weights_in_run(const std::string& folder) {
+  for (const char* name : {"best.safetensors", "last.safetensors"})
+    if (const fs::path p = fs::path(folder) / name; fs::exists(p)) return p.string();
+  fail("'{}' is no run directory: it has neither best.safetensors nor last.safetensors; name a run that `fovea train` made", folder);
+}
+
+}  // namespace
+
+void apply_settings(ModelConfig& config, const Settings& settings) {
+  const int64_t channels = config.input.channels;
+  for (const auto& [key, value] : settings)
+    if (key == "channels") set_option(config, key, value);
+  if (config.input.channels != channels && config.input.channels > 0 && config.input.channels <= 4)
+    for (auto* list : {&config.input.mean, &config.input.std}) {
+      double sum = 0;
+      for (const double x : *list) sum += x;
+      list->assign(static_cast<size_t>(config.input.channels), sum / static_cast<double>(std::max<size_t>(1, list->size())));
+    }
+  for (const auto& [key, value] : settings)
+    if (key != "channels") set_option(config, key, value);
+}
+
+LoadedModel load_model(const std::string& model, const LoadOptions& options, DType dtype) {
+  require(!model.empty(), "no model was named; give a preset, a weights file or a run directory");
+  const Request request = request_of(options);
+  std::error_code ignored;
+  if (fs::is_directory(model, ignored)) return load_file(weights_in_run(model), options, request, dtype);
+  std::vector<std::string> names;
+  for (const ModelPreset& p : model_presets()) {
+    if (p.config.name == model) return load_preset(p.config, options, request, dtype);
+    names.push_back(p.config.name);
+  }
+  if (fs::exists(model, ignored)) return load_file(model, options, request, dtype);
+  const bool path_like = model.find('/') != std::string::npos || fs::path(model).has_extension();
+  require(!path_like, "there is no file or folder '{}'", model);
+  fail("there is no model '{}', neither as a preset nor as a file{}; `fovea list models` shows the presets", model, did_you_mean(model, names));
+}
+
+}  // namespace fovea

@@ -1,0 +1,28 @@
+// From a name to a classifier with weights: presets, weights files in any known dialect, run directories.
+#pragma once
+
+#include <memory>
+
+#include "fovea/model.h"
+#include "heads/classifier.h"
+#include "weights/weight_file.h"
+
+namespace fovea {
+
+struct LoadedModel {
+  std::unique_ptr<Classifier> classifier;
+  int64_t height = 0, width = 0;        // input size to use: the one asked for, else the model's own
+  std::vector<std::string> assumed;     // sentences: what the file did not say
+  std::string dialect, source;          // "fovea", "timm", ...; the file, or "preset (random weights)"
+  WeightFile::Metadata metadata;        // the file's own, without the configuration
+};
+
+// Throws Error with one sentence for a misspelt preset, a missing or unreadable file, weights that do not fit, wrong
+// settings. Weights are in `dtype` and not packed. `options.kernels` is not looked at.
+LoadedModel load_model(const std::string& model, const LoadOptions& options, DType dtype);
+
+// The --set options on a configuration. Their order does not matter: the number of channels goes first, and one value of
+// mean or std serves all channels. Throws Error naming the key.
+void apply_settings(ModelConfig& config, const Settings& settings);
+
+}  // namespace fovea

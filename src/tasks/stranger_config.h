@@ -1,0 +1,16 @@
+// The configuration of a model that another code base has saved: from the shapes in the file, its name, a config.json
+// beside it and the user's settings; what is left is assumed and said.
+#pragma once
+
+#include "fovea/model.h"
+#include "models/config.h"
+#include "weights/key_map.h"
+
+namespace fovea {
+
+// `size`: the input size that the user asked for, or zeros; it decides where the file does not tell.
+// Throws Error saying what to set when the file does not tell and nothing can be assumed.
+ModelConfig stranger_config(const WeightFile& file, const RecognisedModel& model, const Settings& settings,
+                            std::pair<int64_t, int64_t> size, std::vector<std::string>& assumed);
+
+}  // namespace fovea
