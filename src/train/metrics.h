@@ -1,6 +1,7 @@
 // What a classifier reached on a part of the data.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -29,7 +30,8 @@ struct ClassResult {
 // How many images of a class were taken for which.
 class ConfusionMatrix {
  public:
-  explicit ConfusionMatrix(int64_t classes = 0) : classes_(classes), counts_(static_cast<size_t>(classes * classes)) {}
+  ConfusionMatrix() = default;
+  explicit ConfusionMatrix(int64_t classes) : classes_(classes), counts_(static_cast<size_t>(classes * classes)) {}
 
   // Throws InternalError for classes that do not exist.
   void add(int64_t true_class, int64_t predicted_class, int64_t images = 1);
@@ -44,7 +46,7 @@ class ConfusionMatrix {
   std::vector<ClassResult> per_class() const;
 
  private:
-  int64_t classes_;
+  int64_t classes_ = 0;
   std::vector<int64_t> counts_;
 };
 

@@ -104,7 +104,7 @@ TEST_P(TrainingFixture, EveryTableFollowsTheRun) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Runs, TrainingFixture, testing::Values("train_vit", "train_vit_avgpool_reg", "train_swin", "train_swin_odd"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& run) { return std::string(run.param); });
 
 }  // namespace
 }  // namespace fovea
