@@ -39,6 +39,13 @@ double peak_memory_mib() {
   return report::kNotMeasured;
 }
 
+// The last folder of a path; a data set's name as it is.
+std::string data_name(std::string data) {
+  while (data.size() > 1 && data.ends_with('/')) data.pop_back();
+  const size_t slash = data.rfind('/');
+  return slash == std::string::npos || slash + 1 == data.size() ? data : data.substr(slash + 1);
+}
+
 report::FactGroup model_facts(const ModelConfig& m, const TrainPlan& plan) {
   return {"Model",
           {{"Preset", m.name, ""},
@@ -90,7 +97,7 @@ void write_training_report(const ReportInputs& in) {
   const RunConfig& c = in.run.config();
   report::TrainingReport r;
   r.model = c.model.name;
-  r.title = fmt::format("{} on {}", c.model.name, c.options.data);
+  r.title = fmt::format("{} on {}", c.model.name, data_name(c.options.data));
   r.train_images = c.train_images;
   r.validation_images = c.val_images;
   r.planned_epochs = c.epochs();

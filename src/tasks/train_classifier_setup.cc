@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <filesystem>
 #include <thread>
 
 #include "core/convert.h"
@@ -178,14 +179,17 @@ RunConfig resolve_training(const TrainOptions& options, const DataSplits& data) 
   run.train_images = data.train->size();
   run.val_images = data.val->size();
   run.data_description = data.train->describe();
+  // A run may be continued from another folder.
+  if (std::error_code error; std::filesystem::exists(o.data, error)) o.data = std::filesystem::absolute(o.data, error).lexically_normal().string();
 
   run.model = preset_config(o.model);
   if (!o.attention.empty()) run.model.attention = o.attention;
   if (!o.init.empty()) {
     const LoadedModel init = load_model(o.init, {}, DType::kF32);
-    const std::string preset = run.model.name;
-    run.model.input = init.classifier->config().input;
-    if (o.attention.empty()) run.model.attention = init.classifier->config().attention;
+    const ModelConfig& from = init.classifier->config();
+    if (from.name == run.model.name) run.model = from;  // with the sizes that --set gave it then
+    run.model.input = from.input;
+    if (o.attention.empty() && from.family == run.model.family) run.model.attention = from.attention;
     for (const std::string& a : init.assumed) run.notes.push_back(a);
   }
   choose_input(run, look_at(*data.train));
