@@ -575,6 +575,17 @@ TEST(GroupedAttention, BandAndDilation) {
   }
 }
 
+TEST(GroupedAttention, DilationCountsFromShiftedPositions) {
+  for (const int32_t shift : {-7, 5}) {  // -7: positions before the first key
+    Case c = global(60, 60, 8);
+    c.groups.rule.band = 4;
+    c.groups.rule.dilation = 3;
+    c.groups.rule.query_position_shift = shift;
+    c.name += fmt::format(", shift {}", shift);
+    verify(c);
+  }
+}
+
 TEST(GroupedAttention, SelfPenaltyAndPadding) {
   Case c = global(49, 49, 32);
   c.groups.rule.self_penalty = -5e4f;
@@ -638,6 +649,7 @@ TEST(GroupedAttention, MemoryRowsAreNeverExcludedByARule) {
     Case c = global(40, 40, 24);
     c.memory = 11;
     c.shared_memory = shared;
+    c.batch = 5;  // their order shows in the sums of shared rows
     c.groups = TokenGroups();
     c.groups.rule.causal = true;
     c.groups.rule.band = 6;
