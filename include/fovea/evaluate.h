@@ -21,7 +21,7 @@ struct EvaluateOptions {
 
 struct ClassScore {
   std::string name;
-  double precision = 0, recall = 0, f1 = 0;
+  double precision = 0, recall = 0, f1 = 0;  // NaN where undefined: precision of what was never predicted
   int64_t support = 0;         // images of this class
 };
 
@@ -37,6 +37,7 @@ struct Evaluation {
   std::vector<ClassScore> classes;
   std::vector<std::vector<int64_t>> confusion;  // [true class][predicted class]
   std::vector<SkippedFile> skipped;
+  std::vector<std::string> notes;                // sentences about the data: what was held out, what was left aside
   double seconds = 0, images_per_s = 0;
   // With `against`: share of images on which both models name the same class, and the largest difference of a probability.
   double agreement = 0, largest_difference = 0, against_top1 = 0;

@@ -1,0 +1,57 @@
+// What the verbs of the command line share: options, how they fail, what they print.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "fovea/fovea.h"
+
+namespace fovea::cli {
+
+// A verb declares its options on a subcommand of `app` and returns what runs when it was chosen: its exit status.
+using Run = std::function<int()>;
+
+struct Verb {
+  CLI::App* app = nullptr;
+  Run run;
+};
+
+Verb add_train(CLI::App& app);
+Verb add_eval(CLI::App& app);
+Verb add_classify(CLI::App& app);
+Verb add_info(CLI::App& app);
+Verb add_list(CLI::App& app);
+Verb add_bench(CLI::App& app);
+
+// Options that every verb has.
+struct Common {
+  ExecutionOptions execution;
+  uint64_t seed = 0;
+};
+void add_common(CLI::App& app, Common& common);
+
+// --size H[xW], --set key=value ...
+struct SizeAndSettings {
+  std::string size;
+  std::vector<std::string> set;
+  std::pair<int64_t, int64_t> height_width() const;  // zeros without --size; throws Error for nonsense
+  Settings settings() const;                         // throws Error for what is not key=value
+};
+void add_size(CLI::App& app, SizeAndSettings& options);
+void add_set(CLI::App& app, SizeAndSettings& options);
+void add_dtype(CLI::App& app, std::string& dtype);
+void require_f32(const std::string& dtype);          // throws Error: other types are not there yet
+
+// What is assumed about a model, and other remarks, on stderr.
+void note(const std::string& text);
+void note_assumed(const ModelInfo& info);
+
+std::string count_text(int64_t n);                   // 28288354 -> "28.3 M"
+std::string duration_text(double seconds);           // "4 min 12 s"
+
+// A text table on stdout: columns as wide as their widest cell, numbers to the right.
+void print_table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows, const std::string& right = "");
+
+}  // namespace fovea::cli

@@ -1,0 +1,31 @@
+// What the public Model and Session hold.
+#pragma once
+
+#include "fovea/model.h"
+#include "image/transforms.h"
+#include "kernels/kernel_table.h"
+#include "tasks/load_model.h"
+
+namespace fovea {
+
+// Constant once made; its weights are packed for `table`.
+struct Model::Impl {
+  LoadedModel loaded;
+  const KernelTable* table = nullptr;
+  Preprocess preprocess;
+
+  const Classifier& classifier() const { return *loaded.classifier; }
+  const ModelConfig& config() const { return loaded.classifier->config(); }
+  std::string class_name(int64_t index) const {
+    const auto& names = config().class_names;
+    return names.empty() ? std::to_string(index) : names[static_cast<size_t>(index)];
+  }
+};
+
+// The table for a session of `model`: its own. Throws Error when `kernels` asks for another one.
+const KernelTable& table_for(const Model::Impl& model, const std::string& kernels);
+
+// images (B, C, H, W) f32 -> logits (B, classes) f64, row-major. Takes its memory from ctx.scratch() and gives it back.
+void classify_batch(const Model::Impl& model, ConstTensor images, std::vector<double>& logits, Context& ctx);
+
+}  // namespace fovea
