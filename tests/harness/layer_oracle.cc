@@ -178,7 +178,7 @@ LayerRun run_layer(const LayerFactory& make, const KernelTable& table, int threa
   Tape tape;
   poison(ctx.scratch());
   poison(tape.arena());
-  const size_t scratch_before = ctx.scratch().used();
+  size_t scratch_before = ctx.scratch().used();
   {
     ArenaScope scope(ctx.scratch());  // without a tape activations live in the scratch
     run.layer->forward(const_views(run.inputs), views(run.inference_outputs), nullptr, ctx);
@@ -186,6 +186,7 @@ LayerRun run_layer(const LayerFactory& make, const KernelTable& table, int threa
   poison(ctx.scratch());
   run.layer->forward(const_views(run.inputs), views(run.outputs), &tape, ctx);
   if (ctx.scratch().used() != scratch_before) run.problems.push_back("the recording forward keeps scratch memory");
+  scratch_before = ctx.scratch().used();
   run.gradients = run_backward(*run.layer, run.doutputs, tape, ctx);
   if (ctx.scratch().used() != scratch_before) run.problems.push_back("the backward keeps scratch memory");
   if (!tape.empty()) run.problems.push_back(fmt::format("the backward leaves {} records on the tape", tape.size()));

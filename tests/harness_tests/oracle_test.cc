@@ -23,6 +23,7 @@ enum class Flaw {
   kChangesParameter,
   kInferenceDiffers,
   kKeepsScratch,
+  kBackwardKeepsScratch,
   kReadsUnwritten,       // uses fresh scratch memory as if it were zero
   kDependsOnThreads,
   kWrongOnFloat,         // right in double only
@@ -66,6 +67,7 @@ class Gated : public LayerUnderTest {
   }
 
   void backward(std::span<const ConstTensor> dout, std::span<const Tensor> din, Tape& tape, Context& ctx) override {
+    if (flaw_ == Flaw::kBackwardKeepsScratch) ctx.scratch().take(64);
     const Record r = flaw_ == Flaw::kLeavesRecord ? record_ : tape.pop<Record>();
     if (ctx.dtype() == DType::kF64) return backward_as<double>(r, dout[0], din, ctx);
     backward_as<float>(r, dout[0], din, ctx);
@@ -172,7 +174,8 @@ TEST(Oracle, FindsBrokenRulesOfWriting) {
   EXPECT_TRUE(finds(check_adjoint(gated(Flaw::kLeavesRecord)), "leaves 1 records on the tape"));
   EXPECT_TRUE(finds(check_adjoint(gated(Flaw::kChangesInput)), "input 0 was changed"));
   EXPECT_TRUE(finds(check_adjoint(gated(Flaw::kChangesParameter)), "changed a parameter"));
-  EXPECT_TRUE(finds(check_adjoint(gated(Flaw::kKeepsScratch)), "keeps scratch memory"));
+  EXPECT_TRUE(finds(check_adjoint(gated(Flaw::kKeepsScratch)), "the recording forward keeps scratch memory"));
+  EXPECT_TRUE(finds(check_adjoint(gated(Flaw::kBackwardKeepsScratch)), "the backward keeps scratch memory"));
   EXPECT_TRUE(finds(check_adjoint(gated(Flaw::kReadsUnwritten)), "not finite"));
   EXPECT_TRUE(finds(check_adjoint(gated(Flaw::kInferenceDiffers)), "output 0 of the inference forward"));
 }
