@@ -128,10 +128,8 @@ void choose_augmentation(RunConfig& run) {
   require(std::find(known.begin(), known.end(), augment) != known.end(), "there is no augmentation '{}'; choose {}", augment, fmt::join(known, ", "));
   if (augment != "auto") return;
   const bool small = std::max(run.model.input.height, run.model.input.width) <= kLargestMini, flip = !are_signs(run.model.class_names);
-  augment = small ? "crop" : "resized-crop";
-  if (flip)
-    augment = "flip+" + augment;
-  else
+  augment = fmt::format("{}{}", flip ? "flip+" : "", small ? "crop" : "resized-crop");
+  if (!flip)
     run.notes.push_back("The classes are single letters or digits, so images are not mirrored.");
 }
 
@@ -210,6 +208,11 @@ RunConfig resolve_training(const TrainOptions& options, const DataSplits& data) 
   const Classifier model(run.model);
   const auto reasons = model.backbone().unsupported(run.model.input.height, run.model.input.width);
   require(reasons.empty(), "{} cannot take images of {}x{}: {}", run.model.name, run.model.input.height, run.model.input.width, fmt::join(reasons, "; "));
+  if (!o.init.empty()) {  // weights that do not fit are refused before anything is written
+    const KernelTable& table = kernel_table(run.kernels);
+    Context ctx(table, table.dtype, 1);
+    initial_model(run, table.dtype, ctx);
+  }
   return run;
 }
 
