@@ -32,7 +32,7 @@ std::string position(const Shape& shape, int64_t i) {
     s = fmt::format("{}{}{}", i % shape[d], s.empty() ? "" : ", ", s);
     i /= shape[d];
   }
-  return "[" + s + "]";
+  return fmt::format("[{}]", s);
 }
 
 }  // namespace
