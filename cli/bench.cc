@@ -71,6 +71,7 @@ void print_result(const BenchResult& r, bool json) {
 }
 
 int run(Options& o) {
+  require_kernels(o.common);
   const auto require_subject = [&](const char* example) {
     if (o.subject.empty()) throw Error(fmt::format("bench {} needs a name, as in: fovea bench {}", o.what, example));
   };

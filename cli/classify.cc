@@ -69,6 +69,7 @@ void print_text(const std::vector<Session::Answer>& answers) {
 }
 
 int run(const Options& o) {
+  require_kernels(o.common);
   require_f32(o.dtype);
   LoadOptions load;
   load.set = o.shape.settings();

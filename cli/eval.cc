@@ -70,6 +70,7 @@ void print_text(const Evaluation& e, const Options& o) {
 }
 
 int run(Options& o) {
+  require_kernels(o.common);
   require_f32(o.dtype);
   LoadOptions load;
   load.set = o.shape.settings();
@@ -78,8 +79,6 @@ int run(Options& o) {
   load.seed = o.common.seed;
   const Model model = Model::load(o.model, load);
   const ModelInfo info = model.info();
-  note_assumed(info);
-  if (info.source.starts_with("preset")) note(fmt::format("{} has random weights: its answers mean nothing; name a weights file or a run", info.name));
   o.evaluate.execution = o.common.execution;
   o.evaluate.seed = o.common.seed;
   o.evaluate.set = load.set;
@@ -88,6 +87,8 @@ int run(Options& o) {
   ProgressBar bar("evaluating", "images");
   const Evaluation e = evaluate(model, o.evaluate, [&](int64_t done, int64_t total) { bar.show(done, total); });
   bar.finish();
+  note_assumed(info);
+  if (info.source.starts_with("preset")) note(fmt::format("{} has random weights: its answers mean nothing; name a weights file or a run", info.name));
   for (const std::string& n : e.notes) note(n);
   for (const SkippedFile& s : e.skipped) note(fmt::format("skipped {}: {}", s.file, s.why));
   if (o.json)

@@ -66,6 +66,7 @@ void print_text(const ModelInfo& i) {
 }
 
 int run(const Options& o) {
+  require_kernels(o.common);
   LoadOptions load;
   load.set = o.shape.settings();
   std::tie(load.height, load.width) = o.shape.height_width();

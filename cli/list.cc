@@ -72,6 +72,7 @@ void kernels(bool json) {
 }
 
 int run(const Options& o) {
+  require_kernels(o.common);
   if (o.what == "models") models(o.json);
   if (o.what == "attentions") attentions(o.json);
   if (o.what == "datasets") datasets(o.json);

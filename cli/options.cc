@@ -14,6 +14,16 @@ void add_common(CLI::App& app, Common& common) {
   app.add_option("--seed", common.seed, "of everything that is random")->capture_default_str();
 }
 
+void require_kernels(const Common& common) {
+  std::string names = "auto";
+  for (const KernelListing& k : list_kernels()) {
+    if (k.name == common.execution.kernels) return;
+    names += ", " + k.name;
+  }
+  if (common.execution.kernels != "auto")
+    throw Error(fmt::format("there are no kernels '{}' on this machine; choose one of {}", common.execution.kernels, names));
+}
+
 void add_size(CLI::App& app, SizeAndSettings& options) {
   app.add_option("--size", options.size, "size of the model's input in pixels, H or HxW (default: the model's own)");
 }

@@ -31,6 +31,7 @@ struct Common {
   uint64_t seed = 0;
 };
 void add_common(CLI::App& app, Common& common);
+void require_kernels(const Common& common);          // throws Error for a name that this machine has no kernels of
 
 // --size H[xW], --set key=value ...
 struct SizeAndSettings {

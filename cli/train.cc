@@ -126,6 +126,7 @@ void require_nothing_else(const CLI::App& verb) {
 }
 
 int run(Options& o, CLI::App& verb) {
+  require_kernels(o.common);
   if (!o.train.resume.empty()) {
     require_nothing_else(verb);
   } else {

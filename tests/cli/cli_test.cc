@@ -1,0 +1,187 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "cli/run_cli.h"
+
+namespace fovea {
+namespace {
+
+using Json = nlohmann::json;
+using testing::AllOf;
+using testing::HasSubstr;
+
+// The user's mistake: status 2, nothing on stdout, exactly one line on stderr that starts with "fovea: " and says `what`.
+void expect_mistake(const CliResult& r, const std::string& what) {
+  EXPECT_EQ(r.status, 2) << r.err;
+  EXPECT_EQ(r.out, "");
+  EXPECT_EQ(std::count(r.err.begin(), r.err.end(), '\n'), 1) << r.err;
+  EXPECT_THAT(r.err, AllOf(testing::StartsWith("fovea: "), HasSubstr(what)));
+}
+
+void expect_mistake(const std::string& arguments, const std::string& what) {
+  SCOPED_TRACE(arguments);
+  expect_mistake(run_cli(arguments), what);
+}
+
+const std::string kTrain = " --model swin_mini --epochs 1 --batch 8 --size 28 --threads 2 --out ";
+
+TEST(CommandLine, HelpOfEveryVerbShowsAnExample) {
+  EXPECT_EQ(run_cli("--help").status, 0);
+  for (const std::string verb : {"train", "eval", "classify", "info", "list", "bench"}) {
+    const CliResult r = run_cli(verb + " --help");
+    EXPECT_EQ(r.status, 0) << verb;
+    EXPECT_THAT(r.out, HasSubstr("fovea " + verb)) << verb;
+    EXPECT_EQ(r.err, "") << verb;
+  }
+}
+
+TEST(CommandLine, WrongWordsAreOneSentence) {
+  expect_mistake("", "name a verb");
+  expect_mistake("compare", "there is no verb 'compare'; the verbs are train, eval, classify, info, list, bench");
+  expect_mistake("list models --bogus", "--bogus");
+  expect_mistake("list everything", "everything");
+  expect_mistake("list models --kernels gpu", "there are no kernels 'gpu'");
+  expect_mistake("info", "MODEL is required");
+  expect_mistake("info swin_minni", "did you mean 'swin_mini'");
+  expect_mistake("info weights/none.pt", "there is no file or folder 'weights/none.pt'");
+  expect_mistake("info swin_mini --set hads=3", "there is no such key; did you mean 'heads'");
+  expect_mistake("info swin_mini --set heads", "expected key=value");
+  expect_mistake("info vit_mini --set heads=x", "expected a number");
+  expect_mistake("info swin_mini --kernels gpu", "there are no kernels 'gpu'");
+  expect_mistake("info swin_mini --size 28x", "expected H or HxW");
+  expect_mistake("info swin_mini --size 0", "expected H or HxW");
+  expect_mistake("info swin_mini --threads many", "--threads");
+  expect_mistake("bench attention windo", "did you mean 'window'");
+  expect_mistake("bench attention window:sise=3", "has no option 'sise'");
+  expect_mistake("bench attention", "needs a name");
+  expect_mistake("bench model swin_mini --dtype bf16", "no bf16 kernels");
+  expect_mistake("bench model swin_mini --batch 0", "--batch 0");
+  expect_mistake("classify swin_mini /nowhere.png", "there is no file or folder '/nowhere.png'");
+  expect_mistake("eval swin_mini /nowhere", "/nowhere");
+}
+
+TEST(CommandLine, WrongTrainingDataIsOneSentence) {
+  const TemporaryFolder f;
+  expect_mistake("train", "train needs DATA");
+  expect_mistake("train /nowhere --model swin_mini", "/nowhere");
+  write_class_folders(f / "one", 1, 4);
+  expect_mistake("train " + (f / "one") + kTrain + (f / "run"), "one class");
+  write_class_folders(f / "hollow", 2, 4);
+  std::filesystem::create_directory(f / "hollow/class_c");
+  expect_mistake("train " + (f / "hollow") + kTrain + (f / "run"), "class_c");
+  std::filesystem::create_directory(f / "labels");
+  std::ofstream(f / "labels/train-labels-idx1-ubyte", std::ios::binary).write("\0\0\x08\x01\0\0\0\x02\0\x01", 10);
+  expect_mistake("train " + (f / "labels") + kTrain + (f / "run"), "train-labels-idx1-ubyte");
+  write_class_folders(f / "good", 2, 8);
+  expect_mistake("train " + (f / "good") + " --model swin_minni", "did you mean 'swin_mini'");
+  expect_mistake("train " + (f / "good") + " --model swin_mini --epochs 1 --minutes 1", "exclude each other");
+  expect_mistake("train " + (f / "good") + " --config " + (f / "none.json"), "there is no such file");
+  std::ofstream(f / "odd.json") << "{\"epoch\": 3}";
+  expect_mistake("train " + (f / "good") + " --config " + (f / "odd.json"), "there is no option 'epoch'");
+  EXPECT_FALSE(std::filesystem::exists(f / "run"));
+}
+
+TEST(CommandLine, TrainsEvaluatesClassifiesAndSaysWhatItDid) {
+  const TemporaryFolder f;
+  write_class_folders(f / "data", 2, 12);
+  const std::string data = f / "data", run = f / "run";
+  const CliResult trained = run_cli("train " + data + kTrain + run);
+  ASSERT_EQ(trained.status, 0) << trained.err;
+  EXPECT_THAT(trained.out, AllOf(HasSubstr("parameters"), HasSubstr("memory"), HasSubstr("an epoch"), HasSubstr("Open " + run + "/report.html")));
+  for (const char* name : {"config.json", "metrics.csv", "last.safetensors", "best.safetensors", "report.html"})
+    EXPECT_TRUE(std::filesystem::exists(run + "/" + name)) << name;
+
+  expect_mistake("train --resume " + run, "finished");
+  expect_mistake("train --resume " + run + " --lr 1", "leave --lr out");
+  expect_mistake("train " + data + kTrain + run, run);
+  expect_mistake("train " + data + " --init " + run + " --model vit_mini --size 28 --epochs 1 --out " + (f / "other"), run);
+
+  const CliResult evaluated = run_cli("eval " + run + " " + data + " --split val --json --against " + run);
+  ASSERT_EQ(evaluated.status, 0) << evaluated.err;
+  const Json e = Json::parse(evaluated.out);
+  EXPECT_EQ(e["split"], "val");
+  EXPECT_EQ(e["images"], 2);
+  EXPECT_EQ(e["classes"][0]["name"], "class_a");
+  EXPECT_EQ(e["confusion"].size(), 2u);
+  EXPECT_GE(e["top1"], 0.0);
+  EXPECT_LE(e["top1"], 1.0);
+  EXPECT_EQ(e["against"]["agreement"], 1.0);
+  EXPECT_EQ(e["against"]["largest_difference"], 0.0);
+  EXPECT_EQ(run_cli("eval " + run + " " + data + " --split val").status, 0);
+
+  std::ofstream(f / "broken.jpg") << "no picture";
+  const std::string good = data + "/class_a/0.ppm", csv = f / "answers.csv";
+  const CliResult classified = run_cli("classify " + run + " " + good + " " + (f / "broken.jpg") + " --json --csv " + csv);
+  ASSERT_EQ(classified.status, 0) << classified.err;
+  const Json c = Json::parse(classified.out);
+  ASSERT_EQ(c.size(), 2u);
+  EXPECT_EQ(c[0]["file"], good);
+  EXPECT_EQ(c[0]["top"].size(), 2u);
+  EXPECT_FALSE(c[0].contains("error"));
+  EXPECT_TRUE(c[1]["top"].empty());
+  EXPECT_THAT(c[1]["error"].get<std::string>(), HasSubstr("broken.jpg"));
+  EXPECT_THAT(text_of_file(csv), HasSubstr("file,rank,class,index,probability,error\n" + good + ",1,class_"));
+  const CliResult nothing = run_cli("classify " + run + " " + (f / "broken.jpg"));
+  EXPECT_EQ(nothing.status, 2);
+  EXPECT_THAT(nothing.err, HasSubstr("nothing could be classified"));
+}
+
+TEST(CommandLine, AFullDiskIsOneSentence) {
+  const TemporaryFolder f;
+  write_class_folders(f / "data", 2, 8);
+  const CliResult r = run_cli("train " + (f / "data") + kTrain + (f / "run"), "ulimit -f 64;");
+  EXPECT_EQ(r.status, 2) << r.err;
+  EXPECT_THAT(r.err, AllOf(HasSubstr("fovea: "), HasSubstr(f / "run")));
+  EXPECT_EQ(std::count(r.err.begin(), r.err.end(), '\n'), 1) << r.err;
+}
+
+TEST(CommandLine, OptionsComeFromAFileWhereTheCommandLineHasNone) {
+  const TemporaryFolder f;
+  write_class_folders(f / "data", 2, 8);
+  std::ofstream(f / "options.json") << "{\"epochs\": 3, \"batch\": 8, \"size\": 28, \"model\": \"swin_mini\", \"data\": \"" << (f / "data") << "\"}";
+  const CliResult r = run_cli("train --config " + (f / "options.json") + " --epochs 1 --out " + (f / "run"));
+  ASSERT_EQ(r.status, 0) << r.err;
+  const Json j = Json::parse(text_of_file(f / "run/config.json"));
+  EXPECT_EQ(j["training"]["epochs"], 1.0);
+  EXPECT_EQ(j["training"]["batch"], 8);
+}
+
+TEST(CommandLine, JsonIsAllThatStdoutHolds) {
+  for (const std::string arguments : {"list models", "list attentions", "list datasets", "list kernels", "info swin_mini"}) {
+    const CliResult r = run_cli(arguments + " --json");
+    EXPECT_EQ(r.status, 0) << arguments << r.err;
+    EXPECT_FALSE(Json::parse(r.out, nullptr, false).is_discarded()) << arguments;
+  }
+  const Json b = Json::parse(run_cli("bench attention window:size=3 --size 6x9 --heads 2 --head-dim 8 --backward --json").out, nullptr, false);
+  for (const char* key : {"name", "batch", "size", "tokens", "threads", "dtype", "kernels", "pass", "runs", "ms_median", "ms_min", "ms_per_image",
+                          "images_per_s", "gflop", "gflops", "percent_of_peak", "peak_memory_mib"})
+    EXPECT_TRUE(b.contains(key)) << key;
+  EXPECT_EQ(b["size"], Json::parse("[6, 9]"));
+  EXPECT_EQ(b["pass"], "forward+backward");
+  EXPECT_GE(b["runs"], 5);
+  const Json m = Json::parse(run_cli("bench model swin_mini --train --json --threads 1").out, nullptr, false);
+  EXPECT_EQ(m["pass"], "train");
+  EXPECT_EQ(m["threads"], 1);
+}
+
+TEST(CommandLine, EveryOddPictureIsAnsweredOrExplained) {
+  const std::string folder = FOVEA_SHARED "/data/robust";
+  if (!std::filesystem::exists(folder)) GTEST_SKIP() << "the collection of odd pictures is not here: " << folder;
+  const TemporaryFolder f;
+  std::ofstream list(f / "list");
+  int64_t count = 0;
+  for (const auto& e : std::filesystem::recursive_directory_iterator(folder))
+    if (e.is_regular_file()) list << e.path().string() << "\n", ++count;
+  list.close();
+  const CliResult r = run_cli("classify swin_mini --json $(cat " + (f / "list") + ")");
+  ASSERT_EQ(r.status, 0) << r.err;
+  const Json j = Json::parse(r.out);
+  EXPECT_EQ(std::ssize(j), count);
+  for (const Json& e : j) EXPECT_NE(e["top"].empty(), !e.contains("error")) << e;
+}
+
+}  // namespace
+}  // namespace fovea

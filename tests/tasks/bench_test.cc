@@ -1,0 +1,106 @@
+#include "fovea/bench.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "fovea/error.h"
+#include "fovea/info.h"
+
+namespace fovea {
+namespace {
+
+using testing::HasSubstr;
+using testing::ThrowsMessage;
+
+BenchOptions quick() {
+  BenchOptions o;
+  o.execution.threads = 1;
+  o.seconds = 0;
+  return o;
+}
+
+void expect_sound(const BenchResult& r) {
+  EXPECT_GE(r.runs, 5);
+  EXPECT_GT(r.ms_min, 0);
+  EXPECT_GE(r.ms_median, r.ms_min);
+  EXPECT_DOUBLE_EQ(r.ms_per_image * static_cast<double>(r.batch), r.ms_median);
+  EXPECT_NEAR(r.gflops, r.gflop / (r.ms_median * 1e-3), 1e-9 * r.gflops);
+  EXPECT_GT(r.percent_of_peak, 0);
+  EXPECT_GT(r.peak_memory_mib, 0);
+}
+
+// qkv and proj of C x 3C and C x C for each token, and two products of D for each pair in a window.
+TEST(BenchAttention, CountsWhatTheDefinitionNeeds) {
+  BenchOptions o = quick();
+  o.batch = 2;
+  o.height = 6;
+  o.width = 9;
+  o.heads = 2;
+  o.head_dim = 8;
+  const BenchResult r = bench_attention("window:size=3", o);
+  expect_sound(r);
+  const double tokens = 2 * 54, c = 16;
+  EXPECT_NEAR(r.gflop, 2e-9 * (tokens * c * 4 * c + tokens * 9 * 2 * c), 1e-12);
+  EXPECT_EQ(r.pass, "forward");
+  o.pass = BenchOptions::Pass::kBackward;
+  const BenchResult b = bench_attention("window:size=3", o);
+  expect_sound(b);
+  EXPECT_NEAR(b.gflop, 3 * r.gflop, 1e-12);
+  EXPECT_EQ(b.pass, "forward+backward");
+}
+
+TEST(BenchAttention, TokensMakeASquareMap) {
+  BenchOptions o = quick();
+  o.tokens = 50;
+  o.heads = 1;
+  o.head_dim = 8;
+  const BenchResult r = bench_attention("global", o);
+  EXPECT_EQ(r.height, 7);
+  EXPECT_EQ(r.tokens, 49);
+}
+
+TEST(BenchModel, MeasuresForwardAndTraining) {
+  BenchOptions o = quick();
+  o.batch = 2;
+  const BenchResult r = bench_model("swin_mini", o);
+  expect_sound(r);
+  o.pass = BenchOptions::Pass::kTrain;
+  const BenchResult t = bench_model("swin_mini", o);
+  expect_sound(t);
+  EXPECT_EQ(t.pass, "train");
+  EXPECT_NEAR(t.gflop, 3 * r.gflop, 1e-9);
+  EXPECT_GT(t.ms_min, r.ms_min);
+}
+
+TEST(Bench, SaysWhatIsWrong) {
+  BenchOptions o = quick();
+  o.dtype = "int8";
+  EXPECT_THAT([&] { (void)bench_model("swin_mini", o); }, ThrowsMessage<Error>(HasSubstr("no int8 kernels")));
+  o = quick();
+  o.batch = 0;
+  EXPECT_THAT([&] { (void)bench_attention("global", o); }, ThrowsMessage<Error>(HasSubstr("--batch 0")));
+  o = quick();
+  o.pass = BenchOptions::Pass::kTrain;
+  EXPECT_THAT([&] { (void)bench_attention("global", o); }, ThrowsMessage<Error>(HasSubstr("--backward")));
+}
+
+TEST(Lists, NameWhatThereIs) {
+  bool conv = false, chosen = false;
+  for (const ModelListing& m : list_models()) {
+    EXPECT_GT(m.parameters, 0) << m.name;
+    EXPECT_GT(m.gflop, 0) << m.name;
+    if (m.name == "swin_tiny_patch4_window7_224") {
+      EXPECT_EQ(m.parameters, 28288354);
+    }
+    if (m.name == "swin_mini") conv = m.summary.find("early-convolution stem") != std::string::npos;
+  }
+  EXPECT_TRUE(conv);
+  for (const KernelListing& k : list_kernels()) chosen |= k.chosen;
+  EXPECT_TRUE(chosen);
+  EXPECT_GE(list_attentions().size(), 2u);
+  EXPECT_FALSE(list_datasets().empty());
+  EXPECT_FALSE(version().empty());
+}
+
+}  // namespace
+}  // namespace fovea

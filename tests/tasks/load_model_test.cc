@@ -1,0 +1,129 @@
+#include "tasks/load_model.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "cli/run_cli.h"
+#include "harness/expect.h"
+#include "weights/safetensors.h"
+
+namespace fovea {
+namespace {
+
+using testing::HasSubstr;
+using testing::ThrowsMessage;
+
+LoadOptions with(Settings set) {
+  LoadOptions o;
+  o.set = std::move(set);
+  return o;
+}
+
+void save(const std::string& path, const ParamStore& params, const std::map<std::string, std::string>& metadata, bool extra = false) {
+  std::vector<TensorToWrite> tensors;
+  for (const Param& p : params.params()) tensors.push_back({p.name, DType::kF32, p.shape, p.value.data});
+  const float moment = 0;
+  if (extra) tensors.push_back({"optimizer.m", DType::kF32, Shape{1}, &moment});
+  write_safetensors(path, tensors, metadata);
+}
+
+TEST(LoadModel, SettingsApplyInAnyOrder) {
+  for (const Settings& set : {Settings{{"channels", "1"}, {"mean", "0.1307"}}, Settings{{"mean", "0.1307"}, {"channels", "1"}}}) {
+    const LoadedModel m = load_model("vit_mini", with(set), DType::kF32);
+    EXPECT_EQ(m.classifier->config().input.mean, std::vector<double>{0.1307});
+    EXPECT_EQ(m.classifier->config().input.std.size(), 1u);
+  }
+}
+
+TEST(LoadModel, APresetsWeightsFollowTheSeed) {
+  LoadOptions a, b;
+  b.seed = 1;
+  const auto weights = [](const LoadOptions& o) {
+    const LoadedModel m = load_model("swin_mini", o, DType::kF32);
+    const Tensor v = m.classifier->params().values();
+    return std::vector<float>(v.as<float>(), v.as<float>() + v.elements());
+  };
+  EXPECT_EQ(weights(a), weights(a));
+  EXPECT_NE(weights(a), weights(b));
+}
+
+TEST(LoadModel, OwnFilesComeBackAndLeaveTheOptimizerOut) {
+  const TemporaryFolder f;
+  std::filesystem::create_directory(f / "run");
+  LoadOptions o = with({{"classes", "3"}, {"class_names", "x,y,z"}});
+  o.seed = 7;
+  const LoadedModel first = load_model("vit_mini", o, DType::kF32);
+  save(f / "run/last.safetensors", first.classifier->params(), {{"fovea.config", to_json(first.classifier->config())}}, true);
+  const LoadedModel second = load_model(f / "run", {}, DType::kF32);
+  EXPECT_EQ(second.dialect, "fovea");
+  EXPECT_TRUE(second.assumed.empty());
+  EXPECT_EQ(second.classifier->config().class_names, (std::vector<std::string>{"x", "y", "z"}));
+  const Tensor a = first.classifier->params().values(), b = second.classifier->params().values();
+  EXPECT_EQ(std::memcmp(a.data, b.data, a.bytes()), 0);
+}
+
+// The configuration of a file without ours: shapes, then the preset that the name mentions, then assumptions.
+TEST(LoadModel, AStrangersFileIsReadOffItsShapesAndItsName) {
+  const TemporaryFolder f;
+  const LoadedModel tiny = load_model("deit_tiny_patch16_224", {}, DType::kF32);
+  save(f / "deit_tiny_patch16_224.safetensors", tiny.classifier->params(), {});
+  save(f / "weights.safetensors", tiny.classifier->params(), {});
+  const LoadedModel named = load_model(f / "deit_tiny_patch16_224.safetensors", {}, DType::kF32);
+  EXPECT_EQ(named.dialect, "timm");
+  EXPECT_EQ(named.classifier->config().heads, 3);
+  EXPECT_EQ(named.classifier->config().input.mean, tiny.classifier->config().input.mean);
+  EXPECT_THAT(named.assumed, testing::Contains(HasSubstr("deit_tiny_patch16_224")));
+  const LoadedModel bare = load_model(f / "weights.safetensors", with({{"mean", "0.4"}, {"heads", "6"}}), DType::kF32);
+  EXPECT_EQ(bare.classifier->config().input.mean, (std::vector<double>{0.4, 0.4, 0.4}));
+  EXPECT_EQ(bare.classifier->config().heads, 6);
+  EXPECT_EQ(bare.classifier->config().head_dim * 6 == 192 || bare.classifier->config().head_dim == 0, true);
+  EXPECT_THAT(bare.assumed, testing::Not(testing::Contains(HasSubstr("mean="))));
+  EXPECT_THAT(bare.assumed, testing::Contains(HasSubstr("std=")));
+
+  std::ofstream(f / "config.json") << R"({"pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "crop_pct": 0.8, "interpolation": "bilinear"}})";
+  const LoadedModel stated = load_model(f / "weights.safetensors", {}, DType::kF32);
+  EXPECT_EQ(stated.classifier->config().input.mean, (std::vector<double>{0.1, 0.2, 0.3}));
+  EXPECT_EQ(stated.classifier->config().input.crop_pct, 0.8);
+  EXPECT_EQ(stated.classifier->config().input.interpolation, "bilinear");
+}
+
+TEST(LoadModel, SwinIsReadOffItsShapes) {
+  const TemporaryFolder f;
+  const LoadedModel tiny = load_model("swin_tiny_patch4_window7_224", {}, DType::kF32);
+  save(f / "weights.safetensors", tiny.classifier->params(), {});
+  const LoadedModel m = load_model(f / "weights.safetensors", {}, DType::kF32);
+  const ModelConfig &a = tiny.classifier->config(), &b = m.classifier->config();
+  EXPECT_EQ(a.depths, b.depths);
+  EXPECT_EQ(a.stage_heads, b.stage_heads);
+  EXPECT_EQ(a.attention, b.attention);
+  EXPECT_EQ(a.mlp_ratio, b.mlp_ratio);
+  EXPECT_EQ(b.input.height, 224);
+}
+
+TEST(LoadModel, SaysWhatIsWrong) {
+  const TemporaryFolder f;
+  const auto loading = [](const std::string& model, const LoadOptions& o = {}) { return [=] { (void)load_model(model, o, DType::kF32); }; };
+  EXPECT_THAT(loading("swin_minni"), ThrowsMessage<Error>(HasSubstr("did you mean 'swin_mini'")));
+  EXPECT_THAT(loading("a/b.safetensors"), ThrowsMessage<Error>(HasSubstr("there is no file or folder 'a/b.safetensors'")));
+  std::filesystem::create_directory(f / "empty");
+  EXPECT_THAT(loading(f / "empty"), ThrowsMessage<Error>(HasSubstr("no run directory")));
+  EXPECT_THAT(loading("vit_mini", with({{"height", "0"}})), ThrowsMessage<Error>(HasSubstr("1 to 16384")));
+  EXPECT_THAT(loading("vit_mini", with({{"channels", "2"}})), ThrowsMessage<Error>(HasSubstr("1 or 3 channels")));
+
+  const LoadedModel vit = load_model("vit_mini", {}, DType::kF32);
+  ModelConfig other = vit.classifier->config();
+  other.depth = 7;
+  save(f / "other.safetensors", vit.classifier->params(), {{"fovea.config", to_json(other)}});
+  EXPECT_THAT(loading(f / "other.safetensors"), ThrowsMessage<Error>(HasSubstr("missing: 'blocks.6.norm1.weight'")));
+  save(f / "broken.safetensors", vit.classifier->params(), {{"fovea.config", "{"}});
+  EXPECT_THAT(loading(f / "broken.safetensors"), ThrowsMessage<Error>(HasSubstr("broken.safetensors")));
+  LoadOptions attention;
+  attention.attention = "global";
+  save(f / "good.safetensors", vit.classifier->params(), {{"fovea.config", to_json(vit.classifier->config())}});
+  EXPECT_THAT(loading(f / "good.safetensors", attention), ThrowsMessage<Error>(HasSubstr("for a preset only")));
+}
+
+}  // namespace
+}  // namespace fovea

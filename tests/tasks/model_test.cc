@@ -1,0 +1,202 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <thread>
+
+#include "cli/run_cli.h"
+#include "fovea/fovea.h"
+#include "image/dataset.h"
+#include "image/transforms.h"
+
+namespace fovea {
+namespace {
+
+using testing::HasSubstr;
+using testing::ThrowsMessage;
+
+const std::string kMnist = FOVEA_SHARED "/data/vit_mnist";
+
+std::vector<float> pixels(const ModelInfo& info, int64_t batch, float phase) {
+  std::vector<float> x(static_cast<size_t>(batch * info.channels * info.height * info.width));
+  for (size_t i = 0; i < x.size(); ++i) x[i] = std::sin(0.37f * static_cast<float>(i) + phase);
+  return x;
+}
+
+TEST(Model, ServesManyThreads) {
+  const Model model = Model::load("swin_mini");
+  const ModelInfo info = model.info();
+  ExecutionOptions one;
+  one.threads = 1;
+  std::vector<std::vector<float>> serial(4), parallel(4);
+  const auto ask = [&](size_t i) {
+    Session session(model, one);
+    std::vector<float> out;
+    for (int repeat = 0; repeat < 3; ++repeat) out = session.logits(pixels(info, 2, static_cast<float>(i)).data(), 2, info.height, info.width);
+    return out;
+  };
+  for (size_t i = 0; i < 4; ++i) serial[i] = ask(i);
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < 4; ++i) threads.emplace_back([&, i] { parallel[i] = ask(i); });
+  for (std::thread& t : threads) t.join();
+  EXPECT_EQ(serial, parallel);
+  EXPECT_NE(serial[0], serial[1]);
+}
+
+TEST(Model, KernelsAgree) {
+  LoadOptions reference;
+  reference.kernels = "reference";
+  const Model exact = Model::load("vit_mini", reference), fast = Model::load("vit_mini");
+  const ModelInfo info = exact.info();
+  const auto x = pixels(info, 1, 0);
+  const auto a = Session(exact).logits(x.data(), 1, info.height, info.width), b = Session(fast).logits(x.data(), 1, info.height, info.width);
+  for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-5);
+}
+
+TEST(Session, AnswersForEachFileAndGoesOnAfterBrokenOnes) {
+  const TemporaryFolder f;
+  for (int i = 0; i < 20; ++i) write_ppm(f / (std::to_string(i) + ".ppm"), 20 + i, 9 * i);
+  std::ofstream(f / "7.ppm") << "P6\n";
+  std::vector<std::filesystem::path> files;
+  for (int i = 0; i < 20; ++i) files.emplace_back(f / (std::to_string(i) + ".ppm"));
+  const Model model = Model::load("vit_mini");
+  Session session(model);
+  const auto answers = session.classify(files, 3);
+  ASSERT_EQ(answers.size(), files.size());
+  for (size_t i = 0; i < files.size(); ++i) {
+    EXPECT_EQ(answers[i].file, files[i]);
+    EXPECT_EQ(answers[i].error.empty(), i != 7);
+    EXPECT_EQ(answers[i].top.size(), i == 7 ? 0u : 3u);
+    if (i == 7) continue;
+    EXPECT_GE(answers[i].top[0].probability, answers[i].top[1].probability);
+    const auto alone = session.classify(files[i], 3);
+    for (size_t k = 0; k < 3; ++k) {
+      EXPECT_EQ(alone[k].index, answers[i].top[k].index);
+      EXPECT_EQ(alone[k].probability, answers[i].top[k].probability);
+    }
+  }
+  EXPECT_THAT([&] { (void)session.classify(files[7]); }, ThrowsMessage<Error>(HasSubstr("7.ppm")));
+  EXPECT_THAT([&] { (void)session.classify(files, 0); }, ThrowsMessage<Error>(HasSubstr("topk")));
+  ExecutionOptions other;
+  other.kernels = "reference";
+  EXPECT_THAT([&] { Session s(model, other); }, ThrowsMessage<Error>(HasSubstr("loaded for the kernels")));
+}
+
+TEST(ListImages, FindsPicturesInFoldersSorted) {
+  const TemporaryFolder f;
+  std::filesystem::create_directories(f / "d/.hidden");
+  for (const char* name : {"d/b.PNG", "d/a.jpg", "d/notes.txt", "d/.c.png", "d/.hidden/d.png", "e.webp"}) std::ofstream(f / name) << "x";
+  EXPECT_EQ(list_images(f / ""), (std::vector<std::filesystem::path>{f / "d/a.jpg", f / "d/b.PNG", f / "e.webp"}));
+  EXPECT_EQ(list_images(f / "d/notes.txt").size(), 1u);
+  EXPECT_THAT([&] { (void)list_images(f / "none"); }, ThrowsMessage<Error>(HasSubstr("there is no file or folder")));
+}
+
+TEST(Evaluate, CountsAddUp) {
+  const TemporaryFolder f;
+  write_class_folders(f / "data", 3, 6);
+  LoadOptions load;
+  load.set = {{"classes", "4"}, {"class_names", "class_c,class_b,class_a,none"}};
+  const Model model = Model::load("vit_mini", load);
+  EvaluateOptions o;
+  o.data = f / "data";
+  o.split = "all";
+  o.batch = 4;
+  int64_t seen = 0;
+  const Evaluation e = evaluate(model, o, [&](int64_t done, int64_t total) {
+    EXPECT_GT(done, seen);
+    EXPECT_EQ(total, 18);
+    seen = done;
+  });
+  EXPECT_EQ(seen, 18);
+  EXPECT_EQ(e.images, 18);
+  ASSERT_EQ(e.classes.size(), 4u);
+  EXPECT_EQ(e.classes[0].name, "class_c");
+  int64_t right = 0, all = 0;
+  for (size_t t = 0; t < 4; ++t)
+    for (size_t p = 0; p < 4; ++p) {
+      all += e.confusion[t][p];
+      right += t == p ? e.confusion[t][p] : 0;
+    }
+  EXPECT_EQ(all, 18);
+  EXPECT_DOUBLE_EQ(e.top1, static_cast<double>(right) / 18);
+  EXPECT_EQ(e.top5, 1.0);
+  EXPECT_EQ(e.classes[3].support, 0);
+
+  // The same labels by hand, one image at a time.
+  Session session(model);
+  double loss = 0;
+  for (const auto& file : list_images(o.data))
+    for (const Prediction& p : session.classify(file, 4))
+      if (p.name == file.parent_path().filename()) loss -= std::log(p.probability) / 18;
+  EXPECT_NEAR(e.loss, loss, 1e-6);
+
+  const Model stranger = Model::load("vit_mini");
+  EXPECT_THAT([&] { (void)evaluate(stranger, o); }, ThrowsMessage<Error>(HasSubstr("has 3 classes")));
+  std::filesystem::rename(f / "data/class_b", f / "data/class_d");
+  EXPECT_THAT([&] { (void)evaluate(model, o); }, ThrowsMessage<Error>(HasSubstr("'class_d'")));
+}
+
+TEST(Evaluate, BrokenImagesAreListedAndTooManyStop) {
+  const TemporaryFolder f;
+  write_class_folders(f / "data", 2, 6);
+  std::ofstream(f / "data/class_a/3.ppm") << "P6\n";
+  LoadOptions load;
+  load.set = {{"classes", "2"}, {"class_names", "class_a,class_b"}};
+  const Model model = Model::load("vit_mini", load);
+  EvaluateOptions o;
+  o.data = f / "data";
+  o.split = "all";
+  EXPECT_THAT([&] { (void)evaluate(model, o); }, ThrowsMessage<Error>(HasSubstr("3.ppm")));
+  o.max_broken = 0.5;
+  const Evaluation e = evaluate(model, o);
+  EXPECT_EQ(e.images, 11);
+  ASSERT_EQ(e.skipped.size(), 1u);
+  EXPECT_THAT(e.skipped[0].file, HasSubstr("3.ppm"));
+}
+
+// A checkpoint of vit-pytorch with its MNIST test set: an independent forward in another language gets 9725 right.
+class VitMnist : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!std::filesystem::exists(kMnist)) GTEST_SKIP() << "the checkpoint and its data are not here: " << kMnist;
+  }
+  LoadOptions options() const {
+    LoadOptions o;
+    o.set = {{"heads", "4"}, {"mean", "0.1307"}, {"std", "0.3081"}};
+    return o;
+  }
+};
+
+TEST_F(VitMnist, LogitsMatchTheStoredOnes) {
+  const Model model = Model::load(kMnist + "/vit_mnist_gpu.pt", options());
+  const DataSplit data = open_split(kMnist, "test", 0);
+  constexpr int64_t kImages = 1000;
+  std::vector<float> x(kImages * 28 * 28), stored(kImages * 10);
+  for (int64_t i = 0; i < kImages; ++i) normalize(to_channels(data.dataset->read(i), 1), {0.1307f}, {0.3081f}, x.data() + i * 784);
+  std::ifstream(kMnist + "/logits_t10k_first1000_f32.bin", std::ios::binary)
+      .read(reinterpret_cast<char*>(stored.data()), static_cast<std::streamsize>(stored.size() * sizeof(float)));
+  Session session(model);
+  double worst = 0;
+  for (int64_t i = 0; i < kImages; i += 100) {
+    const auto logits = session.logits(x.data() + i * 784, 100, 28, 28);
+    for (size_t j = 0; j < logits.size(); ++j) {
+      ASSERT_TRUE(std::isfinite(logits[j]));
+      worst = std::max(worst, std::abs(static_cast<double>(logits[j]) - stored[static_cast<size_t>(i) * 10 + j]));
+    }
+  }
+  EXPECT_LT(worst, 1e-3);
+  EXPECT_GT(*std::max_element(stored.begin(), stored.end()), 1.0f);
+}
+
+TEST_F(VitMnist, AccuracyIsTheKnownOne) {
+  const Model model = Model::load(kMnist + "/vit_mnist_gpu.pt", options());
+  EvaluateOptions o;
+  o.data = kMnist;
+  const Evaluation e = evaluate(model, o);
+  EXPECT_EQ(e.split, "test");
+  EXPECT_EQ(e.images, 10000);
+  EXPECT_NEAR(e.top1 * 10000, 9725, 5);
+}
+
+}  // namespace
+}  // namespace fovea
