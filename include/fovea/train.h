@@ -17,7 +17,7 @@ struct TrainOptions {
   double lr = 0;                        // peak; 0: 1e-3 scaled to the batch
   double weight_decay = 0.05, warmup_epochs = -1 /* -1: a twentieth of the run */, clip_norm = 1, label_smoothing = 0.1;
   double dropout = -1, drop_path = -1;  // -1: the preset's
-  std::string augment = "auto";         // auto, none, flip, crop, flip+crop, resized-crop
+  std::string augment = "auto";         // auto, none, flip, crop, flip+crop, resized-crop, flip+resized-crop
   int64_t early_stopping = 0;           // stop after this many epochs without a better validation accuracy; 0: never
   std::string init;                     // weights to start from (fine-tuning); the head is replaced when classes differ
   int64_t classes = 0;                  // 0: as many as the data has; otherwise checked against it
