@@ -25,9 +25,9 @@ PatchEmbed::PatchEmbed(const Scope& scope, const PatchEmbedConfig& c) : config_(
   } else {
     require(c.patch == 2 || c.patch == 4 || c.patch == 8 || c.patch == 16,
             "a convolutional stem halves the image 1 to 4 times; the patch must be 2, 4, 8 or 16, got {}", c.patch);
-    // At least two convolutions: at patch 2 the first one keeps the size.
-    std::vector<int64_t> strides = c.patch == 2 ? std::vector<int64_t>{1, 2} : std::vector<int64_t>();
-    for (int64_t p = c.patch; c.patch > 2 && p > 1; p /= 2) strides.push_back(2);
+    // The first convolution sees every pixel; each later one halves the map.
+    std::vector<int64_t> strides = {1};
+    for (int64_t p = c.patch; p > 1; p /= 2) strides.push_back(2);
     int64_t in = c.in_channels;
     for (size_t i = 0; i + 1 < strides.size(); ++i) {
       const int64_t out = std::max<int64_t>(8, c.dim >> (strides.size() - 1 - i));
@@ -85,7 +85,7 @@ void PatchEmbed::backward(ConstTensor dy, Tensor dimages, Tape& tape, Context& c
     d = dtokens;
   }
   if (stem_.empty()) return proj_->backward(d, dimages, tape, ctx);
-  std::array<Shape, 4> shapes;  // of the stem layers' outputs
+  std::array<Shape, 5> shapes;  // of the stem layers' outputs
   int64_t height = record.images[2], width = record.images[3];
   for (size_t i = 0; i < stem_.size(); ++i) {
     height = stem_[i].conv.out_height(height);

@@ -85,10 +85,10 @@ ModelPreset swin_mini() {
   c.family = "swin";
   c.convolutional_stem = true;
   c.attention = "window:size=7";
-  c.patch = 2;
-  c.dim = 48;
-  c.depths = {2, 2, 2};
-  c.stage_heads = {2, 4, 8};
+  c.patch = 4;
+  c.dim = 64;
+  c.depths = {2, 2};
+  c.stage_heads = {2, 4};
   c.mlp_ratio = 2;
   c.norm_epsilon = 1e-5;
   c.drop_path = 0.05;

@@ -1,5 +1,7 @@
 #include "ops/linear.h"
 
+#include <cmath>
+
 #include "ops/layer_norm.h"
 
 namespace fovea {
@@ -12,8 +14,11 @@ struct LinearRecord {
 
 }  // namespace
 
-Linear::Linear(const Scope& scope, int64_t in, int64_t out, Bias bias, const Init& weight)
-    : in_(in), out_(out), weight_(scope.param("weight", Shape{out, in}, weight, Decay::kYes)) {
+Linear::Linear(const Scope& scope, int64_t in, int64_t out, Bias bias)
+    : in_(in),
+      out_(out),
+      weight_(scope.param("weight", Shape{out, in}, Init::truncated_normal(0.02 * std::sqrt(768.0 / static_cast<double>(in))),
+                          Decay::kYes)) {
   weight_->packable = true;
   if (bias == Bias::kYes) bias_ = scope.param("bias", Shape{out}, Init::zeros(), Decay::kNo);
 }

@@ -17,6 +17,9 @@ namespace {
 
 constexpr int64_t kSmallestMini = 28, kLargestMini = 64;  // pixels that the mini presets are made for
 constexpr double kReferenceRate = 1e-3;                   // at a batch of 128 images
+constexpr double kMiniRate = 2e-3;                        // of the mini presets, at a batch of 64
+constexpr double kDefaultEpochs = 10;
+constexpr double kShortRun = 30;                          // epochs below which shifted crops slow learning more than they help
 constexpr double kFineTuningShare = 0.2;                  // of that, from --init
 
 bool is_mini(const std::string& preset) { return preset.ends_with("_mini"); }
@@ -128,7 +131,11 @@ void choose_augmentation(RunConfig& run) {
   require(std::find(known.begin(), known.end(), augment) != known.end(), "there is no augmentation '{}'; choose {}", augment, fmt::join(known, ", "));
   if (augment != "auto") return;
   const bool small = std::max(run.model.input.height, run.model.input.width) <= kLargestMini, flip = !are_signs(run.model.class_names);
-  augment = fmt::format("{}{}", flip ? "flip+" : "", small ? "crop" : "resized-crop");
+  const double epochs = run.options.epochs > 0 ? run.options.epochs : kDefaultEpochs;
+  if (small && epochs < kShortRun)
+    augment = flip ? "flip" : "none";
+  else
+    augment = fmt::format("{}{}", flip ? "flip+" : "", small ? "crop" : "resized-crop");
   if (!flip)
     run.notes.push_back("The classes are single letters or digits, so images are not mirrored.");
 }
@@ -137,7 +144,7 @@ void choose_batch(RunConfig& run) {
   TrainOptions& o = run.options;
   require(o.batch >= 0 && o.accumulate >= 1, "--batch and --accumulate must be positive, got {} and {}", o.batch, o.accumulate);
   if (o.batch == 0) {
-    o.batch = is_mini(run.model.name) ? 128 : 32;
+    o.batch = is_mini(run.model.name) ? 64 : 32;
     while (o.batch > 8 && o.batch * o.accumulate * 8 > run.train_images) o.batch /= 2;  // a few updates an epoch at least
     o.batch = std::min(o.batch, std::max<int64_t>(1, run.train_images / o.accumulate));
   }
@@ -145,7 +152,8 @@ void choose_batch(RunConfig& run) {
           o.accumulate, o.batch, run.train_images);
   run.steps_per_epoch = run.train_images / (o.batch * o.accumulate);
   if (o.lr == 0) {
-    o.lr = kReferenceRate * static_cast<double>(o.batch * o.accumulate) / 128;
+    const double per_image = is_mini(run.model.name) ? kMiniRate / 64 : kReferenceRate / 128;
+    o.lr = per_image * static_cast<double>(o.batch * o.accumulate);
     if (!o.init.empty()) {
       o.lr *= kFineTuningShare;
       run.notes.push_back("Fine-tuning: the learning rate is a fifth of the usual one.");
@@ -217,7 +225,7 @@ RunConfig resolve_training(const TrainOptions& options, const DataSplits& data) 
 }
 
 void settle_epochs(RunConfig& run, double seconds_per_epoch) {
-  constexpr double kDefaultEpochs = 10, kReserve = 0.97;  // measured speeds are a little optimistic
+  constexpr double kReserve = 0.97;  // measured speeds are a little optimistic
   TrainOptions& o = run.options;
   if (o.epochs == 0) {
     o.epochs = kDefaultEpochs;
