@@ -5,6 +5,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/cpu/loops-inl.h"
@@ -65,18 +66,16 @@ void scale_columns_backward(int64_t rows, int64_t channels, const void* gamma, c
   ArenaScope scope(context.scratch());
   float* partial = dgamma ? context.scratch().take<float>(chunks.count * channels) : nullptr;
   parallel_for(context, chunks.count, chunks.size * channels, [&](int64_t begin, int64_t end) {
-    const DF d;
-    for (int64_t chunk = begin; chunk < end; ++chunk)
-      ForVectors(0, channels, [&](int64_t, auto load, auto store) {
-        const VF factor = load(f32(gamma));
-        VF sum = hn::Zero(d);
-        for (int64_t r = chunks.begin(chunk); r < chunks.end(chunk); ++r) {
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      float* sum = partial ? partial + chunk * channels : nullptr;
+      if (sum) std::fill_n(sum, channels, 0.0f);
+      for (int64_t r = chunks.begin(chunk); r < chunks.end(chunk); ++r)
+        ForVectors(0, channels, [&](int64_t, auto load, auto store) {
           const VF up = load(f32(dy) + r * channels);
-          if (partial) sum = hn::MulAdd(up, load(f32(x) + r * channels), sum);
-          if (dx) store(hn::Mul(up, factor), f32(dx) + r * channels);
-        }
-        if (partial) store(sum, partial + chunk * channels);
-      });
+          if (sum) store(hn::MulAdd(up, load(f32(x) + r * channels), load(sum)), sum);
+          if (dx) store(hn::Mul(up, load(f32(gamma))), f32(dx) + r * channels);
+        });
+    }
   });
   if (partial) AddPartials(chunks.count, channels, partial, f32(dgamma));
 }
@@ -86,25 +85,12 @@ void column_sum(int64_t rows, int64_t channels, int64_t stride, const void* x, v
   ArenaScope scope(context.scratch());
   float* partial = context.scratch().take<float>(chunks.count * channels);
   parallel_for(context, chunks.count, chunks.size * channels, [&](int64_t begin, int64_t end) {
-    const DF d;
     for (int64_t chunk = begin; chunk < end; ++chunk) {
-      const int64_t first = chunks.begin(chunk), last = chunks.end(chunk);
       float* to = partial + chunk * channels;
-      constexpr int kVectors = 4;  // columns side by side: independent additions
-      int64_t c = 0;
-      for (; c + kVectors * kLanes <= channels; c += kVectors * kLanes) {
-        VF total[kVectors];
-        for (int v = 0; v < kVectors; ++v) total[v] = hn::Zero(d);
-        for (int64_t r = first; r < last; ++r)
-          for (int v = 0; v < kVectors; ++v)
-            total[v] = hn::Add(total[v], hn::LoadU(d, f32(x) + r * stride + c + v * kLanes));
-        for (int v = 0; v < kVectors; ++v) hn::StoreU(total[v], d, to + c + v * kLanes);
-      }
-      ForVectors(c, channels, [&](int64_t, auto load, auto store) {
-        VF total = hn::Zero(d);
-        for (int64_t r = first; r < last; ++r) total = hn::Add(total, load(f32(x) + r * stride));
-        store(total, to);
-      });
+      std::fill_n(to, channels, 0.0f);
+      for (int64_t r = chunks.begin(chunk); r < chunks.end(chunk); ++r)
+        Transform(0, channels, to, [](VF total, VF v) { return hn::Add(total, v); }, static_cast<const float*>(to),
+                  f32(x) + r * stride);
     }
   });
   AddPartials(chunks.count, channels, partial, f32(sum));
@@ -120,29 +106,37 @@ using VU64 = hn::Vec<DU64>;
 struct Words {
   VU64 c0, c1;
 };
-HWY_INLINE Words Philox(const Rng& rng, VU64 index) {
+constexpr int kRounds = 10;
+struct Keys {  // of every round, ready to be broadcast
+  uint64_t first[kRounds], second[kRounds];
+  explicit Keys(uint64_t seed) {
+    uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+    for (int i = 0; i < kRounds; ++i, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+      first[i] = k0;
+      second[i] = k1;
+    }
+  }
+};
+
+HWY_INLINE Words Philox(const Keys& keys, VU64 stream, VU64 index) {
   const DU64 d;
   const hn::Repartition<uint32_t, DU64> d32;
   const VU64 low_half = hn::Set(d, 0xFFFFFFFFu);
   const auto multiply = [&](VU64 a, uint32_t m) { return hn::MulEven(hn::BitCast(d32, a), hn::Set(d32, m)); };
   VU64 c0 = index, c1 = hn::ShiftRight<32>(index);
-  VU64 c2 = hn::Set(d, rng.stream()), c3 = hn::Set(d, rng.stream() >> 32);
-  uint32_t k0 = static_cast<uint32_t>(rng.seed()), k1 = static_cast<uint32_t>(rng.seed() >> 32);
-  for (int round = 0; round < 10; ++round) {
+  VU64 c2 = stream, c3 = hn::ShiftRight<32>(stream);
+  for (int round = 0; round < kRounds; ++round) {
     const VU64 p0 = multiply(c0, 0xD2511F53u), p1 = multiply(c2, 0xCD9E8D57u);
-    c0 = hn::Xor(hn::ShiftRight<32>(p1), hn::Xor(c1, hn::Set(d, k0)));
+    c0 = hn::Xor(hn::ShiftRight<32>(p1), hn::Xor(c1, hn::Set(d, keys.first[round])));
     c1 = p1;
-    c2 = hn::Xor(hn::ShiftRight<32>(p0), hn::Xor(c3, hn::Set(d, k1)));
+    c2 = hn::Xor(hn::ShiftRight<32>(p0), hn::Xor(c3, hn::Set(d, keys.second[round])));
     c3 = p0;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
   }
   return {hn::And(c0, low_half), hn::And(c1, low_half)};
 }
 
 // All ones in the low half of the lanes whose 53-bit fraction, Rng::uniform scaled by 2^53, is below the threshold.
-HWY_INLINE VU64 Below(const Rng& rng, VU64 index, VU64 threshold) {
-  const Words w = Philox(rng, index);
+HWY_INLINE VU64 Below(const Words& w, VU64 threshold) {
   const VU64 fraction = hn::Or(hn::ShiftLeft<21>(w.c0), hn::ShiftRight<11>(w.c1));
   const hn::RebindToSigned<DU64> di;
   const auto difference = hn::BitCast(di, hn::Sub(fraction, threshold));  // both below 2^54: negative where below
@@ -153,15 +147,18 @@ HWY_INLINE VU64 Below(const Rng& rng, VU64 index, VU64 threshold) {
 void dropout(const DropoutArgs& a, Context& context) {
   const VU64 threshold = hn::Set(DU64(), static_cast<uint64_t>(std::ceil(a.probability * 0x1p53)));
   const float keep = static_cast<float>(1 / (1 - a.probability));
+  const Keys keys(a.rng.seed());
   parallel_elements(context, a.count, [&](int64_t begin, int64_t end) {
     const DF d;
     const DU64 d64;
     const VF scale = hn::Set(d, keep);
+    const VU64 stream = hn::Set(d64, a.rng.stream());
     const VU64 twice = hn::Add(hn::Iota(d64, 0), hn::Iota(d64, 0));
     ForVectors(begin, end, [&](int64_t i, auto load, auto store) {
       const VU64 even = hn::Add(hn::Set(d64, static_cast<uint64_t>(i)), twice);
       const VU64 odd = hn::Add(even, hn::Set(d64, 1));
-      const VU64 drop = hn::Or(Below(a.rng, even, threshold), hn::ShiftLeft<32>(Below(a.rng, odd, threshold)));
+      const VU64 drop = hn::Or(Below(Philox(keys, stream, even), threshold),
+                               hn::ShiftLeft<32>(Below(Philox(keys, stream, odd), threshold)));
       // And-not, so that a dropped infinity or NaN is zero too.
       store(hn::AndNot(hn::BitCast(d, drop), hn::Mul(load(f32(a.x)), scale)), f32(a.y));
     });

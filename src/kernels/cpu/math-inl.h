@@ -75,16 +75,23 @@ HWY_INLINE hn::Vec<D> AtLeast(D d, hn::Vec<D> v, float bound) {
 }
 
 template <class D>
-HWY_INLINE hn::Vec<D> Horner(D d, hn::Vec<D> x, hn::Vec<D> sum, float c) {
-  return hn::MulAdd(sum, x, hn::Set(d, c));
+HWY_INLINE hn::Vec<D> Horner(D d, hn::Vec<D>, float c0) {
+  return hn::Set(d, c0);
 }
-// c0 + x (c1 + x (c2 + ...)): coefficients from the lowest power up.
+template <class D>
+HWY_INLINE hn::Vec<D> Horner(D d, hn::Vec<D>, float c0, float) {
+  return hn::Set(d, c0);
+}
+// Every second coefficient: c0 + z (c2 + z (c4 + ...)).
 template <class D, class... More>
-HWY_INLINE hn::Vec<D> Polynomial(D d, hn::Vec<D> x, float c0, More... more) {
-  if constexpr (sizeof...(More) == 0)
-    return hn::Set(d, c0);
-  else
-    return Horner(d, x, Polynomial(d, x, more...), c0);
+HWY_INLINE hn::Vec<D> Horner(D d, hn::Vec<D> z, float c0, float, float c2, More... more) {
+  return hn::MulAdd(Horner(d, z, c2, more...), z, hn::Set(d, c0));
+}
+// c0 + c1 x + c2 x^2 + ..., even and odd powers apart: half the latency of Horner's scheme for one more product.
+template <class D, class... More>
+HWY_INLINE hn::Vec<D> Polynomial(D d, hn::Vec<D> x, float c0, float c1, More... more) {
+  const auto z = hn::Mul(x, x);
+  return hn::MulAdd(Horner(d, z, c1, more...), x, Horner(d, z, c0, c1, more...));
 }
 
 // 2^p for p in [-126, 0], relative error 1.3e-7 beside that of p.

@@ -5,12 +5,12 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include <algorithm>
+
 #include "kernels/cpu/loops-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fovea::HWY_NAMESPACE::rows_file {
-
-constexpr int64_t kColumnBlock = 16;  // channels of a cache line
 
 void gather_rows(int64_t rows, int64_t channels, const void* x, const int32_t* index, void* out, Context& context) {
   parallel_for(context, rows, channels, [&](int64_t begin, int64_t end) {
@@ -24,14 +24,15 @@ void gather_rows(int64_t rows, int64_t channels, const void* x, const int32_t* i
   });
 }
 
-// Threads share the channels: rows of one index are added in their order, whoever adds them.
+// Threads share the rows of dx, and everybody reads the whole index: a row of dx is summed in the order of its sources.
 void scatter_add_rows(int64_t rows, int64_t channels, const void* dout, const int32_t* index, void* dx, Context& context) {
-  parallel_for(context, (channels + kColumnBlock - 1) / kColumnBlock, rows * kColumnBlock, [&](int64_t begin, int64_t end) {
-    const int64_t first = begin * kColumnBlock, last = std::min(end * kColumnBlock, channels);
+  const int64_t targets = rows == 0 ? 0 : int64_t{*std::max_element(index, index + rows)} + 1;
+  if (targets <= 0) return;
+  parallel_for(context, targets, rows * channels / targets + 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = 0; r < rows; ++r) {
-      if (index[r] < 0) continue;
+      if (index[r] < begin || index[r] >= end) continue;
       float* to = f32(dx) + index[r] * channels;
-      Transform(first, last, to, [](VF sum, VF g) { return hn::Add(sum, g); }, static_cast<const float*>(to),
+      Transform(0, channels, to, [](VF sum, VF g) { return hn::Add(sum, g); }, static_cast<const float*>(to),
                 f32(dout) + r * channels);
     }
   });
@@ -59,7 +60,7 @@ void table_bias_backward(int64_t count, int64_t heads, const void* dout, const i
 
 void mean_tokens(int64_t batch, int64_t tokens, int64_t begin, int64_t channels, const void* x, void* out,
                  Context& context) {
-  constexpr int64_t kBlock = 4 * kColumnBlock;
+  constexpr int64_t kBlock = 64;  // channels
   const int64_t blocks = (channels + kBlock - 1) / kBlock;
   const float scale = tokens > begin ? static_cast<float>(1.0 / static_cast<double>(tokens - begin)) : 0.0f;
   parallel_for(context, batch * blocks, kBlock * tokens, [&](int64_t first, int64_t last) {
