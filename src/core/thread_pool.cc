@@ -1,5 +1,9 @@
 #include "core/thread_pool.h"
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 #include <atomic>
 #include <condition_variable>
 #include <exception>
@@ -22,6 +26,7 @@ struct ThreadPool::Impl {
   Task task = nullptr;
   void* state = nullptr;
   int64_t n = 0;
+  int caller_core = -1;
   std::vector<std::exception_ptr> errors;
 };
 
@@ -37,6 +42,24 @@ inline void relax() {
   std::this_thread::yield();
 #endif
 }
+
+// A woken worker may be put on the very core where the caller computes, and stay there for tenths of a second while others
+// idle. It then leaves: out of its allowed cores without that one, and back to all of them.
+#if defined(__linux__)
+int current_core() { return sched_getcpu(); }
+void leave_core(int core) {
+  cpu_set_t allowed, others;
+  if (core < 0 || core >= CPU_SETSIZE || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  others = allowed;
+  CPU_CLR(static_cast<size_t>(core), &others);
+  if (CPU_COUNT(&others) == 0) return;
+  sched_setaffinity(0, sizeof others, &others);
+  sched_setaffinity(0, sizeof allowed, &allowed);
+}
+#else
+int current_core() { return -1; }
+void leave_core(int) {}
+#endif
 
 }  // namespace
 
@@ -57,6 +80,7 @@ ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>()) {
         }
         ++seen;
         if (s.stop.load(std::memory_order_acquire)) return;
+        if (s.caller_core >= 0 && current_core() == s.caller_core) leave_core(s.caller_core);
         const int64_t begin = s.n * t / threads_, end = s.n * (t + 1) / threads_;
         try {
           if (begin < end) s.task(s.state, begin, end, t);
@@ -92,6 +116,7 @@ void ThreadPool::run(int64_t n, Task task, const void* state) {
   s.task = task;
   s.state = mutable_state;
   s.n = n;
+  s.caller_core = current_core();
   s.pending.store(threads_ - 1, std::memory_order_release);
   {
     std::lock_guard lock(s.mutex);

@@ -15,7 +15,7 @@ struct MachinePeak {
   std::string isa;         // the instructions measured, as text
 };
 
-// Measures with `threads` threads (0: all cores); each figure is the best of several runs of about 20 ms. Takes half a
+// Measures with `threads` threads (0: all cores); each figure is the best of several runs of about 20 ms. Takes about a
 // second and, while it lasts, 192 MiB.
 MachinePeak measure_peak(Isa isa, int threads);
 
