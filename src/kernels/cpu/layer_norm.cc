@@ -23,9 +23,9 @@ inline int64_t row_offset(const RowLayout& rows, int64_t row) {
 HWY_BEFORE_NAMESPACE();
 namespace fovea::HWY_NAMESPACE::layer_norm_file {
 
-// Rows are taken four at a time, so that their reductions and loads of gamma share instructions; a row's bits do not depend
-// on its place. The rows after them are fetched meanwhile: the processor's own prefetchers do not follow four rows side by
-// side.
+// Rows are taken four at a time, so that their reductions share instructions; a row's bits do not depend on its place.
+// What reaches memory (the first look at an input, every output) goes row after row all the same: the processor's
+// prefetchers follow that, and not four rows side by side.
 constexpr int kGroup = 4;
 using D4 = hn::FixedTag<float, 4>;
 using V4 = hn::Vec<D4>;
@@ -59,22 +59,16 @@ HWY_INLINE V4 SumsOf(const VF (&v)[R]) {
     return Sums(v[0], v[0], v[0], v[0]);
 }
 
-enum class Access : uint8_t { kRead, kWrite };
-
-// Asks for the group of rows at `row`, if there is a whole one.
-template <Access access>
-HWY_INLINE void prefetch_rows(const RowLayout& rows, const void* data, int64_t row, int64_t channels) {
-  if (row + kGroup > rows.rows()) return;
-  constexpr int64_t kLine = 16;  // floats of a cache line
-  for (int64_t r = row; r < row + kGroup; ++r) {
-    const float* p = f32(data) + row_offset(rows, r);
-    for (int64_t c = 0; c < channels; c += kLine) {
-      if constexpr (access == Access::kWrite)
-        __builtin_prefetch(p + c, 1, 2);
-      else
-        __builtin_prefetch(p + c, 0, 2);
-    }
-  }
+// Lane sums of a row, in four parts: an addition need not wait for the one before it.
+HWY_INLINE VF row_sum(int64_t channels, const float* x) {
+  const DF d;
+  VF part[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+  int64_t c = 0;
+  for (; c + 4 * kLanes <= channels; c += 4 * kLanes)
+    for (int i = 0; i < 4; ++i) part[i] = hn::Add(part[i], hn::LoadU(d, x + c + i * kLanes));
+  VF total = hn::Add(hn::Add(part[0], part[1]), hn::Add(part[2], part[3]));
+  ForVectors(c, channels, [&](int64_t, auto load, auto) { total = hn::Add(total, load(x)); });
+  return total;
 }
 
 // R rows from `row` on: mean and variance in two passes over the (cached) row, then the output.
@@ -86,10 +80,7 @@ HWY_INLINE void norm_rows(const LayerNormArgs& a, int64_t row) {
   for (int r = 0; r < R; ++r) x[r] = f32(a.x) + row_offset(a.x_rows, row + r);
 
   VF sum[R];
-  for (int r = 0; r < R; ++r) sum[r] = hn::Zero(d);
-  ForVectors(0, a.channels, [&](int64_t, auto load, auto) {
-    for (int r = 0; r < R; ++r) sum[r] = hn::Add(sum[r], load(x[r]));
-  });
+  for (int r = 0; r < R; ++r) sum[r] = row_sum(a.channels, x[r]);
   const V4 count = hn::Set(d4, static_cast<float>(a.channels));
   HWY_ALIGN float mean[kGroup], rstd[kGroup];
   hn::Store(hn::Div(SumsOf(sum), count), d4, mean);
@@ -99,7 +90,7 @@ HWY_INLINE void norm_rows(const LayerNormArgs& a, int64_t row) {
     center[r] = hn::Set(d, mean[r]);
     square[r] = hn::Zero(d);
   }
-  int64_t c = 0;
+  int64_t c = 0;  // the rows are in the cache by now: side by side, four sums at a time
   for (; c + kLanes <= a.channels; c += kLanes)
     for (int r = 0; r < R; ++r) {
       const VF delta = hn::Sub(hn::LoadU(d, x[r] + c), center[r]);
@@ -122,20 +113,15 @@ HWY_INLINE void norm_rows(const LayerNormArgs& a, int64_t row) {
   }
   if (!a.y) return;
 
-  float* y[R];
-  VF scale[R];
   for (int r = 0; r < R; ++r) {
-    y[r] = f32(a.y) + row_offset(a.y_rows, row + r);
-    scale[r] = hn::Set(d, rstd[r]);
+    float* y = f32(a.y) + row_offset(a.y_rows, row + r);
+    const VF shift = center[r], scale = hn::Set(d, rstd[r]);
+    ForVectors(0, a.channels, [&](int64_t, auto load, auto store) {
+      const VF gamma = a.gamma ? load(f32(a.gamma)) : hn::Set(d, 1.0f);
+      const VF beta = a.beta ? load(f32(a.beta)) : hn::Zero(d);
+      store(hn::MulAdd(hn::Mul(hn::Sub(load(x[r]), shift), scale), gamma, beta), y);
+    });
   }
-  ForVectors(0, a.channels, [&](int64_t, auto load, auto store) {
-    const VF gamma = a.gamma ? load(f32(a.gamma)) : hn::Set(d, 1.0f);
-    const VF beta = a.beta ? load(f32(a.beta)) : hn::Zero(d);
-    for (int r = 0; r < R; ++r) {
-      const VF normal = hn::Mul(hn::Sub(load(x[r]), center[r]), scale[r]);
-      store(hn::MulAdd(normal, gamma, beta), y[r]);
-    }
-  });
 }
 
 void layer_norm(const LayerNormArgs& a, Context& context) {
@@ -143,11 +129,7 @@ void layer_norm(const LayerNormArgs& a, Context& context) {
   parallel_for(context, (rows + kGroup - 1) / kGroup, kGroup * a.channels, [&](int64_t begin, int64_t end) {
     int64_t row = begin * kGroup;
     const int64_t last = std::min(end * kGroup, rows);
-    for (; row + kGroup <= last; row += kGroup) {
-      prefetch_rows<Access::kRead>(a.x_rows, a.x, row + kGroup, a.channels);
-      if (a.y && a.y != a.x) prefetch_rows<Access::kWrite>(a.y_rows, a.y, row + kGroup, a.channels);
-      norm_rows<kGroup>(a, row);
-    }
+    for (; row + kGroup <= last; row += kGroup) norm_rows<kGroup>(a, row);
     for (; row < last; ++row) norm_rows<1>(a, row);
   });
 }
@@ -159,49 +141,52 @@ HWY_INLINE void backward_rows(const LayerNormBackwardArgs& a, int64_t row, float
   const DF d;
   const D4 d4;
   const float *x[R], *dy[R];
-  float* dx[R];
   VF center[R], scale[R], sum_g[R], sum_gn[R];
   for (int r = 0; r < R; ++r) {
     x[r] = f32(a.x) + row_offset(a.x_rows, row + r);
     dy[r] = f32(a.dy) + row_offset(a.dy_rows, row + r);
-    dx[r] = f32(a.dx) + row_offset(a.dx_rows, row + r);
     center[r] = hn::Set(d, f32(a.mean)[row + r]);
     scale[r] = hn::Set(d, f32(a.rstd)[row + r]);
-    sum_g[r] = sum_gn[r] = hn::Zero(d);
-  }
-  ForVectors(0, a.channels, [&](int64_t, auto load, auto store) {  // dy is zero past a partial vector, and so is g
-    const VF gamma = a.gamma ? load(f32(a.gamma)) : hn::Set(d, 1.0f);
-    VF column_gamma = dgamma ? load(dgamma) : hn::Zero(d);
-    VF column_beta = dbeta ? load(dbeta) : hn::Zero(d);
-    for (int r = 0; r < R; ++r) {
-      const VF n = hn::Mul(hn::Sub(load(x[r]), center[r]), scale[r]);
+    const VF shift = center[r], factor = scale[r];
+    VF total_g = hn::Zero(d), total_gn = hn::Zero(d);
+    ForVectors(0, a.channels, [&](int64_t, auto load, auto) {  // dy is zero past a partial vector, and so is g
+      const VF n = hn::Mul(hn::Sub(load(x[r]), shift), factor);
       const VF up = load(dy[r]);
-      const VF g = hn::Mul(up, gamma);
-      sum_g[r] = hn::Add(sum_g[r], g);
-      sum_gn[r] = hn::MulAdd(g, n, sum_gn[r]);
-      column_gamma = hn::MulAdd(up, n, column_gamma);
-      column_beta = hn::Add(column_beta, up);
-    }
-    if (dgamma) store(column_gamma, dgamma);
-    if (dbeta) store(column_beta, dbeta);
-  });
+      const VF g = a.gamma ? hn::Mul(up, load(f32(a.gamma))) : up;
+      total_g = hn::Add(total_g, g);
+      total_gn = hn::MulAdd(g, n, total_gn);
+    });
+    sum_g[r] = total_g;
+    sum_gn[r] = total_gn;
+  }
+  if (dgamma || dbeta)
+    ForVectors(0, a.channels, [&](int64_t, auto load, auto store) {
+      VF column_gamma = dgamma ? load(dgamma) : hn::Zero(d);
+      VF column_beta = dbeta ? load(dbeta) : hn::Zero(d);
+      for (int r = 0; r < R; ++r) {
+        const VF up = load(dy[r]);
+        column_gamma = hn::MulAdd(up, hn::Mul(hn::Sub(load(x[r]), center[r]), scale[r]), column_gamma);
+        column_beta = hn::Add(column_beta, up);
+      }
+      if (dgamma) store(column_gamma, dgamma);
+      if (dbeta) store(column_beta, dbeta);
+    });
   const V4 count = hn::Set(d4, static_cast<float>(a.channels));
   HWY_ALIGN float mean_g[kGroup], mean_gn[kGroup];
   hn::Store(hn::Div(SumsOf(sum_g), count), d4, mean_g);
   hn::Store(hn::Div(SumsOf(sum_gn), count), d4, mean_gn);
-  VF all_g[R], all_gn[R];
   for (int r = 0; r < R; ++r) {
-    all_g[r] = hn::Set(d, mean_g[r]);
-    all_gn[r] = hn::Set(d, mean_gn[r]);
+    float* dx = f32(a.dx) + row_offset(a.dx_rows, row + r);
+    const VF shift = center[r], factor = scale[r];
+    const VF all_g = hn::Set(d, mean_g[r]), all_gn = hn::Set(d, mean_gn[r]);
+    ForVectors(0, a.channels, [&](int64_t, auto load, auto store) {
+      const VF n = hn::Mul(hn::Sub(load(x[r]), shift), factor);
+      const VF up = load(dy[r]);
+      const VF g = a.gamma ? hn::Mul(up, load(f32(a.gamma))) : up;
+      const VF rest = hn::NegMulAdd(n, all_gn, hn::Sub(g, all_g));
+      store(a.accumulate_dx ? hn::MulAdd(factor, rest, load(dx)) : hn::Mul(factor, rest), dx);
+    });
   }
-  ForVectors(0, a.channels, [&](int64_t, auto load, auto store) {
-    const VF gamma = a.gamma ? load(f32(a.gamma)) : hn::Set(d, 1.0f);
-    for (int r = 0; r < R; ++r) {
-      const VF n = hn::Mul(hn::Sub(load(x[r]), center[r]), scale[r]);
-      const VF rest = hn::NegMulAdd(n, all_gn[r], hn::Sub(hn::Mul(load(dy[r]), gamma), all_g[r]));
-      store(a.accumulate_dx ? hn::MulAdd(scale[r], rest, load(dx[r])) : hn::Mul(scale[r], rest), dx[r]);
-    }
-  });
 }
 
 void layer_norm_backward(const LayerNormBackwardArgs& a, Context& context) {
@@ -218,12 +203,7 @@ void layer_norm_backward(const LayerNormBackwardArgs& a, Context& context) {
       if (dbeta) std::fill_n(chunk_dbeta, a.channels, 0.0f);
       int64_t row = chunks.begin(chunk);
       const int64_t last = chunks.end(chunk);
-      for (; row + kGroup <= last; row += kGroup) {
-        prefetch_rows<Access::kRead>(a.x_rows, a.x, row + kGroup, a.channels);
-        prefetch_rows<Access::kRead>(a.dy_rows, a.dy, row + kGroup, a.channels);
-        if (a.dx != a.dy) prefetch_rows<Access::kWrite>(a.dx_rows, a.dx, row + kGroup, a.channels);
-        backward_rows<kGroup>(a, row, chunk_dgamma, chunk_dbeta);
-      }
+      for (; row + kGroup <= last; row += kGroup) backward_rows<kGroup>(a, row, chunk_dgamma, chunk_dbeta);
       for (; row < last; ++row) backward_rows<1>(a, row, chunk_dgamma, chunk_dbeta);
     }
   });
