@@ -71,6 +71,7 @@ struct Matrix {
       : rows(r), columns(c), stride(c + gap), offset(off), data(static_cast<size_t>(off + r * (c + gap) + 64), filler) {}
   float* p() { return data.data() + offset; }
   float& at(int64_t i, int64_t j) { return data[static_cast<size_t>(offset + i * stride + j)]; }
+  float at(int64_t i, int64_t j) const { return data[static_cast<size_t>(offset + i * stride + j)]; }
   void fill(const Rng& rng, double low, double high) {
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t j = 0; j < columns; ++j)
@@ -189,7 +190,7 @@ Result run_case(const KernelTable& table, const Case& t, bool verify = true) {
       double value = activate(t.activation, sum);
       if (t.activation == Activation::kGelu || t.activation == Activation::kGeluTanh) tolerance = 1.2 * tolerance + 1e-6;
       double plus = 0;
-      if (t.accumulate || (t.residual && t.in_place)) plus = Matrix(c_before).at(row, j);
+      if (t.accumulate || (t.residual && t.in_place)) plus = c_before.at(row, j);
       else if (t.residual) plus = residual.at(row, j);
       value += plus;
       tolerance += 2 * kEps * (std::abs(value) + std::abs(plus));

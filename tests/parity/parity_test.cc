@@ -1,6 +1,9 @@
 // Every committed fixture on every kernel table that this machine runs, and proof that the comparison can fail.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -47,7 +50,7 @@ TEST(ParityHarness, AChangedWeightFails) {
   std::memcpy(&value, bytes.data() + at, 4);
   value += 0.01f;
   std::memcpy(bytes.data() + at, &value, 4);
-  const auto path = std::filesystem::temp_directory_path() / "fovea_parity_changed.safetensors";
+  const auto path = std::filesystem::temp_directory_path() / fmt::format("fovea_parity_changed_{}.safetensors", getpid());
   std::ofstream(path, std::ios::binary) << bytes;
   for (const KernelTable* table : harness::real_tables()) EXPECT_EQ(parity::run_check(path.string(), *table).status, "fail");
   std::filesystem::remove(path);
@@ -63,7 +66,7 @@ TEST(ParityHarness, OtherKindsAreUnsupportedAndBrokenFilesFail) {
     bytes.replace(at, from.size(), to);
   };
   rename("\\\"mechanism\\\": \\\"vit_block\\\"", "\\\"mechanism\\\": \\\"vit_blick\\\"");
-  const auto path = std::filesystem::temp_directory_path() / "fovea_parity_unknown.safetensors";
+  const auto path = std::filesystem::temp_directory_path() / fmt::format("fovea_parity_unknown_{}.safetensors", getpid());
   std::ofstream(path, std::ios::binary) << bytes;
   const auto r = parity::run_check(path.string(), table);
   EXPECT_EQ(r.status, "unsupported");
