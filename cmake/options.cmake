@@ -5,6 +5,8 @@ target_compile_options(fovea_options INTERFACE
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # -Wpsabi notes concern vector types at ABI borders that we do not have; gcc 12 reports false positives in fmt for the others.
   target_compile_options(fovea_options INTERFACE -Wno-psabi -Wno-stringop-overflow -Wno-array-bounds -Wno-maybe-uninitialized)
+else()
+  target_compile_options(fovea_options INTERFACE -Wno-psabi)
 endif()
 # A multiply and an add are contracted to a fused one only where the code says so: results equal across compilers and options.
 target_compile_options(fovea_options INTERFACE -ffp-contract=off)
