@@ -17,18 +17,22 @@ constexpr size_t kLarge = 1024;  // bytes; below lie names of cached tables and 
 
 }  // namespace
 
+// The sanitizers bring operators of their own; there only the arenas are watched.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define FOVEA_OWN_OPERATORS
+#endif
+#endif
+
+#ifndef FOVEA_OWN_OPERATORS
 void* operator new(size_t bytes) {
   if (bytes >= kLarge) ++large_allocations;
   if (void* p = std::malloc(bytes == 0 ? 1 : bytes)) return p;
   throw std::bad_alloc();
 }
-void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
-  if (bytes >= kLarge) ++large_allocations;
-  return std::malloc(bytes == 0 ? 1 : bytes);
-}
 void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, const std::nothrow_t&) noexcept { std::free(p); }
 void operator delete(void* p, size_t) noexcept { std::free(p); }
+#endif
 
 namespace fovea {
 namespace {
