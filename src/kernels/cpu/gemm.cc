@@ -33,7 +33,7 @@ void tile_rows(const GemmTile& t, int64_t row) {
   V acc[kRows][kVectors];
   for (int i = 0; i < kRows; ++i)
     for (int j = 0; j < kVectors; ++j) acc[i][j] = hn::LoadU(d, t.start + j * kLanes);
-  const float* a = t.a + row * i_step;
+  const float* a = t.k == 0 ? t.a : t.a + row * i_step;  // A may be null where there is no k
   const float* b = t.b;
   for (int64_t k = 0; k < t.k; ++k, a += k_step, b += kVectors * kLanes) {
     V bv[kVectors];
