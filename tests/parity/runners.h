@@ -1,0 +1,40 @@
+// What the runners of all kinds of fixtures share, and the list of them: a family of kinds is one file fovea_check_FAMILY.cc.
+#pragma once
+
+#include "heads/classifier.h"
+#include "parity/check_case.h"
+
+namespace fovea::parity {
+
+using Json = nlohmann::json;
+using Runners = std::map<std::string, std::function<void(CheckCase&)>>;  // by config.mechanism
+
+// One line for each family.
+void add_global_runners(Runners& runners);
+void add_swin_runners(Runners& runners);
+void add_backbone_runners(Runners& runners);
+
+std::pair<int64_t, int64_t> pair_of(const Json& j);                        // 7 or [7, 5]
+bool flag(const Json& config, const char* key, bool otherwise);            // absent or null: otherwise
+Activation activation_of(const std::string& name);
+AttentionConfig heads_of(const Json& config);                              // dim, num_heads, qkv_bias
+BlockConfig block_of(const Json& config);                                  // and mlp_ratio, act, ln_eps, layer_scale
+TokenGrid sequence(int64_t batch, int64_t tokens);                         // (B, N) as a grid without a map's shape
+// A 0/1 mask (N, Nk), 1 = masked out: as the causal rule when it is one, else as additive -infinity.
+void apply_mask(CheckCase& c, const std::string& name, int64_t queries, int64_t keys, AttentionInputs& in);
+// Forward, output y, backward from its upstream gradient.
+void run_attention(CheckCase& c, const Attention& attention, AttentionInputs& in, const AttentionGradients& gradients, const Shape& y_shape);
+// The same for a block, and the gradient of x.
+void run_block(CheckCase& c, const TransformerBlock& block, AttentionInputs in);
+
+ModelConfig model_config(const Json& config);
+// A model is built by its configuration alone, so the case binds to the classifier's own store by moving values across.
+struct ModelCase {
+  CheckCase& c;
+  Classifier model;
+  ModelCase(CheckCase& check, const ModelConfig& config) : c(check), model(config) {}
+  void load(const std::function<std::string(const std::string&)>& rename = {});
+  void collect_gradients();
+};
+
+}  // namespace fovea::parity
