@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fovea/bench.h"
+#include "fovea/compare.h"
 #include "fovea/error.h"
 #include "fovea/evaluate.h"
 #include "fovea/info.h"
