@@ -120,6 +120,9 @@ Verb add_bench(CLI::App& app) {
   verb->add_option("--head-dim", o->bench.head_dim, "attention: channels of a head")->capture_default_str();
   verb->add_flag("--backward", o->backward, "attention: forward and backward");
   verb->add_flag("--train", o->train, "model: whole training steps");
+  verb->add_option("--tensors", o->bench.tensors, "attention: safetensors file with its parameters, x and (with --backward) dy");
+  verb->add_option("--write", o->bench.write, "attention: where to write y and dx of a pass, to compare with other implementations");
+  verb->add_option("--seconds", o->bench.seconds, "time to measure for, at least 5 runs")->capture_default_str();
   verb->add_flag("--json", o->json, "one JSON document on stdout");
   add_dtype(*verb, o->bench.dtype);
   add_size(*verb, o->shape);

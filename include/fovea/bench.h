@@ -34,6 +34,9 @@ struct BenchOptions {
   enum class Pass : uint8_t { kForward, kBackward, kTrain } pass = Pass::kForward;
   double seconds = 2;                 // measure for about this long, at least 5 runs
   Settings set;
+  // attention: a safetensors file with the parameters, x (B, N, C) and, for the backward, dy, instead of random ones; and where
+  // to write y and dx of one pass before anything is timed. For comparisons with other implementations. Empty: none.
+  std::string tensors, write;
 };
 
 struct BenchResult {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <fstream>
 #include <functional>
+#include <optional>
 
 #include "attention/registry.h"
 #include "core/convert.h"
@@ -13,6 +14,7 @@
 #include "ops/linear.h"
 #include "tasks/load_model.h"
 #include "train/classification_step.h"
+#include "weights/safetensors.h"
 
 namespace fovea {
 
@@ -76,6 +78,14 @@ void fill_normal(const Tensor& t, uint64_t tag) {
     if (t.dtype == DType::kF64) t.as<double>()[i] = x;
     else t.as<float>()[i] = static_cast<float>(x);
   }
+}
+
+// The tensor of that name and shape, in t's dtype.
+void fill_from(const WeightFile& file, const std::string& name, const Tensor& t) {
+  const WeightTensor& from = file.at(name);
+  require(from.elements() == t.elements(), "'{}': tensor '{}' has shape {}, expected {}", file.path(), name, from.shape.str(), t.shape.str());
+  if (t.dtype == DType::kF64) from.read(t.as<double>());
+  else from.read(t.as<float>());
 }
 
 void finish(BenchResult& r, const Context& ctx, const std::vector<double>& ms) {
@@ -182,12 +192,18 @@ BenchResult bench_attention(const std::string& spec, const BenchOptions& options
   require(reasons.empty(), "attention '{}' cannot run here: {}", spec, fmt::join(reasons, "; "));
   params.allocate(table.dtype, backward ? ParamStore::Gradients::kYes : ParamStore::Gradients::kNo);
   params.initialise(Rng(1));
+  std::optional<WeightFile> given;
+  if (!options.tensors.empty()) {
+    given = open_weights(options.tensors);
+    for (const Param& p : params.params()) fill_from(*given, p.name, p.value);
+  }
   if (!backward) pack_weights(params, ctx);
 
   const Shape shape{grid.batch, grid.tokens(), config.dim};
   Arena arena;
   const Tensor x = arena.take(shape, table.dtype), y = arena.take(shape, table.dtype);
   fill_normal(x, 4);
+  if (given) fill_from(*given, "x", x);
   AttentionInputs in;
   in.x = x;
   in.grid = grid;
@@ -196,6 +212,7 @@ BenchResult bench_attention(const std::string& spec, const BenchOptions& options
     dy = arena.take(shape, table.dtype);
     dx = arena.take(shape, table.dtype);
     fill_normal(dy, 5);
+    if (given) fill_from(*given, "dy", dy);
   }
   r.name = parsed.str();
   r.tokens = grid.tokens();
@@ -203,13 +220,20 @@ BenchResult bench_attention(const std::string& spec, const BenchOptions& options
   // Each product of the forward has two in the backward.
   r.gflop = 1e-9 * attention->flops(grid) * (backward ? 3 : 1);
   Tape tape;
-  const auto ms = measure(options.seconds, [&] {
+  const auto pass = [&] {
     ctx.scratch().reset();
     if (!backward) return attention->forward(in, y, nullptr, ctx);
     tape.clear();
     attention->forward(in, y, &tape, ctx);
     attention->backward(dy, AttentionGradients{dx, {}, {}}, tape, ctx);
-  });
+  };
+  if (!options.write.empty()) {
+    pass();
+    std::vector<TensorToWrite> results = {{"y", y.dtype, y.shape, y.data}};
+    if (backward) results.push_back({"dx", dx.dtype, dx.shape, dx.data});
+    write_safetensors(options.write, results, {});
+  }
+  const auto ms = measure(options.seconds, pass);
   finish(r, ctx, ms);
   return r;
 }

@@ -5,6 +5,7 @@
 
 #include "fovea/error.h"
 #include "fovea/info.h"
+#include "weights/safetensors.h"
 
 namespace fovea {
 namespace {
@@ -57,6 +58,41 @@ TEST(BenchAttention, TokensMakeASquareMap) {
   const BenchResult r = bench_attention("global", o);
   EXPECT_EQ(r.height, 7);
   EXPECT_EQ(r.tokens, 49);
+}
+
+// The parameters, the input and the upstream gradient come from a file, and the answer of a pass goes to one.
+TEST(BenchAttention, TakesAndGivesTensors) {
+  const std::string in = testing::TempDir() + "fovea_bench_in.safetensors", out = testing::TempDir() + "fovea_bench_out.safetensors";
+  const std::vector<float> qkv(12, 0), eye = {1, 0, 0, 1}, zeros(6, 0), x = {1, 2, 3, 4}, dy = {1, 1, 1, 1};
+  std::vector<float> value_only = qkv;
+  value_only[8] = value_only[11] = 1;  // v = x, q = k = 0: every token gets the mean
+  const auto write = [&](const std::vector<float>& input) {
+    write_safetensors(in,
+                      std::vector<TensorToWrite>{{"qkv.weight", DType::kF32, Shape{6, 2}, value_only.data()},
+                                                 {"qkv.bias", DType::kF32, Shape{6}, zeros.data()},
+                                                 {"proj.weight", DType::kF32, Shape{2, 2}, eye.data()},
+                                                 {"proj.bias", DType::kF32, Shape{2}, zeros.data()},
+                                                 {"x", DType::kF32, Shape{static_cast<int64_t>(input.size()) / 2, 2}, input.data()},
+                                                 {"dy", DType::kF32, Shape{2, 2}, dy.data()}},
+                      {});
+  };
+  BenchOptions o = quick();
+  o.height = 1;
+  o.width = 2;
+  o.heads = 1;
+  o.head_dim = 2;
+  o.pass = BenchOptions::Pass::kBackward;
+  o.tensors = in;
+  o.write = out;
+  write(x);
+  (void)bench_attention("global", o);
+  std::vector<float> y(4), dx(4);
+  open_weights(out).read_f32("y", y.data());
+  open_weights(out).read_f32("dx", dx.data());
+  EXPECT_THAT(y, testing::Pointwise(testing::FloatNear(1e-6f), {2.f, 3.f, 2.f, 3.f}));
+  EXPECT_THAT(dx, testing::Pointwise(testing::FloatNear(1e-6f), {1.f, 1.f, 1.f, 1.f}));
+  write({1, 2});
+  EXPECT_THAT([&] { (void)bench_attention("global", o); }, ThrowsMessage<Error>(HasSubstr("tensor 'x' has shape")));
 }
 
 TEST(BenchModel, MeasuresForwardAndTraining) {
