@@ -33,6 +33,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOLERANCE = 1e-4  # largest difference of a logit, as a share of the logits' range
 RECIPE = 1  # raise when the exported weights, inputs or graphs change: older exports are then made anew
 IMAGE_SIZE, CROP_SIZE, CLASSES, IMAGES = 248, 224, 1000, 8
+ATTENTION_PEERS = {"global": "torch", "performer": "performer-pytorch", "linformer": "linformer", "longformer": "transformers",
+                   "routing": "routing-transformer", "sliding": "torch"}  # kind: the package it is compared with
 SWIN, VIT = "swin_tiny_patch4_window7_224", "vit_small_patch16_224"
 
 
@@ -47,12 +49,23 @@ class Row:
     batch: int
     threads: int
     train: bool = False
+    attention: str = ""  # a kind of attention_peers.py: one layer on a sequence of `tokens`; model is its peer then
+    tokens: int = 0
+    backward: bool = False
+
+    @property
+    def passes(self):
+        return "train" if self.train else "forward+backward" if self.backward else "forward"
 
 
 def all_rows():
     rows = [Row(f"{short}/b{batch}/t{threads}", model, batch, threads)
             for short, model in (("swin_tiny", SWIN), ("vit_small", VIT)) for batch in (1, 8) for threads in (1, 2)]
-    return rows + [Row("train/swin_tiny/b8/t2", SWIN, 8, 2, train=True)]
+    rows.append(Row("train/swin_tiny/b8/t2", SWIN, 8, 2, train=True))
+    for kind, peer in ATTENTION_PEERS.items():
+        rows += [Row(f"attention/{kind}/n{tokens}/t2", peer, 1, 2, attention=kind, tokens=tokens, backward=kind != "sliding")
+                 for tokens in (1024, 4096, 16384)]
+    return rows
 
 
 # ---- children ---------------------------------------------------------------------------------------------------------
@@ -206,9 +219,13 @@ def serve(job):
             answer = {"about": export(job)}
             system = None
         else:
-            import numpy as np
-            inputs = np.load(job["inputs"])[:job["batch"]]
-            system = SYSTEMS[job["system"]](job, inputs)
+            if job["system"] == "attention":
+                import attention_peers
+                system = attention_peers.AttentionPeer(job, None)
+                system.save(job["tensors"])
+            else:
+                import numpy as np
+                system = SYSTEMS[job["system"]](job, np.load(job["inputs"])[:job["batch"]])
             answer = {"ready": True}
         while True:
             print(json.dumps(answer), file=answers, flush=True)
@@ -218,6 +235,8 @@ def serve(job):
             request = json.loads(line)
             if request["do"] == "logits":
                 answer = {"logits": system.logits()}
+            elif request["do"] == "errors":
+                answer = {"errors": system.errors(request["file"])}
             elif request["do"] == "burst":
                 answer = {"ms": burst(system, request["seconds"], request["min_runs"], request["warmup"])}
             else:
@@ -335,8 +354,10 @@ class Fovea:
         arguments = ["bench", "model", self.weights, "--batch", str(self.row.batch), "--threads", str(self.row.threads),
                      "--json", *(["--train"] if self.row.train else []), *self.bench_options]
         answer = json.loads(self.text(arguments))
-        asked = {"batch": self.row.batch, "threads": self.row.threads, "dtype": "f32",
-                 "pass": "train" if self.row.train else "forward"}
+        return self.measured(answer)
+
+    def measured(self, answer):
+        asked = {"batch": self.row.batch, "threads": self.row.threads, "dtype": "f32", "pass": self.row.passes}
         for key, value in asked.items():
             if answer[key] != value:
                 raise BenchError(f"fovea bench was asked for {key} {value} and measured {answer[key]}.")
@@ -349,6 +370,23 @@ class Fovea:
 
     def close(self):
         pass
+
+
+class FoveaAttention(Fovea):
+    """`fovea bench attention` with the peer's weights and input; its answer of one pass is kept for the check."""
+
+    def __init__(self, row, directory, options, tensors):
+        super().__init__(row, directory, options)
+        self.options = options
+        self.tensors, self.answer_file = str(tensors), str(directory / "fovea_answer.safetensors")
+
+    def burst(self):
+        import attention_peers
+        arguments = ["bench", "attention", attention_peers.spec_of(self.row.attention, self.row.tokens), "--size", f"1x{self.row.tokens}",
+                     "--heads", str(attention_peers.HEADS), "--head-dim", str(attention_peers.HEAD_DIM), "--threads", str(self.row.threads),
+                     "--tensors", self.tensors, "--write", self.answer_file, "--seconds", str(self.options.burst_seconds), "--json",
+                     *(["--backward"] if self.row.backward else []), *self.bench_options]
+        return self.measured(json.loads(self.text(arguments)))
 
 
 # ---- one row ------------------------------------------------------------------------------------------------------------
@@ -395,18 +433,52 @@ def measure(row, about, directory, options):
                 raise BenchError(f"{system.label} disagrees with pytorch by {errors[system.label]:.2e} of the logits' range "
                                  f"(limit {TOLERANCE:.0e}): not timed.")
 
-        rounds = {system.label: [] for system in systems}
-        fastest = dict.fromkeys(rounds, math.inf)
-        for index in range(options.rounds):
-            # There and back again, so that a machine that slows down slows everybody alike.
-            for system in systems if index % 2 == 0 else reversed(systems):
-                times = system.burst()
-                rounds[system.label].append(statistics.median(times))
-                fastest[system.label] = min(fastest[system.label], *times, system.extra.get("ms_min", math.inf))
+        rounds, fastest = alternate(systems, options)
         return [summarise(row, system, systems[0], rounds, fastest[system.label], errors[system.label]) for system in systems]
     finally:
         for system in systems:
             system.close()
+
+
+def measure_attention(row, directory, options):
+    """As measure(), for one attention layer: the peer's y and dx are the reference."""
+    import attention_peers
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = directory / "tensors.safetensors"
+    version = importlib.metadata.version(row.model)
+    job = {"system": "attention", "kind": row.attention, "tokens": row.tokens, "threads": row.threads, "backward": row.backward,
+           "tensors": str(tensors)}
+    systems = [Peer(row.model, version, job, options)]
+    try:
+        errors = {row.model: 0.0, "fovea": 0.0}
+        if not options.peers_only:
+            fovea = FoveaAttention(row, directory, options, tensors)
+            fovea.burst()
+            worst = max(systems[0].child.ask(do="errors", file=fovea.answer_file)["errors"].values())
+            limit = attention_peers.TOLERANCES.get(row.attention, attention_peers.TOLERANCE)
+            if not worst < limit:
+                raise BenchError(f"fovea disagrees with {row.model} by {worst:.2e} of the largest entry (limit {limit:.0e}): not timed.")
+            errors["fovea"] = worst
+            systems.insert(0, fovea)
+        rounds, fastest = alternate(systems, options)
+        return [summarise(row, system, systems[0], rounds, fastest[system.label], errors[system.label]) for system in systems]
+    finally:
+        for system in systems:
+            system.close()
+        for file in directory.glob("*.safetensors"):
+            file.unlink()
+
+
+def alternate(systems, options):
+    """Bursts of all systems, there and back again, so that a machine that slows down slows everybody alike."""
+    rounds = {system.label: [] for system in systems}
+    fastest = dict.fromkeys(rounds, math.inf)
+    for index in range(options.rounds):
+        for system in systems if index % 2 == 0 else reversed(systems):
+            times = system.burst()
+            rounds[system.label].append(statistics.median(times))
+            fastest[system.label] = min(fastest[system.label], *times, system.extra.get("ms_min", math.inf))
+    return rounds, fastest
 
 
 def summarise(row, system, base, rounds, fastest, error):
@@ -414,8 +486,8 @@ def summarise(row, system, base, rounds, fastest, error):
     ratios = [mine / its for mine, its in zip(own, rounds[base.label])]
     median = statistics.median(own)
     result = {
-        "row": row.name, "model": row.model, "batch": row.batch, "size": f"{CROP_SIZE}x{CROP_SIZE}", "threads": row.threads,
-        "dtype": "f32", "pass": "train" if row.train else "forward", "system": system.label, "version": system.version,
+        "row": row.name, "model": row.model, "batch": row.batch, "size": f"1x{row.tokens}" if row.attention else f"{CROP_SIZE}x{CROP_SIZE}", "threads": row.threads,
+        "dtype": "f32", "pass": row.passes, "system": system.label, "version": system.version,
         "kernels": system.extra.get("kernels", ""), "rounds": len(own), "ms_median": round(median, 3),
         "ms_min": round(fastest, 3), "ms_per_image": round(median / row.batch, 3),
         "images_per_s": round(1e3 * row.batch / median, 3), "spread": round((max(own) - min(own)) / median, 3),
@@ -520,8 +592,23 @@ def main():
         options.fovea = find_fovea(options.fovea)
 
     results, failures = [], []
+    about = {"versions": {"timm": ""}}
     for row in rows:
-        directory = options.cache / row.model
+        directory = options.cache / (row.name.replace("/", "-") if row.attention else row.model)
+        if row.attention:
+            if options.prepare:
+                continue
+            try:
+                results_of_row = measure_attention(row, directory, options)
+            except (BenchError, importlib.metadata.PackageNotFoundError) as error:
+                failures.append(f"{row.name}: {error}")
+                print(failures[-1], file=sys.stderr)
+                continue
+            print(printable(results_of_row) + "\n", flush=True)
+            results += results_of_row
+            if options.out:
+                write_csv(options.out, results_of_row, context_of_run(about))
+            continue
         maker = Child({"system": "export", "model": row.model, "directory": str(directory), "batches": [1, 8]}, 2)
         maker.close()
         about = maker.greeting["about"]
