@@ -59,6 +59,14 @@ void MultiHeadAttention::score_bias_backward(const AttentionInputs&, const Token
   check(false, "a mechanism with a score bias does not say how its gradient goes back");
 }
 
+void MultiHeadAttention::add_value_term(const AttentionInputs&, const ConstHeadsView&, ConstTensor, Tensor, Context&) const {
+  check(false, "a mechanism with a term of the values does not say what it is");
+}
+
+void MultiHeadAttention::value_term_backward(const AttentionInputs&, const ConstHeadsView&, ConstTensor, const HeadsView&, Context&) const {
+  check(false, "a mechanism with a term of the values does not say how its gradient goes back");
+}
+
 void MultiHeadAttention::project(const AttentionInputs& in, Record& r, Tape* tape, Context& ctx) const {
   const int64_t batch = in.grid.batch, n = in.grid.tokens(), h = config_.heads, d = config_.head_dim;
   if (!config_.cross) {
@@ -116,8 +124,7 @@ GroupedAttentionArgs MultiHeadAttention::kernel_args(const Record& r, Context&) 
     a.k = {r.normed_k.data, r.keys * inner(), inner(), d};
   }
   // A token of zeros (padding) projects to the bias.
-  const Param* bias = qkv_ ? qkv_->bias() : nullptr;
-  if (bias) {
+  if (const Param* bias = pad_bias()) {
     a.pad_k = part(bias->value, inner()).data;
     a.pad_v = part(bias->value, 2 * inner()).data;
   }
@@ -153,26 +160,40 @@ void MultiHeadAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape
   r.bias = score_bias(in, *r.groups, tape ? tape->arena() : ctx.scratch(), ctx);
   r.out = ctx.activation(Shape{in.grid.batch, in.grid.tokens(), inner()}, tape);
   if (tape) r.lse = ctx.activation(Shape{in.grid.batch, config_.heads, r.groups->query_slots}, tape);
-  ctx.kernels().grouped_attention(kernel_args(r, ctx), ctx);
+  const GroupedAttentionArgs a = kernel_args(r, ctx);
+  ctx.kernels().grouped_attention(a, ctx);
+  Tensor sum = r.out;
+  if (has_value_term()) {
+    // The softmax's own output stays for the backward; the term is cheaper to compute once more than to keep.
+    if (tape) sum = ctx.scratch().take(r.out.shape, r.out.dtype);
+    add_value_term(in, a.v, r.out, sum, ctx);
+  }
   LinearFusion fusion;
   fusion.residual = in.residual;
-  proj_->apply(r.out, y, fusion, ctx);
+  proj_->apply(sum, y, fusion, ctx);
   if (tape) tape->push(r);
 }
 
-// With P = softmax(S), O = P V, G = dO: dV = Pᵀ G, dS = P ∘ (G Vᵀ - rowsum(G ∘ O)), dQ = s dS K, dK = s dSᵀ Q; the projections
-// around it are affine. A residual input's gradient is the caller's (it equals dy).
+// With P = softmax(S), O = P V, G = dO: dV = Pᵀ G, dS = P ∘ (G Vᵀ - rowsum(G ∘ O)), dQ = s dS K, dK = s dSᵀ Q; a term of the
+// values alone has the same G and adds to dV; the projections around it are affine. A residual input's gradient is the caller's
+// (it equals dy).
 void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& gradients, Tape& tape, Context& ctx) const {
   const auto r = tape.pop<Record>();
   const int64_t batch = r.in.grid.batch, n = r.in.grid.tokens(), h = config_.heads, d = config_.head_dim;
   ArenaScope scope(ctx.scratch());
   Arena& scratch = ctx.scratch();
-  const Tensor dout = scratch.take(r.out.shape, r.out.dtype);
-  proj_->backward_parameters(r.out, dy, ctx);
-  proj_->backward_input(dy, dout, Accumulate::kNo, ctx);
-
   GroupedAttentionBackwardArgs a;
   a.forward = kernel_args(r, ctx);
+  const Tensor dout = scratch.take(r.out.shape, r.out.dtype);
+  if (has_value_term()) {
+    const Tensor sum = dout;  // until the parameters have seen it
+    add_value_term(r.in, a.forward.v, r.out, sum, ctx);
+    proj_->backward_parameters(sum, dy, ctx);
+  } else {
+    proj_->backward_parameters(r.out, dy, ctx);
+  }
+  proj_->backward_input(dy, dout, Accumulate::kNo, ctx);
+
   a.dout = {dout.data, n * inner(), inner(), d};
   Tensor dqkv, dq, dk, dv;
   int64_t q_stride = inner(), kv_stride = inner();
@@ -197,7 +218,7 @@ void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& grad
     a.dq = {dnq.data, n * inner(), inner(), d};
     a.dk = {dnk.data, r.keys * inner(), inner(), d};
   }
-  if (const Param* bias = qkv_ ? qkv_->bias() : nullptr; bias && !bias->frozen) {
+  if (const Param* bias = pad_bias(); bias && !bias->frozen) {
     a.dpad_k = part(bias->grad, inner()).data;
     a.dpad_v = part(bias->grad, 2 * inner()).data;
   }
@@ -209,6 +230,7 @@ void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& grad
   }
   ctx.kernels().grouped_attention_backward(a, ctx);
   if (!r.bias.empty()) score_bias_backward(r.in, *r.groups, dbias, ctx);
+  if (has_value_term()) value_term_backward(r.in, a.forward.v, dout, a.dv, ctx);
 
   if (config_.qk_norm) {
     q_norm_->backward_rows(r.q.data, {batch * n, h, r.q_token_stride, d}, r.q_mean, r.q_rstd, dnq.data, {batch * n, h, h * d, d},
@@ -240,7 +262,7 @@ double MultiHeadAttention::flops(const TokenGrid& grid) const {
   const double projections = 2 * tokens * static_cast<double>(inner()) *
                              static_cast<double>(2 * config_.dim + config_.key_dim + config_.value_dim);
   const double meeting = 4 * static_cast<double>(grid.batch * inner()) * pairs(grid);
-  return projections + meeting;
+  return projections + meeting + value_term_flops(grid);
 }
 
 }  // namespace fovea

@@ -28,6 +28,17 @@ class MultiHeadAttention : public Attention {
   virtual Tensor score_bias(const AttentionInputs& in, const TokenGroups& groups, Arena& arena, Context& ctx) const;
   virtual void score_bias_backward(const AttentionInputs& in, const TokenGroups& groups, ConstTensor dbias, Context& ctx) const;
 
+  // What slots outside the map read: the projection of a token of zeros (the qkv bias, with its gradient), or zeros.
+  virtual bool pads_are_projected() const { return true; }
+
+  // A term of the output that the values alone give (LePE): sum (B, N, H D) = out + term(v), where sum may be out itself. The
+  // backward adds to dv and to the parameters' gradients.
+  virtual bool has_value_term() const { return false; }
+  virtual void add_value_term(const AttentionInputs& in, const ConstHeadsView& v, ConstTensor out, Tensor sum, Context& ctx) const;
+  virtual void value_term_backward(const AttentionInputs& in, const ConstHeadsView& v, ConstTensor dsum, const HeadsView& dv,
+                                   Context& ctx) const;
+  virtual double value_term_flops(const TokenGrid&) const { return 0; }
+
   const AttentionConfig& config() const { return config_; }
   int64_t inner() const { return config_.heads * config_.head_dim; }
 
@@ -35,6 +46,7 @@ class MultiHeadAttention : public Attention {
   struct Record;
   void project(const AttentionInputs& in, Record& record, Tape* tape, Context& ctx) const;
   GroupedAttentionArgs kernel_args(const Record& record, Context& ctx) const;
+  const Param* pad_bias() const { return qkv_ && pads_are_projected() ? qkv_->bias() : nullptr; }
 
   AttentionConfig config_;
   std::optional<Linear> qkv_, q_, k_, v_;  // either the first or the other three

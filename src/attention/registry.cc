@@ -10,11 +10,13 @@ namespace fovea {
 // One line for each mechanism.
 AttentionKind global_attention_kind();
 AttentionKind window_attention_kind();
+AttentionKind cross_shaped_attention_kind();
 
 const std::vector<AttentionKind>& attention_kinds() {
   static const std::vector<AttentionKind> kinds = {
       global_attention_kind(),
       window_attention_kind(),
+      cross_shaped_attention_kind(),
   };
   return kinds;
 }

@@ -7,7 +7,8 @@ TransformerBlock::TransformerBlock(const Scope& scope, const BlockConfig& c) : T
 TransformerBlock::TransformerBlock(const Scope& scope, const BlockConfig& c, std::unique_ptr<Attention> attention)
     : placement_(c.norm),
       norm1_(scope / "norm1", c.heads.dim, c.norm_epsilon),
-      attention_(attention ? std::move(attention) : make_attention(c.attention, scope / "attn", c.heads)),
+      attention_(attention ? std::move(attention)
+                           : make_attention(c.attention, c.attention_scope.empty() ? scope : scope / c.attention_scope, c.heads)),
       residual1_(scope / "ls1", {c.heads.dim, c.layer_scale, c.dropout, c.drop_path, 2 * c.tag}),
       norm2_(scope / "norm2", c.heads.dim, c.norm_epsilon),
       mlp_(scope / "mlp", c.heads.dim, c.mlp_hidden, c.activation),

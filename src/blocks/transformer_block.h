@@ -23,11 +23,12 @@ struct BlockConfig {
   double layer_scale = 0;           // initial value; 0: none
   double dropout = 0, drop_path = 0;
   uint64_t tag = 0;                 // index of the block in the model: tells its random numbers apart
+  std::string attention_scope = "attn";  // where the attention's parameters stand; empty: beside the norms (CSWin)
 };
 
 class TransformerBlock {
  public:
-  // Parameters scope/{norm1, attn, ls1, norm2, mlp, ls2}.
+  // Parameters scope/{norm1, attn, ls1, norm2, mlp, ls2}; attn as config.attention_scope says.
   TransformerBlock(const Scope& scope, const BlockConfig& config);
   // The same around an attention that the caller made under scope/attn.
   TransformerBlock(const Scope& scope, const BlockConfig& config, std::unique_ptr<Attention> attention);

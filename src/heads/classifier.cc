@@ -25,7 +25,7 @@ Classifier::Classifier(const ModelConfig& config) : config_(config) {
   backbone_ = make_backbone(config, root);
   const int64_t c = backbone_->channels();
   if (config.hierarchical()) {
-    head_.emplace(root / "head" / "fc", c, config.classes, Bias::kYes);
+    head_.emplace(config.family == "cswin" ? root / "head" : root / "head" / "fc", c, config.classes, Bias::kYes);
     return;
   }
   if (config.pool == "avg") fc_norm_.emplace(root / "fc_norm", c, config.norm_epsilon);

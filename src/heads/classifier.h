@@ -10,7 +10,7 @@ namespace fovea {
 
 class Classifier {
  public:
-  // Builds the whole model; parameters are named as timm names them. Memory comes with params().allocate().
+  // Builds the whole model; parameters are named as timm names them, cswin as its authors do. Memory comes with params().allocate().
   explicit Classifier(const ModelConfig& config);
 
   const ModelConfig& config() const { return config_; }

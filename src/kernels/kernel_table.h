@@ -190,6 +190,32 @@ struct DropoutArgs {
   void* y = nullptr;                    // x / (1 - probability) or 0; may be x. The backward is the same map on dy.
 };
 
+// Depthwise 3x3 convolution inside blocks of a map of tokens (LePE: Dong et al. 2021, 2107.00652, section 3.3; one block over the
+// whole map is the ordinary convolution with zero padding 1). Blocks of block_h x block_w tile the map from (-block_top,
+// -block_left) on. A tap sees tokens of its own block and zeros elsewhere:
+//   y(b, t, c) = residual(b, t, c) + bias[c] + sum over i, j of weight[c, i, j] · x(b, t + (i - 1, j - 1), c).
+// Views are those of one head of `channels` elements; their rows are the map's tokens, row-major.
+struct Depthwise3x3Args {
+  int64_t batch = 0, channels = 0, height = 0, width = 0;
+  int64_t block_h = 0, block_w = 0, block_top = 0, block_left = 0;
+  ConstHeadsView x;
+  const void* weight = nullptr;         // (C, 3, 3)
+  const void* bias = nullptr;           // (C) or null
+  // skip[b * skip_batch_stride + t] = 1: token t is not there; it counts as zero, and y is its residual. Null: all are there.
+  const uint8_t* skip = nullptr;
+  int64_t skip_batch_stride = 0;
+  ConstHeadsView residual;              // or null data: zeros
+  HeadsView y;                          // forward; may be the residual itself
+};
+
+struct Depthwise3x3BackwardArgs {
+  Depthwise3x3Args forward;             // as in the forward; residual and y are not looked at
+  ConstHeadsView dy;
+  HeadsView dx;                         // +=, or null data
+  void* dweight = nullptr;              // (C, 3, 3) +=, or null
+  void* dbias = nullptr;                // (C) +=, or null
+};
+
 // ---- the table ------------------------------------------------------------------------------------------------------
 
 struct KernelTable {
@@ -241,6 +267,8 @@ struct KernelTable {
   void (*mean_tokens_backward)(int64_t batch, int64_t tokens, int64_t begin, int64_t channels, const void* dout, void* dx,
                                Context&);
   void (*dropout)(const DropoutArgs&, Context&);
+  void (*depthwise3x3)(const Depthwise3x3Args&, Context&);
+  void (*depthwise3x3_backward)(const Depthwise3x3BackwardArgs&, Context&);
 
   void (*adamw)(const AdamWArgs&, Context&);
   double (*sum_of_squares)(int64_t count, const void* x, Context&);  // in double; NaN or infinity where x has one

@@ -48,6 +48,7 @@ void visit_fields(Config& c, Visit&& visit) {
   visit("prefix_positions", c.prefix_positions);
   visit("depths", c.depths);
   visit("stage_heads", c.stage_heads);
+  visit("pyramid_norms", c.pyramid_norms);
 }
 
 void parse_value(const std::string& key, const std::string& text, std::string& out) { (void)key, out = text; }
@@ -126,7 +127,7 @@ void set_option(ModelConfig& config, const std::string& key, const std::string& 
 }
 
 void validate(const ModelConfig& c) {
-  require(c.family == "vit" || c.family == "swin", "there is no model family '{}'; choose vit or swin", c.family);
+  require(c.family == "vit" || c.hierarchical(), "there is no model family '{}'; choose vit, swin or cswin", c.family);
   require(c.input.channels == 1 || c.input.channels == 3, "images have 1 or 3 channels, got {}", c.input.channels);
   require(c.input.height > 0 && c.input.width > 0 && c.input.height <= 16384 && c.input.width <= 16384,
           "the input size {}x{} is out of range (1 to 16384)", c.input.height, c.input.width);
@@ -155,6 +156,10 @@ void validate(const ModelConfig& c) {
       require(c.depths[i] > 0 && c.depths[i] <= 1000 && c.stage_heads[i] > 0 && (c.dim << i) % c.stage_heads[i] == 0,
               "stage {}: {} blocks, {} channels and {} heads do not fit", i + 1, c.depths[i], c.dim << i, c.stage_heads[i]);
   }
+  if (c.family == "cswin")
+    require(c.patch == 4 && !c.convolutional_stem, "the stem of cswin is its own: patch=4 and no convolutional_stem, got patch={}{}", c.patch,
+            c.convolutional_stem ? " and one" : "");
+  require(!c.pyramid_norms || c.family == "cswin", "pyramid_norms are cswin's; {} has none", c.family);
 }
 
 Activation activation_named(const std::string& name) {

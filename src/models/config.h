@@ -20,7 +20,7 @@ struct InputConfig {
 
 struct ModelConfig {
   std::string name;                      // preset or free name
-  std::string family = "vit";            // vit, swin
+  std::string family = "vit";            // vit, swin, cswin
   InputConfig input;
   int64_t classes = 1000;
   std::vector<std::string> class_names;  // empty: numbers
@@ -42,10 +42,13 @@ struct ModelConfig {
   std::string pool = "token";            // token, avg (mean of the patches, then fc_norm)
   bool prefix_positions = true;
 
-  // swin
+  // swin, cswin
   std::vector<int64_t> depths = {2, 2, 6, 2}, stage_heads = {3, 6, 12, 24};
 
-  bool hierarchical() const { return family == "swin"; }
+  // cswin
+  bool pyramid_norms = false;            // a layer norm for each map of the pyramid, for dense heads, instead of one at the end
+
+  bool hierarchical() const { return family == "swin" || family == "cswin"; }
 };
 
 std::string to_json(const ModelConfig& config);              // pretty, stable order
@@ -59,8 +62,10 @@ Activation activation_named(const std::string& name);
 struct ModelPreset {
   ModelConfig config;
   std::string summary;
+  std::vector<std::string> aliases = {};  // other names that it answers to
 };
 const std::vector<ModelPreset>& model_presets();
+const ModelPreset* find_preset(const std::string& name);     // by its name or an alias; nullptr when there is none
 ModelConfig preset_config(const std::string& name);          // throws Error with the nearest names
 
 }  // namespace fovea

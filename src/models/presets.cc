@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "core/text.h"
 #include "models/config.h"
 
@@ -22,6 +24,19 @@ const SwinRow kSwinRows[] = {{"tiny", 96, {2, 2, 6, 2}, {3, 6, 12, 24}, 0.2, fal
                              {"small", 96, {2, 2, 18, 2}, {3, 6, 12, 24}, 0.3, false},
                              {"base", 128, {2, 2, 18, 2}, {4, 8, 16, 32}, 0.5, true},
                              {"large", 192, {2, 2, 18, 2}, {6, 12, 24, 48}, 0.5, true}};
+
+struct CSwinRow {
+  const char* size;
+  int64_t dim;
+  std::vector<int64_t> depths, heads;
+  const char* depths_text;  // as the official names spell them
+  double drop_path;
+  bool large_images;  // published for 384 pixels, too
+};
+const CSwinRow kCSwinRows[] = {{"tiny", 64, {1, 2, 21, 1}, {2, 4, 8, 16}, "12211", 0.2, false},
+                               {"small", 64, {2, 4, 32, 2}, {2, 4, 8, 16}, "24322", 0.4, false},
+                               {"base", 96, {2, 4, 32, 2}, {4, 8, 16, 32}, "24322", 0.5, true},
+                               {"large", 144, {2, 4, 32, 2}, {6, 12, 24, 24}, "24322", 0.5, true}};
 
 void set_size(ModelConfig& c, int64_t size, double crop) {
   c.input.height = c.input.width = size;
@@ -62,6 +77,25 @@ ModelPreset swin(const SwinRow& row, int64_t window, int64_t size) {
   c.drop_path = row.drop_path;
   set_size(c, size, size == 224 ? 0.9 : 1.0);
   return {c, fmt::format("Swin V1, windows of {0}x{0}, {1} channels in its first stage", window, row.dim)};
+}
+
+ModelPreset cswin(const CSwinRow& row, int64_t size) {
+  ModelConfig c;
+  c.name = fmt::format("cswin_{}_{}", row.size, size);
+  c.family = "cswin";
+  const int64_t stripe = size / 32;
+  c.attention = fmt::format("cross_shaped:stripe=1/cross_shaped:stripe=2/cross_shaped:stripe={}/cross_shaped:branches=1", stripe);
+  c.patch = 4;
+  c.dim = row.dim;
+  c.depths = row.depths;
+  c.stage_heads = row.heads;
+  c.norm_epsilon = 1e-5;
+  c.drop_path = row.drop_path;
+  set_size(c, size, size == 224 ? 0.9 : 1.0);
+  ModelPreset p{c, fmt::format("CSWin, stripes of 1, 2, {} tokens, {} channels in its first stage", stripe, row.dim), {}};
+  p.aliases.push_back(fmt::format("CSWin_{}_{}_{}_{}", row.dim, row.depths_text, row.size, size));
+  if (size == 224) p.aliases.push_back(fmt::format("cswin_{}", row.size));
+  return p;
 }
 
 ModelPreset vit_mini() {
@@ -110,6 +144,10 @@ std::vector<ModelPreset> all_presets() {
     p.push_back(swin(row, 7, 224));
     if (row.large_images) p.push_back(swin(row, 12, 384));
   }
+  for (const CSwinRow& row : kCSwinRows) {
+    p.push_back(cswin(row, 224));
+    if (row.large_images) p.push_back(cswin(row, 384));
+  }
   for (const ModelPreset& preset : p) validate(preset.config);
   return p;
 }
@@ -121,12 +159,16 @@ const std::vector<ModelPreset>& model_presets() {
   return presets;
 }
 
+const ModelPreset* find_preset(const std::string& name) {
+  for (const ModelPreset& p : model_presets())
+    if (p.config.name == name || std::find(p.aliases.begin(), p.aliases.end(), name) != p.aliases.end()) return &p;
+  return nullptr;
+}
+
 ModelConfig preset_config(const std::string& name) {
+  if (const ModelPreset* p = find_preset(name)) return p->config;
   std::vector<std::string> names;
-  for (const ModelPreset& p : model_presets()) {
-    if (p.config.name == name) return p.config;
-    names.push_back(p.config.name);
-  }
+  for (const ModelPreset& p : model_presets()) names.push_back(p.config.name);
   fail("there is no model '{}'{}; `fovea list models` shows them all", name, did_you_mean(name, names));
 }
 

@@ -1,14 +1,10 @@
 #include "models/swin.h"
 
-#include <algorithm>
 #include <array>
-#include <numeric>
 
 namespace fovea {
 
 namespace {
-
-constexpr size_t kMaxStages = 8;
 
 struct SwinRecord {
   TokenGrid embedded;
@@ -27,30 +23,10 @@ PatchEmbedConfig embed_config(const ModelConfig& c) {
 
 }  // namespace
 
-SwinStage::SwinStage(const Scope& scope, const ModelConfig& c, size_t stage) : channels_(c.dim << stage) {
-  const auto specs = parse_attention_stages(c.attention);
-  if (stage > 0) downsample_.emplace(scope / "downsample", channels_ / 2, c.norm_epsilon);
-  const int64_t total = std::accumulate(c.depths.begin(), c.depths.end(), int64_t{0});
-  const int64_t before = std::accumulate(c.depths.begin(), c.depths.begin() + static_cast<std::ptrdiff_t>(stage), int64_t{0});
-  for (int64_t i = 0; i < c.depths[stage]; ++i) {
-    BlockConfig b;
-    b.attention = specs[std::min(stage, specs.size() - 1)];
-    b.heads.dim = channels_;
-    b.heads.heads = c.stage_heads[stage];
-    b.heads.qkv_bias = c.qkv_bias;
-    b.heads.qk_norm = c.qk_norm;
-    b.heads.norm_epsilon = c.norm_epsilon;
-    b.heads.block = i;
-    b.mlp_hidden = static_cast<int64_t>(static_cast<double>(channels_) * c.mlp_ratio);
-    b.activation = activation_named(c.activation);
-    b.norm_epsilon = c.norm_epsilon;
-    b.layer_scale = c.layer_scale;
-    b.dropout = c.dropout;
-    b.drop_path = total > 1 ? c.drop_path * static_cast<double>(before + i) / static_cast<double>(total - 1) : 0;
-    b.tag = static_cast<uint64_t>(before + i);
-    blocks_.emplace_back(scope / "blocks" / i, b);
-  }
-}
+SwinStage::SwinStage(const Scope& scope, const ModelConfig& c, size_t stage)
+    : channels_(c.dim << stage),
+      downsample_(stage > 0 ? std::make_optional<PatchMerging>(scope / "downsample", channels_ / 2, c.norm_epsilon) : std::nullopt),
+      blocks_(scope / "blocks", c, stage) {}
 
 Tensor SwinStage::merge(Tensor x, const TokenGrid& in, Tape* tape, Context& ctx) const {
   if (!downsample_) return x;
@@ -67,34 +43,13 @@ Tensor SwinStage::merge_backward(Tensor gradient, const TokenGrid& in, Tape& tap
   return dx;
 }
 
-Tensor SwinStage::run_blocks(Tensor x, const TokenGrid& grid, Tape* tape, Context& ctx) const {
-  for (const TransformerBlock& block : blocks_) {
-    AttentionInputs in;
-    in.x = x;
-    in.grid = grid;
-    const Tensor y = tape ? ctx.activation(x.shape, tape) : x;
-    block.forward(in, y, tape, ctx);
-    x = y;
-  }
-  return x;
-}
-
-void SwinStage::run_blocks_backward(Tensor gradient, Tape& tape, Context& ctx) const {
-  for (size_t i = blocks_.size(); i-- > 0;) blocks_[i].backward(gradient, tape, ctx);
-}
-
 double SwinStage::flops(const TokenGrid& in) const {
-  double total = downsample_ ? downsample_->flops(in) : 0;
-  for (const TransformerBlock& block : blocks_) total += block.flops(out_grid(in));
-  return total;
+  return (downsample_ ? downsample_->flops(in) : 0) + blocks_.flops(out_grid(in));
 }
 
 SwinTransformer::SwinTransformer(const Scope& scope, const ModelConfig& c)
     : config_(c), patch_embed_(scope / "patch_embed", embed_config(c)) {
-  require(!c.depths.empty() && c.depths.size() == c.stage_heads.size() && c.depths.size() <= kMaxStages,
-          "a hierarchical model needs as many depths as heads, at most {}; got {} and {}", kMaxStages, c.depths.size(), c.stage_heads.size());
-  const size_t specs = parse_attention_stages(c.attention).size();
-  require(specs <= c.depths.size(), "attention '{}' names {} stages; this model has {}", c.attention, specs, c.depths.size());
+  require_stages(c);
   for (size_t i = 0; i < c.depths.size(); ++i) stages_.emplace_back(scope / "layers" / static_cast<int64_t>(i), c, i);
   norm_.emplace(scope / "norm", stages_.back().channels(), c.norm_epsilon);
 }
@@ -111,7 +66,7 @@ BackboneOutput SwinTransformer::forward(ConstTensor images, Tape* tape, Context&
     x = stage.merge(x, grid, tape, ctx);
     if (&stage != &stages_.front()) stride *= 2;
     grid = stage.out_grid(grid);
-    x = stage.run_blocks(x, grid, tape, ctx);
+    x = stage.blocks().forward(x, grid, tape, ctx);
     out.pyramid.push_back({x, grid, stride});
   }
   out.grid = grid;
@@ -137,7 +92,7 @@ void SwinTransformer::backward(ConstTensor dfeatures, const std::vector<Tensor>&
   for (size_t i = stages_.size(); i-- > 0;) {
     if (!dpyramid.empty() && !dpyramid[i].empty())
       ctx.kernels().scale_add(gradient.elements(), 1.0, dpyramid[i].data, gradient.data, ctx);
-    stages_[i].run_blocks_backward(gradient, tape, ctx);
+    stages_[i].blocks().backward(gradient, tape, ctx);
     gradient = stages_[i].merge_backward(gradient, in_grids[i], tape, ctx);
   }
   patch_embed_.backward(gradient, dimages, tape, ctx);
@@ -149,9 +104,7 @@ std::vector<std::string> SwinTransformer::unsupported(int64_t height, int64_t wi
   TokenGrid grid{1, 0, patch_embed_.out_height(height), patch_embed_.out_width(width)};
   for (size_t i = 0; i < stages_.size(); ++i) {
     grid = stages_[i].out_grid(grid);
-    if (stages_[i].blocks().empty()) continue;
-    for (const std::string& r : stages_[i].blocks()[0].attention().unsupported(grid))
-      reasons.push_back(fmt::format("stage {}: {}", i + 1, r));
+    for (const std::string& r : stages_[i].blocks().unsupported(grid)) reasons.push_back(fmt::format("stage {}: {}", i + 1, r));
   }
   return reasons;
 }
@@ -167,8 +120,7 @@ double SwinTransformer::flops(int64_t batch, int64_t height, int64_t width) cons
 }
 
 void SwinTransformer::end_step(Context& ctx) {
-  for (SwinStage& stage : stages_)
-    for (TransformerBlock& block : stage.blocks()) block.attention().end_step(ctx);
+  for (SwinStage& stage : stages_) stage.blocks().end_step(ctx);
 }
 
 }  // namespace fovea

@@ -8,6 +8,7 @@
 #include "blocks/patch_merging.h"
 #include "embed/patch_embed.h"
 #include "models/backbone.h"
+#include "models/stage_blocks.h"
 
 namespace fovea {
 
@@ -24,18 +25,14 @@ class SwinStage {
   // merge returns its input where there is no merging.
   Tensor merge(Tensor x, const TokenGrid& in, Tape* tape, Context& ctx) const;
   Tensor merge_backward(Tensor gradient, const TokenGrid& in, Tape& tape, Context& ctx) const;
-  // Without a tape the blocks work in x and return it.
-  Tensor run_blocks(Tensor x, const TokenGrid& grid, Tape* tape, Context& ctx) const;
-  void run_blocks_backward(Tensor gradient, Tape& tape, Context& ctx) const;
-
-  const std::deque<TransformerBlock>& blocks() const { return blocks_; }
-  std::deque<TransformerBlock>& blocks() { return blocks_; }
+  const StageBlocks& blocks() const { return blocks_; }
+  StageBlocks& blocks() { return blocks_; }
   double flops(const TokenGrid& in) const;
 
  private:
   int64_t channels_;
   std::optional<PatchMerging> downsample_;
-  std::deque<TransformerBlock> blocks_;
+  StageBlocks blocks_;
 };
 
 class SwinTransformer : public Backbone {

@@ -159,11 +159,9 @@ LoadedModel load_model(const std::string& model, const LoadOptions& options, DTy
   const Request request = request_of(options);
   std::error_code ignored;
   if (fs::is_directory(model, ignored)) return load_file(weights_in_run(model), options, request, dtype);
+  if (const ModelPreset* p = find_preset(model)) return load_preset(p->config, options, request, dtype);
   std::vector<std::string> names;
-  for (const ModelPreset& p : model_presets()) {
-    if (p.config.name == model) return load_preset(p.config, options, request, dtype);
-    names.push_back(p.config.name);
-  }
+  for (const ModelPreset& p : model_presets()) names.push_back(p.config.name);
   if (fs::exists(model, ignored)) return load_file(model, options, request, dtype);
   const bool path_like = model.find('/') != std::string::npos || fs::path(model).has_extension();
   require(!path_like, "there is no file or folder '{}'", model);

@@ -93,7 +93,7 @@ ModelInfo Model::info() const {
   i.metadata.assign(loaded.metadata.begin(), loaded.metadata.end());
   i.preprocessing = {{"resize", c.input.resize}, {"crop", fmt::format("{}", c.input.crop_pct)}, {"interpolation", c.input.interpolation},
                      {"mean", joined(c.input.mean)}, {"std", joined(c.input.std)}};
-  i.architecture = {{"stem", c.convolutional_stem ? "early convolutions" : "patches"}, {"patch", fmt::format("{}", c.patch)},
+  i.architecture = {{"stem", c.convolutional_stem ? "early convolutions" : c.family == "cswin" ? "7x7 convolution" : "patches"}, {"patch", fmt::format("{}", c.patch)},
                     {"dim", fmt::format("{}", c.dim)}};
   if (c.hierarchical()) {
     i.architecture.emplace_back("depths", joined(c.depths));

@@ -122,6 +122,29 @@ void set_swin(ModelConfig& c, const RecognisedModel& m) {
   c.attention = fmt::format("{}", fmt::join(specs, "/"));
 }
 
+// Neither heads nor stripes show in the shapes: heads go with the width as published; stripes are a 32nd of the image in the
+// later stages (7 tokens at 224 pixels, 12 at 384), once the image's size is known.
+void set_cswin(ModelConfig& c, const RecognisedModel& m, const Settings& settings) {
+  c.family = "cswin";
+  c.depths = integers(fact_text(m, "depths"));
+  c.stage_heads = integers(fact_text(m, "num_heads"));
+  c.qk_norm = m.integer("qk_norm") != 0;
+  c.layer_scale = m.integer("layer_scale") != 0 ? 1e-5 : 0;
+  c.pyramid_norms = m.integer("pyramid_norms") != 0;
+  for (const auto& [key, value] : settings)
+    if (key == "stage_heads") set_option(c, key, value);
+  require(c.stage_heads.size() == c.depths.size(), "the file does not tell its numbers of heads; give them as --set stage_heads=N,N,...");
+}
+
+std::string cswin_attention(const RecognisedModel& m, int64_t image_side) {
+  const std::vector<int64_t> branches = integers(fact_text(m, "branches"));
+  const int64_t wide = std::max<int64_t>(1, image_side / 32);
+  std::vector<std::string> stages;
+  for (size_t i = 0; i < branches.size(); ++i)
+    stages.push_back(branches[i] == 1 ? "cross_shaped:branches=1" : fmt::format("cross_shaped:stripe={}", i == 0 ? 1 : i == 1 ? 2 : wide));
+  return fmt::format("{}", fmt::join(stages, "/"));
+}
+
 }  // namespace
 
 ModelConfig stranger_config(const WeightFile& file, const RecognisedModel& m, const Settings& settings,
@@ -140,6 +163,8 @@ ModelConfig stranger_config(const WeightFile& file, const RecognisedModel& m, co
   c.mlp_ratio = static_cast<double>(m.integer("mlp_width")) / static_cast<double>(c.dim);
   if (m.kind == "swin")
     set_swin(c, m);
+  else if (m.kind == "cswin")
+    set_cswin(c, m, settings);
   else
     set_vit(c, m, settings);
 
@@ -159,7 +184,7 @@ ModelConfig stranger_config(const WeightFile& file, const RecognisedModel& m, co
   } else if (stated.size.size() == 3) {
     c.input.height = stated.size[1];
     c.input.width = stated.size[2];
-  } else if (m.kind == "swin") {
+  } else if (m.kind == "swin" || m.kind == "cswin") {
     c.input.height = c.input.width = fact_text(m, "window_sizes").starts_with("12") ? 384 : 224;
     if (size.first == 0) assume("height", fmt::format("{} and width={}", c.input.height, c.input.width));
   } else {
@@ -193,7 +218,13 @@ ModelConfig stranger_config(const WeightFile& file, const RecognisedModel& m, co
   if (!stated.interpolation.empty()) c.input.interpolation = stated.interpolation;
   else assume("interpolation", c.input.interpolation);
 
-  if (has(m.assumed, "num_heads") && m.kind != "swin" && !(preset && preset->heads == c.heads)) assume("heads", fmt::format("{}", c.heads));
+  if (m.kind == "cswin") {
+    c.attention = cswin_attention(m, c.input.height);
+    if (!preset) assume("attention", c.attention);
+    if (has(m.assumed, "num_heads") && !(preset && preset->stage_heads == c.stage_heads))
+      assume("stage_heads", fmt::format("{}", fmt::join(c.stage_heads, ",")));
+  }
+  if (has(m.assumed, "num_heads") && !c.hierarchical() && !(preset && preset->heads == c.heads)) assume("heads", fmt::format("{}", c.heads));
   if (has(m.assumed, "norm_eps")) {
     if (preset) c.norm_epsilon = preset->norm_epsilon;
     else assume("norm_epsilon", fmt::format("{}", c.norm_epsilon));

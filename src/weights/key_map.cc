@@ -153,8 +153,8 @@ std::optional<int64_t> exact_root(int64_t value) {
 }
 
 std::span<const Dialect> dialects() {
-  static const std::vector<Dialect> kDialects = {timm_dialect(), microsoft_swin_dialect(), lucidrains_vit_dialect(),
-                                                 lucidrains_vit_patch_norm_dialect()};
+  static const std::vector<Dialect> kDialects = {timm_dialect(), microsoft_swin_dialect(), microsoft_cswin_dialect(),
+                                                 lucidrains_vit_dialect(), lucidrains_vit_patch_norm_dialect()};
   return kDialects;
 }
 

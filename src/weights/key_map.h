@@ -23,6 +23,8 @@ struct Dialect;
 //     pool ("token" or "avg"), image_size where the patch tokens form a square, num_heads (see `assumed`)
 //   kind "swin": patch_size, in_channels, dim, depths ("2,2,6,2"), num_heads ("3,6,12,24"), window_sizes ("7,7,7,7"; absent
 //     when the windows are not square), mlp_width (of the first stage), num_classes, qkv_bias, norm_eps
+//   kind "cswin": patch_size, in_channels, dim, depths, branches ("2,2,2,1": of each stage), num_heads (see `assumed`), mlp_width (of
+//     the first stage), num_classes, qkv_bias, qk_norm, layer_scale, pyramid_norms, norm_eps; stripes are unknown
 struct RecognisedModel {
   using Value = std::variant<int64_t, double, std::string>;
 

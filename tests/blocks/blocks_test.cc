@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "blocks/conv_merging.h"
 #include "blocks/patch_merging.h"
 #include "harness/expect.h"
 #include "harness/layers.h"
@@ -96,6 +97,33 @@ TEST(PatchMerging, EvenAndOddMaps) {
                                                  m.backward(dy[0], dx[0], tape, ctx);
                                                }}));
   }
+}
+
+TEST(ConvMerging, EvenAndOddMaps) {
+  for (const TokenGrid& grid : {TokenGrid{2, 0, 4, 6}, TokenGrid{1, 0, 5, 3}, TokenGrid{1, 0, 1, 1}}) {
+    SCOPED_TRACE(grid.str());
+    const TokenGrid to = ConvMerging::merged(grid);
+    expect_right(harness::built<ConvMerging>({{Shape{grid.batch, grid.tokens(), 3}},
+                                              {Shape{to.batch, to.tokens(), 5}},
+                                              [](ParamStore& p) { return std::make_unique<ConvMerging>(Scope(p), 3, 5, 1e-5); },
+                                              [grid](ConvMerging& m, auto x, auto y, Tape* tape, Context& ctx) {
+                                                m.forward(x[0], grid, y[0], tape, ctx);
+                                              },
+                                              [](ConvMerging& m, auto dy, auto dx, Tape& tape, Context& ctx) {
+                                                m.backward(dy[0], dx[0], tape, ctx);
+                                              }}));
+  }
+}
+
+TEST(TransformerBlock, TheAttentionStandsWhereItsScopeSays) {
+  ParamStore inside, beside;
+  BlockConfig b = block("global", 4, 2);
+  const TransformerBlock plain(Scope(inside), b);
+  b.attention_scope = "";
+  const TransformerBlock flat(Scope(beside), b);
+  EXPECT_NE(inside.find("attn.qkv.weight"), nullptr);
+  EXPECT_NE(beside.find("qkv.weight"), nullptr);
+  EXPECT_EQ(inside.count(), beside.count());
 }
 
 }  // namespace

@@ -35,6 +35,16 @@ ModelConfig small_swin() {
   return c;
 }
 
+ModelConfig small_cswin() {
+  ModelConfig c = small_vit();
+  c.family = "cswin";
+  c.attention = "cross_shaped:stripe=1/cross_shaped:stripe=2/cross_shaped:branches=1";
+  c.depths = {2, 1, 1};
+  c.stage_heads = {2, 2, 4};
+  c.norm_epsilon = 1e-5;
+  return c;
+}
+
 // Images -> logits (both heads side by side).
 class ClassifierLayer : public harness::LayerUnderTest {
  public:
@@ -119,6 +129,63 @@ TEST(Swin, GlobalAttentionInTheLastStages) {
   expect_right(c, 12, 10);
 }
 
+TEST(CSwin, GradientsOfEveryParameterAtEvenAndOddSizes) {
+  expect_right(small_cswin(), 16, 24);
+  expect_right(small_cswin(), 21, 13);
+  expect_right(small_cswin(), 3, 4);  // one token from the stem on
+}
+
+TEST(CSwin, OtherAttentionsAndPyramidNorms) {
+  ModelConfig c = small_cswin();
+  c.attention = "window:size=2/cross_shaped:stripe=2/global";
+  c.layer_scale = 0.3;
+  expect_right(c, 20, 17);
+  c = small_cswin();
+  c.pyramid_norms = true;  // of the inner maps' norms the logits see nothing
+  expect_right(c, 16, 16, {"norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"});
+}
+
+TEST(CSwin, CrossShapedStripesInOtherBackbones) {
+  ModelConfig c = small_swin();
+  c.attention = "cross_shaped:stripe=2";
+  expect_right(c, 12, 10);
+  c = small_vit();
+  c.attention = "cross_shaped:stripe=2";
+  // The class token alone leaves the last block, and it has no position term.
+  const std::string last = "blocks.1.attn.attns.";
+  expect_right(c, 12, 20, {last + "0.get_v.weight", last + "0.get_v.bias", last + "1.get_v.weight", last + "1.get_v.bias"});
+  const Classifier vit(c);
+  EXPECT_NE(const_cast<ParamStore&>(vit.params()).find("blocks.0.attn.attns.1.get_v.weight"), nullptr);
+}
+
+TEST(CSwin, NamesAndPyramid) {
+  ModelConfig c = small_cswin();
+  Classifier model(c);
+  for (const char* name : {"stage1_conv_embed.0.weight", "stage1_conv_embed.2.bias", "stage1.1.norm1.weight", "stage1.0.qkv.weight",
+                           "stage1.0.attns.1.get_v.weight", "stage3.0.attns.0.get_v.bias", "stage2.0.proj.bias", "stage2.0.mlp.fc2.weight",
+                           "merge2.conv.weight", "merge2.norm.bias", "norm.weight", "head.weight"})
+    EXPECT_NE(model.params().find(name), nullptr) << name;
+  EXPECT_EQ(model.params().find("stage3.0.attns.1.get_v.weight"), nullptr);
+  EXPECT_TRUE(model.backbone().unsupported(3, 3).empty());
+  EXPECT_EQ(model.backbone().unsupported(2, 30).size(), 1u);
+
+  const KernelTable& table = kernel_table("auto");
+  model.params().allocate(table.dtype, ParamStore::Gradients::kNo);
+  model.params().initialise(Rng(1));
+  Context ctx(table, table.dtype, 1);
+  ArenaScope scope(ctx.scratch());
+  const auto x = harness::random_tensor(Shape{1, 3, 65, 96}, Rng(2), table.dtype);
+  const auto out = model.forward(x, nullptr, ctx);
+  ASSERT_EQ(out.backbone.pyramid.size(), 3u);
+  const int64_t heights[] = {16, 8, 4}, widths[] = {24, 12, 6};
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(out.backbone.pyramid[i].stride, 4 << i);
+    EXPECT_EQ(out.backbone.pyramid[i].grid.height, heights[i]);
+    EXPECT_EQ(out.backbone.pyramid[i].grid.width, widths[i]);
+    EXPECT_EQ(out.backbone.pyramid[i].tokens.last(), 8 << i);
+  }
+}
+
 TEST(Swin, PyramidStrides) {
   ModelConfig c = preset_config("swin_tiny_patch4_window7_224");
   c.dim = 12;
@@ -188,9 +255,26 @@ TEST(Presets, ParameterCountsAreTimms) {
   for (const auto& [name, count] : expected) EXPECT_EQ(Classifier(preset_config(name)).params().count(), count) << name;
 }
 
+// Sums over the published shapes: 23, 35, 78 and 173 million.
+TEST(Presets, ParameterCountsOfCSwin) {
+  const std::pair<const char*, int64_t> expected[] = {{"cswin_tiny_224", 22320552},  {"cswin_small_224", 34643304}, {"cswin_base_224", 77382184},
+                                                      {"cswin_base_384", 77382184}, {"cswin_large_224", 173262664}, {"cswin_large_384", 173262664}};
+  for (const auto& [name, count] : expected) EXPECT_EQ(Classifier(preset_config(name)).params().count(), count) << name;
+}
+
+TEST(Presets, OtherNames) {
+  EXPECT_EQ(preset_config("cswin_tiny").name, "cswin_tiny_224");
+  EXPECT_EQ(preset_config("CSWin_64_12211_tiny_224").name, "cswin_tiny_224");
+  EXPECT_EQ(preset_config("CSWin_96_24322_base_384").attention,
+            "cross_shaped:stripe=1/cross_shaped:stripe=2/cross_shaped:stripe=12/cross_shaped:branches=1");
+  EXPECT_EQ(find_preset("CSWin_64_12211_tiny_384"), nullptr);
+}
+
 TEST(Presets, FlopsAreTheDefinitions) {
   EXPECT_NEAR(Classifier(preset_config("swin_tiny_patch4_window7_224")).flops(1, 224, 224) / 2e9, 4.49, 0.05);
   EXPECT_NEAR(Classifier(preset_config("vit_small_patch16_224")).flops(1, 224, 224) / 2e9, 4.6, 0.05);
+  EXPECT_NEAR(Classifier(preset_config("cswin_tiny_224")).flops(1, 224, 224) / 2e9, 4.3, 0.1);
+  EXPECT_NEAR(Classifier(preset_config("cswin_base_384")).flops(1, 384, 384) / 2e9, 47.0, 0.5);
 }
 
 TEST(Presets, AMisspeltNameSuggestsTheRightOne) {
@@ -207,6 +291,8 @@ TEST(ModelConfig, JsonRoundTripAndMistakes) {
   EXPECT_THROW((void)config_from_json("[1]", "f"), Error);
   EXPECT_THROW((void)config_from_json("{\"dim\": \"wide\"}", "f"), Error);
   EXPECT_THROW((void)config_from_json("{\"heads\": 7}", "f"), Error);
+  EXPECT_THROW((void)config_from_json("{\"family\": \"cswin\"}", "f"), Error);  // patch 16
+  EXPECT_THROW((void)config_from_json("{\"pyramid_norms\": true}", "f"), Error);
   ModelConfig c = small_vit();
   EXPECT_THROW(set_option(c, "hads", "4"), Error);
   EXPECT_THROW(set_option(c, "heads", "four"), Error);

@@ -102,6 +102,7 @@ const Runners& runners() {
     Runners r;
     add_global_runners(r);
     add_swin_runners(r);
+    add_cswin_runners(r);
     add_backbone_runners(r);
     return r;
   }();

@@ -12,6 +12,7 @@ using Runners = std::map<std::string, std::function<void(CheckCase&)>>;  // by c
 // One line for each family.
 void add_global_runners(Runners& runners);
 void add_swin_runners(Runners& runners);
+void add_cswin_runners(Runners& runners);
 void add_backbone_runners(Runners& runners);
 
 std::pair<int64_t, int64_t> pair_of(const Json& j);                        // 7 or [7, 5]

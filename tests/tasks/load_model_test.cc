@@ -102,6 +102,36 @@ TEST(LoadModel, SwinIsReadOffItsShapes) {
   EXPECT_EQ(b.input.height, 224);
 }
 
+// The official files: names as ours; heads by the width, stripes by the size of the images.
+TEST(LoadModel, CSwinIsReadOffItsShapesAndItsName) {
+  const TemporaryFolder f;
+  const LoadedModel base = load_model("CSWin_64_12211_tiny_224", {}, DType::kF32);
+  save(f / "cswin_tiny_224.safetensors", base.classifier->params(), {});
+  save(f / "weights.safetensors", base.classifier->params(), {});
+  const ModelConfig& a = base.classifier->config();
+  for (const char* name : {"cswin_tiny_224.safetensors", "weights.safetensors"}) {
+    const LoadedModel m = load_model(f / name, {}, DType::kF32);
+    const ModelConfig& b = m.classifier->config();
+    EXPECT_EQ(m.dialect, "microsoft-cswin");
+    EXPECT_EQ(a.depths, b.depths);
+    EXPECT_EQ(a.stage_heads, b.stage_heads);
+    EXPECT_EQ(a.attention, b.attention);
+    EXPECT_EQ(a.mlp_ratio, b.mlp_ratio);
+    EXPECT_EQ(b.input.height, 224);
+    EXPECT_EQ(b.input.crop_pct, 0.9);
+    EXPECT_EQ(std::string(name) == "weights.safetensors",
+              std::any_of(m.assumed.begin(), m.assumed.end(), [](const std::string& s) { return s.starts_with("attention="); }));
+    const Tensor x = base.classifier->params().values(), y = m.classifier->params().values();
+    EXPECT_EQ(std::memcmp(x.data, y.data, x.bytes()), 0);
+  }
+  LoadOptions other = with({{"stage_heads", "4,8,16,32"}});
+  other.height = other.width = 200;  // any size runs
+  const LoadedModel m = load_model(f / "weights.safetensors", other, DType::kF32);
+  EXPECT_EQ(m.classifier->config().stage_heads, (std::vector<int64_t>{4, 8, 16, 32}));
+  EXPECT_EQ(m.classifier->config().attention, a.attention);
+  EXPECT_EQ(m.height, 200);
+}
+
 TEST(LoadModel, SaysWhatIsWrong) {
   const TemporaryFolder f;
   const auto loading = [](const std::string& model, const LoadOptions& o = {}) { return [=] { (void)load_model(model, o, DType::kF32); }; };

@@ -156,6 +156,40 @@ TEST(Recognise, SwinInBothLayouts) {
   }
 }
 
+Entries cswin(int64_t dim) {
+  Entries e{{"stage1_conv_embed.0.weight", {dim, 3, 7, 7}}, {"stage1_conv_embed.2.weight", {dim}}, {"norm.weight", {8 * dim}}, {"head.weight", {5, 8 * dim}}};
+  const int64_t depths[] = {1, 2, 3, 1};
+  for (int64_t s = 0; s < 4; ++s)
+    for (int64_t b = 0; b < depths[s]; ++b) {
+      const std::string n = fmt::format("stage{}.{}.", s + 1, b);
+      const int64_t c = dim << s;
+      e.insert(e.end(), {{n + "qkv.weight", {3 * c, c}}, {n + "qkv.bias", {3 * c}}, {n + "attns.0.get_v.weight", {s == 3 ? c : c / 2, 1, 3, 3}},
+                         {n + "mlp.fc1.weight", {4 * c, c}}});
+      if (s < 3) e.push_back({n + "attns.1.get_v.weight", {c / 2, 1, 3, 3}});
+      if (s < 3 && b == 0) e.push_back({fmt::format("merge{}.conv.weight", s + 1), {2 * c, c, 3, 3}});
+    }
+  return e;
+}
+
+TEST(Recognise, CSwinWhoseHeadsGoWithItsWidth) {
+  const WeightFile file = zeros(cswin(96));
+  const RecognisedModel m = require_recognised(file);
+  EXPECT_EQ(m.dialect->name, "microsoft-cswin");
+  EXPECT_EQ(m.kind, "cswin");
+  EXPECT_EQ(text_of(m, "depths"), "1,2,3,1");
+  EXPECT_EQ(text_of(m, "branches"), "2,2,2,1");
+  EXPECT_EQ(text_of(m, "num_heads"), "4,8,16,32");
+  EXPECT_EQ(m.integer("mlp_width"), 384);
+  EXPECT_EQ(m.integer("num_classes"), 5);
+  EXPECT_EQ(m.integer("qkv_bias"), 1);
+  EXPECT_THAT(m.assumed, IsSupersetOf({"num_heads", "norm_eps"}));
+  EXPECT_THAT(m.unknown, IsSupersetOf({"stripes", "image_size"}));
+  const MappedWeights mapped = map_keys(file, m);
+  EXPECT_TRUE(mapped.unmatched.empty());
+  EXPECT_THAT(names_of(mapped), IsSupersetOf({"stage3.2.attns.1.get_v.weight", "merge3.conv.weight", "head.weight"}));
+  EXPECT_THAT(require_recognised(zeros(cswin(8))).unknown, Contains("num_heads"));
+}
+
 Entries lucidrains(bool current) {
   const std::string proj = current ? "to_patch_embedding.2." : "to_patch_embedding.1.";
   Entries e{{"pos_embedding", {1, 50, 8}}, {"cls_token", {1, 1, 8}}, {proj + "weight", {8, 48}}, {proj + "bias", {8}}};

@@ -2,6 +2,7 @@
 
 #include "kernels/reference/activation.h"
 #include "kernels/reference/cross_entropy.h"
+#include "kernels/reference/depthwise.h"
 #include "kernels/reference/elementwise.h"
 #include "kernels/reference/gemm.h"
 #include "kernels/reference/grouped_attention.h"
@@ -44,6 +45,8 @@ KernelTable make_table(std::string_view name) {
   t.mean_tokens = reference::mean_tokens<T>;
   t.mean_tokens_backward = reference::mean_tokens_backward<T>;
   t.dropout = reference::dropout<T>;
+  t.depthwise3x3 = reference::depthwise3x3<T>;
+  t.depthwise3x3_backward = reference::depthwise3x3_backward<T>;
   t.adamw = reference::adamw<T>;
   t.sum_of_squares = reference::sum_of_squares<T>;
   return t;

@@ -7,6 +7,7 @@ namespace fovea {
 
 Dialect timm_dialect();                        // timm >= 0.9: ViT, DeiT, Swin; also fovea's own names
 Dialect microsoft_swin_dialect();              // github.com/microsoft/Swin-Transformer and timm < 0.9
+Dialect microsoft_cswin_dialect();             // github.com/microsoft/CSWin-Transformer, classification; its names are ours
 Dialect lucidrains_vit_dialect();              // github.com/lucidrains/vit-pytorch, patches not normalised
 Dialect lucidrains_vit_patch_norm_dialect();   // the same with patches normalised before and after the projection
 

@@ -1,0 +1,71 @@
+#include "models/stage_blocks.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace fovea {
+
+void require_stages(const ModelConfig& c) {
+  require(!c.depths.empty() && c.depths.size() == c.stage_heads.size() && c.depths.size() <= kMaxStages,
+          "a hierarchical model needs as many depths as heads, at most {}; got {} and {}", kMaxStages, c.depths.size(), c.stage_heads.size());
+  const size_t specs = parse_attention_stages(c.attention).size();
+  require(specs <= c.depths.size(), "attention '{}' names {} stages; this model has {}", c.attention, specs, c.depths.size());
+}
+
+StageBlocks::StageBlocks(const Scope& scope, const ModelConfig& c, size_t stage, const std::string& attention_scope) {
+  const auto specs = parse_attention_stages(c.attention);
+  const int64_t channels = c.dim << stage;
+  const int64_t total = std::accumulate(c.depths.begin(), c.depths.end(), int64_t{0});
+  const int64_t before = std::accumulate(c.depths.begin(), c.depths.begin() + static_cast<std::ptrdiff_t>(stage), int64_t{0});
+  for (int64_t i = 0; i < c.depths[stage]; ++i) {
+    BlockConfig b;
+    b.attention = specs[std::min(stage, specs.size() - 1)];
+    b.attention_scope = attention_scope;
+    b.heads.dim = channels;
+    b.heads.heads = c.stage_heads[stage];
+    b.heads.qkv_bias = c.qkv_bias;
+    b.heads.qk_norm = c.qk_norm;
+    b.heads.norm_epsilon = c.norm_epsilon;
+    b.heads.block = i;
+    b.mlp_hidden = static_cast<int64_t>(static_cast<double>(channels) * c.mlp_ratio);
+    b.activation = activation_named(c.activation);
+    b.norm_epsilon = c.norm_epsilon;
+    b.layer_scale = c.layer_scale;
+    b.dropout = c.dropout;
+    b.drop_path = total > 1 ? c.drop_path * static_cast<double>(before + i) / static_cast<double>(total - 1) : 0;
+    b.tag = static_cast<uint64_t>(before + i);
+    blocks_.emplace_back(scope / i, b);
+  }
+}
+
+Tensor StageBlocks::forward(Tensor x, const TokenGrid& grid, Tape* tape, Context& ctx) const {
+  for (const TransformerBlock& block : blocks_) {
+    AttentionInputs in;
+    in.x = x;
+    in.grid = grid;
+    const Tensor y = tape ? ctx.activation(x.shape, tape) : x;
+    block.forward(in, y, tape, ctx);
+    x = y;
+  }
+  return x;
+}
+
+void StageBlocks::backward(Tensor gradient, Tape& tape, Context& ctx) const {
+  for (size_t i = blocks_.size(); i-- > 0;) blocks_[i].backward(gradient, tape, ctx);
+}
+
+std::vector<std::string> StageBlocks::unsupported(const TokenGrid& grid) const {
+  return blocks_.empty() ? std::vector<std::string>() : blocks_.front().attention().unsupported(grid);
+}
+
+double StageBlocks::flops(const TokenGrid& grid) const {
+  double total = 0;
+  for (const TransformerBlock& block : blocks_) total += block.flops(grid);
+  return total;
+}
+
+void StageBlocks::end_step(Context& ctx) {
+  for (TransformerBlock& block : blocks_) block.attention().end_step(ctx);
+}
+
+}  // namespace fovea
