@@ -56,6 +56,14 @@ ModelConfig small_swin() {
   return c;
 }
 
+ModelConfig small_cswin() {
+  ModelConfig c = small_swin();
+  c.family = "cswin";
+  c.attention = "cross_shaped:stripe=2/cross_shaped:branches=1";
+  c.patch = 4;
+  return c;
+}
+
 ModelConfig small_deit() {
   ModelConfig c;
   c.name = "small";
@@ -98,7 +106,7 @@ struct Trial {
 };
 
 TEST(TrainingStep, TakesNoMemoryOnceWarm) {
-  for (const ModelConfig& config : {small_swin(), small_deit()}) {
+  for (const ModelConfig& config : {small_swin(), small_cswin(), small_deit()}) {
     Trial s(kernel_table("auto"), config, 2);
     for (uint64_t i = 0; i < 3; ++i) s.run(i);
     const int64_t tape = s.step.tape().arena().system_allocations(), scratch = s.ctx.scratch().system_allocations();

@@ -21,32 +21,37 @@ class Neighbours {
   Neighbours(const Depthwise3x3Args& a, int64_t item) : a_(a) {
     const int64_t tokens = a.height * a.width;
     b_ = item / tokens;
-    y_ = item % tokens / a.width;
+    token_ = item % tokens;
+    y_ = token_ / a.width;
     x_ = item % a.width;
     start_row();
+    column_ = (x_ + a.block_left) % a.block_w;
   }
 
   int64_t batch() const { return b_; }
-  int64_t token() const { return y_ * a_.width + x_; }
-  bool there() const { return there_at(token()); }
+  int64_t token() const { return token_; }
+  bool there() const { return there_at(token_); }
 
   // Calls f(neighbour's token, tap) by rising tap.
   template <class F>
   void for_each(F&& f) const {
-    const int64_t column = (x_ + a_.block_left) % a_.block_w;
-    const int64_t left = x_ > 0 && column > 0 ? -1 : 0, right = x_ + 1 < a_.width && column + 1 < a_.block_w ? 1 : 0;
+    const int64_t left = x_ > 0 && column_ > 0 ? -1 : 0, right = x_ + 1 < a_.width && column_ + 1 < a_.block_w ? 1 : 0;
     for (int64_t dy = up_; dy <= down_; ++dy)
       for (int64_t dx = left; dx <= right; ++dx) {
-        const int64_t n = token() + dy * a_.width + dx;
+        const int64_t n = token_ + dy * a_.width + dx;
         if (there_at(n)) f(n, static_cast<int>((dy + 1) * 3 + dx + 1));
       }
   }
 
+  // Without divisions, which would cost as much as a token's sums.
   void next() {
+    ++token_;
+    if (++column_ == a_.block_w) column_ = 0;
     if (++x_ < a_.width) return;
     x_ = 0;
+    column_ = a_.block_left % a_.block_w;
     if (++y_ == a_.height) {
-      y_ = 0;
+      token_ = y_ = 0;
       ++b_;
     }
     start_row();
@@ -61,8 +66,9 @@ class Neighbours {
   }
 
   const Depthwise3x3Args& a_;
-  int64_t b_, y_, x_;
-  int64_t up_ = 0, down_ = 0;
+  int64_t b_, token_, y_, x_;
+  int64_t column_;               // x within its block
+  int64_t up_ = 0, down_ = 0;    // neighbouring rows in the block: -1 or 0, 0 or 1
 };
 
 inline const float* token_row(const ConstHeadsView& v, int64_t b, int64_t token) {
