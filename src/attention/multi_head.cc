@@ -18,17 +18,6 @@ struct MultiHeadAttention::Record {
 
 namespace {
 
-AttentionConfig with_defaults(AttentionConfig c) {
-  require(c.dim > 0 && c.heads > 0, "an attention needs channels and heads, got {} and {}", c.dim, c.heads);
-  if (c.head_dim == 0) {
-    require(c.dim % c.heads == 0, "{} channels do not divide into {} heads", c.dim, c.heads);
-    c.head_dim = c.dim / c.heads;
-  }
-  if (c.key_dim == 0) c.key_dim = c.dim;
-  if (c.value_dim == 0) c.value_dim = c.dim;
-  return c;
-}
-
 // The view of `count` elements from `offset` on, with a shape nobody reads.
 Tensor part(const Tensor& t, int64_t offset) {
   return {static_cast<char*>(t.data) + offset * static_cast<int64_t>(size_of(t.dtype)), Shape{}, t.dtype};
@@ -50,7 +39,7 @@ MultiHeadAttention::MultiHeadAttention(const Scope& scope, const AttentionConfig
     q_norm_.emplace(scope / "q_norm", config_.head_dim, config_.norm_epsilon);
     k_norm_.emplace(scope / "k_norm", config_.head_dim, config_.norm_epsilon);
   }
-  proj_.emplace(scope / "proj", inner(), config_.dim, config_.out_bias ? Bias::kYes : Bias::kNo);
+  if (config_.project_out) proj_.emplace(scope / "proj", inner(), config_.dim, config_.out_bias ? Bias::kYes : Bias::kNo);
 }
 
 Tensor MultiHeadAttention::score_bias(const AttentionInputs&, const TokenGroups&, Arena&, Context&) const { return {}; }
@@ -168,9 +157,14 @@ void MultiHeadAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape
     if (tape) sum = ctx.scratch().take(r.out.shape, r.out.dtype);
     add_value_term(in, a.v, r.out, sum, ctx);
   }
-  LinearFusion fusion;
-  fusion.residual = in.residual;
-  proj_->apply(sum, y, fusion, ctx);
+  if (proj_) {
+    LinearFusion fusion;
+    fusion.residual = in.residual;
+    proj_->apply(sum, y, fusion, ctx);
+  } else {
+    require(in.residual.empty(), "an attention without output projection takes no residual");
+    if (y.bytes() != 0) std::memcpy(y.data, sum.data, sum.bytes());
+  }
   if (tape) tape->push(r);
 }
 
@@ -184,16 +178,19 @@ void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& grad
   Arena& scratch = ctx.scratch();
   GroupedAttentionBackwardArgs a;
   a.forward = kernel_args(r, ctx);
-  const Tensor dout = scratch.take(r.out.shape, r.out.dtype);
-  if (has_value_term()) {
-    const Tensor sum = dout;  // until the parameters have seen it
-    add_value_term(r.in, a.forward.v, r.out, sum, ctx);
-    proj_->backward_parameters(sum, dy, ctx);
-  } else {
-    proj_->backward_parameters(r.out, dy, ctx);
+  ConstTensor dout = dy;
+  if (proj_) {
+    const Tensor own = scratch.take(r.out.shape, r.out.dtype);
+    if (has_value_term()) {
+      const Tensor sum = own;  // until the parameters have seen it
+      add_value_term(r.in, a.forward.v, r.out, sum, ctx);
+      proj_->backward_parameters(sum, dy, ctx);
+    } else {
+      proj_->backward_parameters(r.out, dy, ctx);
+    }
+    proj_->backward_input(dy, own, Accumulate::kNo, ctx);
+    dout = own;
   }
-  proj_->backward_input(dy, dout, Accumulate::kNo, ctx);
-
   a.dout = {dout.data, n * inner(), inner(), d};
   Tensor dqkv, dq, dk, dv;
   int64_t q_stride = inner(), kv_stride = inner();
@@ -260,7 +257,7 @@ void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& grad
 double MultiHeadAttention::flops(const TokenGrid& grid) const {
   const double tokens = static_cast<double>(grid.batch * grid.tokens());
   const double projections = 2 * tokens * static_cast<double>(inner()) *
-                             static_cast<double>(2 * config_.dim + config_.key_dim + config_.value_dim);
+                             static_cast<double>((proj_ ? 2 : 1) * config_.dim + config_.key_dim + config_.value_dim);
   const double meeting = 4 * static_cast<double>(grid.batch * inner()) * pairs(grid);
   return projections + meeting + value_term_flops(grid);
 }

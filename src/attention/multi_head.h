@@ -17,7 +17,7 @@ class MultiHeadAttention : public Attention {
   double flops(const TokenGrid& grid) const override;
 
  protected:
-  // Parameters scope/{qkv | q, k, v}, scope/{q_norm, k_norm}, scope/proj.
+  // Parameters scope/{qkv | q, k, v}, scope/{q_norm, k_norm}, scope/proj; without project_out no proj.
   MultiHeadAttention(const Scope& scope, const AttentionConfig& config);
 
   // Who meets whom; the reference stays valid as long as the context.
@@ -51,7 +51,7 @@ class MultiHeadAttention : public Attention {
   AttentionConfig config_;
   std::optional<Linear> qkv_, q_, k_, v_;  // either the first or the other three
   std::optional<LayerNorm> q_norm_, k_norm_;
-  std::optional<Linear> proj_;             // always there; last, so that parameters are in order of use
+  std::optional<Linear> proj_;             // with project_out; last, so that parameters are in order of use
 };
 
 }  // namespace fovea

@@ -11,12 +11,16 @@ namespace fovea {
 AttentionKind global_attention_kind();
 AttentionKind window_attention_kind();
 AttentionKind cross_shaped_attention_kind();
+AttentionKind linformer_attention_kind();
+AttentionKind sampled_attention_kind();
 
 const std::vector<AttentionKind>& attention_kinds() {
   static const std::vector<AttentionKind> kinds = {
       global_attention_kind(),
       window_attention_kind(),
       cross_shaped_attention_kind(),
+      linformer_attention_kind(),
+      sampled_attention_kind(),
   };
   return kinds;
 }

@@ -31,6 +31,8 @@ struct AttentionTraits {
   bool prefix = false;    // prefix tokens before the map
   bool key_padding = true;
   bool batch_independent = true;  // a permutation of the batch permutes the result
+  bool separate_qkv = false;  // q, k and v are parameters of their own, so some have no gradient: k.bias, which shifts whole
+                              // rows of scores, and where there is one key all of q and k
 };
 
 struct AttentionKind {

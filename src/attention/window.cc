@@ -48,8 +48,8 @@ void add_window_row(int64_t map_row, int64_t width, const int32_t* columns, int6
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 std::string config_key(const WindowConfig& c) {
-  return fmt::format("{}x{} {}x{} {}{}{}", c.window_h, c.window_w, c.shift_h, c.shift_w, static_cast<int>(c.rule.shrink),
-                     static_cast<int>(c.rule.zero_shift), static_cast<int>(c.rule.pad));
+  return fmt::format("{}x{} {}x{} {}{}{}{}", c.window_h, c.window_w, c.shift_h, c.shift_w, static_cast<int>(c.rule.shrink),
+                     static_cast<int>(c.rule.zero_shift), static_cast<int>(c.rule.pad), c.pad_keys ? "" : " ragged");
 }
 
 }  // namespace
@@ -106,8 +106,11 @@ TokenGroups window_groups(int64_t height, int64_t width, const WindowConfig& con
     for (int64_t left = 0; left < w.padded_w; left += w.window_w) {
       g.begin_group();
       const auto add_slots = [&](auto&& add) {
+        const auto wanted = [&](const Run& run) {
+          if (config.pad_keys || run.source != RowSource::kPad) add(run);
+        };
         for (int64_t y = top; y < top + w.window_h; ++y)
-          add_window_row(rows[static_cast<size_t>(y)], width, columns.data() + left, w.window_w, add);
+          add_window_row(rows[static_cast<size_t>(y)], width, columns.data() + left, w.window_w, wanted);
       };
       add_slots([&](const Run& run) { g.add_query_run(run); });
       add_slots([&](const Run& run) { g.add_key_run(run); });
@@ -115,7 +118,8 @@ TokenGroups window_groups(int64_t height, int64_t width, const WindowConfig& con
       if (!shifted) continue;
       for (int64_t y = top; y < top + w.window_h; ++y)
         for (int64_t x = left; x < left + w.window_w; ++x)
-          g.query_labels.push_back(3 * region(y, w.padded_h, w.window_h, w.shift_h) + region(x, w.padded_w, w.window_w, w.shift_w));
+          if (config.pad_keys || (rows[static_cast<size_t>(y)] >= 0 && columns[static_cast<size_t>(x)] >= 0))
+            g.query_labels.push_back(3 * region(y, w.padded_h, w.window_h, w.shift_h) + region(x, w.padded_w, w.window_w, w.shift_w));
     }
   }
   g.key_labels = g.query_labels;
@@ -128,6 +132,8 @@ TokenGroups window_groups(int64_t height, int64_t width, const WindowConfig& con
 WindowAttention::WindowAttention(const Scope& scope, const AttentionConfig& config, const WindowConfig& window)
     : MultiHeadAttention(scope, config), window_(window) {
   require(window.window_h > 0 && window.window_w > 0, "a {}x{} window has no tokens", window.window_h, window.window_w);
+  require(window.pad_keys || !window.position_bias, "windows without padding have no place for a position bias by slot");
+  if (!window.position_bias) return;
   table_ = scope.param("relative_position_bias_table",
                        Shape{(2 * window.window_h - 1) * (2 * window.window_w - 1), this->config().heads},
                        Init::truncated_normal(0.02), Decay::kNo);
@@ -170,6 +176,7 @@ const std::vector<int32_t>& WindowAttention::table_index(const TokenGrid& grid, 
 }
 
 Tensor WindowAttention::score_bias(const AttentionInputs& in, const TokenGroups& g, Arena& arena, Context& ctx) const {
+  if (!table_) return {};
   const int64_t heads = config().heads;
   const Tensor bias = arena.take(Shape{heads, g.max_queries, g.max_keys}, ctx.dtype());
   const auto& index = table_index(in.grid, ctx);
@@ -193,7 +200,9 @@ AttentionKind window_attention_kind() {
                {"rule", "timm", "what happens at odd and small maps: timm, microsoft, torchvision or mmdet"},
                {"shrink", "rule", "shrink the window to a smaller map: no, axis or both; rule: as the rule says"},
                {"zero_shift", "rule", "do not shift where the window covers the map: no, axis or both; rule: as the rule says"},
-               {"pad", "rule", "pad the map before or after the shift: before, after; rule: as the rule says"}};
+               {"pad", "rule", "pad the map before or after the shift: before, after; rule: as the rule says"},
+               {"bias", "table", "table: a learned bias by relative position; none (the local half of Twins)"},
+               {"edge", "pad", "windows that leave the map: pad holds tokens of zeros as keys, smaller leaves them out (with bias=none)"}};
   k.make = [](const Scope& scope, const AttentionConfig& config, const AttentionOptions& o) -> std::unique_ptr<Attention> {
     WindowConfig w;
     std::tie(w.window_h, w.window_w) = o.size("size");
@@ -213,6 +222,8 @@ AttentionKind window_attention_kind() {
     const std::string pad = o.choice("pad", {"rule", "before", "after"});
     if (pad == "before") w.rule.pad = WindowRule::Pad::kBeforeRoll;
     if (pad == "after") w.rule.pad = WindowRule::Pad::kAfterRoll;
+    w.position_bias = o.choice("bias", {"table", "none"}) == "table";
+    w.pad_keys = o.choice("edge", {"pad", "smaller"}) == "pad";
     return std::make_unique<WindowAttention>(scope, config, w);
   };
   return k;

@@ -23,6 +23,8 @@ struct WindowConfig {
   int64_t window_h = 7, window_w = 7;
   int64_t shift_h = 0, shift_w = 0;
   WindowRule rule;
+  bool position_bias = true;  // false: no table (the local half of Twins)
+  bool pad_keys = true;       // false: windows that leave the map are smaller; true: they hold tokens of zeros as keys
 };
 
 // The window and shift that a rule leaves for a map.
@@ -38,7 +40,7 @@ TokenGroups window_groups(int64_t height, int64_t width, const WindowConfig& con
 
 class WindowAttention : public MultiHeadAttention {
  public:
-  // Besides the projections: scope/relative_position_bias_table ((2 Wh - 1)(2 Ww - 1), H).
+  // Besides the projections: scope/relative_position_bias_table ((2 Wh - 1)(2 Ww - 1), H), with position_bias.
   WindowAttention(const Scope& scope, const AttentionConfig& config, const WindowConfig& window);
 
   std::vector<std::string> unsupported(const TokenGrid& grid) const override;
@@ -53,7 +55,7 @@ class WindowAttention : public MultiHeadAttention {
   const std::vector<int32_t>& table_index(const TokenGrid& grid, Context& ctx) const;
 
   WindowConfig window_;
-  Param* table_;
+  Param* table_ = nullptr;
 };
 
 }  // namespace fovea

@@ -158,6 +158,14 @@ struct PatchesArgs {
   int64_t out_height = 0, out_width = 0;
 };
 
+// Mean over the bins of a map of tokens x (B, height, width, C): bin a of A along an axis of length L covers
+// floor(a L / A) ... ceil((a + 1) L / A), so bins may overlap, and repeat rows where A > L.
+struct AdaptivePoolArgs {
+  int64_t batch = 0, channels = 0, height = 0, width = 0;  // of x; no axis is empty
+  int64_t x_batch_stride = 0;           // between maps; inside one, tokens lie one after the other
+  int64_t out_height = 0, out_width = 0;
+};
+
 // Per-row cross-entropy of softmax(logits) against (1 - smoothing) · target + smoothing / classes.
 struct CrossEntropyArgs {
   int64_t rows = 0, classes = 0;
@@ -269,6 +277,9 @@ struct KernelTable {
   void (*dropout)(const DropoutArgs&, Context&);
   void (*depthwise3x3)(const Depthwise3x3Args&, Context&);
   void (*depthwise3x3_backward)(const Depthwise3x3BackwardArgs&, Context&);
+  // out (B, out_height, out_width, C) = the bins' means; backward: dx, which has the strides of x, is written.
+  void (*adaptive_pool)(const AdaptivePoolArgs&, const void* x, void* out, Context&);
+  void (*adaptive_pool_backward)(const AdaptivePoolArgs&, const void* dout, void* dx, Context&);
 
   void (*adamw)(const AdamWArgs&, Context&);
   double (*sum_of_squares)(int64_t count, const void* x, Context&);  // in double; NaN or infinity where x has one

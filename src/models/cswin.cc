@@ -19,11 +19,11 @@ std::optional<LayerNorm> norm_if(bool wanted, const Scope& scope, int64_t channe
 
 }  // namespace
 
-CSwinTransformer::Stage::Stage(const Scope& scope, const ModelConfig& c, size_t stage)
+CSwinTransformer::Stage::Stage(const Scope& scope, const ModelConfig& c, size_t stage, const TokenGrid& in)
     : channels(c.dim << stage),
       merge(stage > 0 ? std::make_optional<ConvMerging>(scope / fmt::format("merge{}", stage), channels / 2, channels, c.norm_epsilon)
                       : std::nullopt),
-      blocks(scope / fmt::format("stage{}", stage + 1), c, stage, ""),
+      blocks(scope / fmt::format("stage{}", stage + 1), c, stage, out_grid(in).tokens(), ""),
       norm(norm_if(c.pyramid_norms, scope / fmt::format("norm{}", stage + 1), channels, c.norm_epsilon)) {}
 
 CSwinTransformer::CSwinTransformer(const Scope& scope, const ModelConfig& c)
@@ -31,7 +31,11 @@ CSwinTransformer::CSwinTransformer(const Scope& scope, const ModelConfig& c)
       stem_(scope / "stage1_conv_embed" / "0", stem_shape(c), Bias::kYes, MapLayout::kChannelsFirst),
       stem_norm_(scope / "stage1_conv_embed" / "2", c.dim, c.norm_epsilon) {
   require_stages(c);
-  for (size_t i = 0; i < c.depths.size(); ++i) stages_.emplace_back(scope, c, i);
+  TokenGrid grid = embedded(1, c.input.height, c.input.width);
+  for (size_t i = 0; i < c.depths.size(); ++i) {
+    stages_.emplace_back(scope, c, i, grid);
+    grid = stages_.back().out_grid(grid);
+  }
   norm_ = norm_if(!c.pyramid_norms, scope / "norm", channels(), c.norm_epsilon);
 }
 

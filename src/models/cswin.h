@@ -33,7 +33,7 @@ class CSwinTransformer : public Backbone {
     StageBlocks blocks;
     std::optional<LayerNorm> norm;     // of the pyramid's map
 
-    Stage(const Scope& scope, const ModelConfig& config, size_t stage);
+    Stage(const Scope& scope, const ModelConfig& config, size_t stage, const TokenGrid& in);  // `in` at the model's own size
     TokenGrid out_grid(const TokenGrid& in) const { return merge ? ConvMerging::merged(in) : in; }
   };
   TokenGrid embedded(int64_t batch, int64_t height, int64_t width) const;

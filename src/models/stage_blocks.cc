@@ -12,7 +12,8 @@ void require_stages(const ModelConfig& c) {
   require(specs <= c.depths.size(), "attention '{}' names {} stages; this model has {}", c.attention, specs, c.depths.size());
 }
 
-StageBlocks::StageBlocks(const Scope& scope, const ModelConfig& c, size_t stage, const std::string& attention_scope) {
+StageBlocks::StageBlocks(const Scope& scope, const ModelConfig& c, size_t stage, int64_t max_tokens,
+                         const std::string& attention_scope) {
   const auto specs = parse_attention_stages(c.attention);
   const int64_t channels = c.dim << stage;
   const int64_t total = std::accumulate(c.depths.begin(), c.depths.end(), int64_t{0});
@@ -27,6 +28,7 @@ StageBlocks::StageBlocks(const Scope& scope, const ModelConfig& c, size_t stage,
     b.heads.qk_norm = c.qk_norm;
     b.heads.norm_epsilon = c.norm_epsilon;
     b.heads.block = i;
+    b.heads.max_tokens = max_tokens;
     b.mlp_hidden = static_cast<int64_t>(static_cast<double>(channels) * c.mlp_ratio);
     b.activation = activation_named(c.activation);
     b.norm_epsilon = c.norm_epsilon;

@@ -13,8 +13,9 @@ void require_stages(const ModelConfig& config);
 
 class StageBlocks {
  public:
-  // Parameters scope/I for block I; `attention_scope` as in BlockConfig.
-  StageBlocks(const Scope& scope, const ModelConfig& config, size_t stage, const std::string& attention_scope = "attn");
+  // Parameters scope/I for block I; `max_tokens` as in AttentionConfig, `attention_scope` as in BlockConfig.
+  StageBlocks(const Scope& scope, const ModelConfig& config, size_t stage, int64_t max_tokens,
+              const std::string& attention_scope = "attn");
 
   // Without a tape the blocks work in x and return it.
   Tensor forward(Tensor x /* (B, N, C) */, const TokenGrid& grid, Tape* tape, Context& ctx) const;

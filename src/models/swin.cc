@@ -23,10 +23,10 @@ PatchEmbedConfig embed_config(const ModelConfig& c) {
 
 }  // namespace
 
-SwinStage::SwinStage(const Scope& scope, const ModelConfig& c, size_t stage)
+SwinStage::SwinStage(const Scope& scope, const ModelConfig& c, size_t stage, const TokenGrid& in)
     : channels_(c.dim << stage),
       downsample_(stage > 0 ? std::make_optional<PatchMerging>(scope / "downsample", channels_ / 2, c.norm_epsilon) : std::nullopt),
-      blocks_(scope / "blocks", c, stage) {}
+      blocks_(scope / "blocks", c, stage, out_grid(in).tokens()) {}
 
 Tensor SwinStage::merge(Tensor x, const TokenGrid& in, Tape* tape, Context& ctx) const {
   if (!downsample_) return x;
@@ -50,7 +50,11 @@ double SwinStage::flops(const TokenGrid& in) const {
 SwinTransformer::SwinTransformer(const Scope& scope, const ModelConfig& c)
     : config_(c), patch_embed_(scope / "patch_embed", embed_config(c)) {
   require_stages(c);
-  for (size_t i = 0; i < c.depths.size(); ++i) stages_.emplace_back(scope / "layers" / static_cast<int64_t>(i), c, i);
+  TokenGrid grid{1, 0, patch_embed_.out_height(c.input.height), patch_embed_.out_width(c.input.width)};
+  for (size_t i = 0; i < c.depths.size(); ++i) {
+    stages_.emplace_back(scope / "layers" / static_cast<int64_t>(i), c, i, grid);
+    grid = stages_.back().out_grid(grid);
+  }
   norm_.emplace(scope / "norm", stages_.back().channels(), c.norm_epsilon);
 }
 

@@ -15,8 +15,8 @@ namespace fovea {
 // One stage: merging (but in the first), then its blocks.
 class SwinStage {
  public:
-  // Parameters scope/downsample, scope/blocks/I.
-  SwinStage(const Scope& scope, const ModelConfig& config, size_t stage);
+  // Parameters scope/downsample, scope/blocks/I. `in`: the stage's input at the size that the model is built for.
+  SwinStage(const Scope& scope, const ModelConfig& config, size_t stage, const TokenGrid& in);
 
   TokenGrid out_grid(const TokenGrid& in) const { return downsample_ ? PatchMerging::merged(in) : in; }
   int64_t channels() const { return channels_; }

@@ -45,6 +45,7 @@ VisionTransformer::VisionTransformer(const Scope& scope, const ModelConfig& c)
     b.heads.qk_norm = c.qk_norm;
     b.heads.norm_epsilon = c.norm_epsilon;
     b.heads.block = i;
+    b.heads.max_tokens = grid_of(1, c.input.height, c.input.width).tokens();
     b.mlp_hidden = static_cast<int64_t>(static_cast<double>(c.dim) * c.mlp_ratio);
     b.activation = activation_named(c.activation);
     b.norm_epsilon = c.norm_epsilon;

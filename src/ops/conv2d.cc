@@ -10,10 +10,10 @@ struct Conv2dRecord {
   ConstTensor x;
 };
 
-int64_t out_length(int64_t length, int64_t kernel, int64_t stride, int64_t pad, bool cover_rest) {
-  const int64_t span = length + 2 * pad - kernel;
-  if (span < 0) return cover_rest && length > 0 ? 1 : 0;
-  return (cover_rest ? (span + stride - 1) / stride : span / stride) + 1;
+int64_t out_length(int64_t length, int64_t kernel, int64_t stride, const Conv2dShape& s) {
+  const int64_t span = length + 2 * s.pad - kernel;
+  if (span < 0) return (s.cover_rest || s.at_least_one) && length > 0 ? 1 : 0;
+  return (s.cover_rest ? (span + stride - 1) / stride : span / stride) + 1;
 }
 
 }  // namespace
@@ -28,11 +28,11 @@ Conv2d::Conv2d(const Scope& scope, const Conv2dShape& s, Bias bias, MapLayout la
 }
 
 int64_t Conv2d::out_height(int64_t height) const {
-  return out_length(height, shape_.kernel_h, shape_.stride_h, shape_.pad, shape_.cover_rest);
+  return out_length(height, shape_.kernel_h, shape_.stride_h, shape_);
 }
 
 int64_t Conv2d::out_width(int64_t width) const {
-  return out_length(width, shape_.kernel_w, shape_.stride_w, shape_.pad, shape_.cover_rest);
+  return out_length(width, shape_.kernel_w, shape_.stride_w, shape_);
 }
 
 PatchesArgs Conv2d::patches_of(const Shape& x) const {

@@ -14,6 +14,7 @@ struct Conv2dShape {
   int64_t stride_h = 4, stride_w = 4;
   int64_t pad = 0;             // zeros on every side
   bool cover_rest = false;     // a rest smaller than the stride at the right and bottom gets a patch of its own, filled with zeros
+  bool at_least_one = false;   // a map smaller than the kernel gets one patch, filled with zeros at the right and bottom
 };
 
 class Conv2d {

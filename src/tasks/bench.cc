@@ -185,6 +185,7 @@ BenchResult bench_attention(const std::string& spec, const BenchOptions& options
   config.heads = options.heads;
   config.head_dim = options.head_dim;
   config.dim = options.heads * options.head_dim;
+  config.max_tokens = r.height * r.width;
   const AttentionSpec parsed = parse_attention(spec);
   const auto attention = make_attention(parsed, Scope(params), config);
   const TokenGrid grid{options.batch, 0, r.height, r.width};

@@ -76,13 +76,14 @@ Inference measure_inference(Classifier& model, int64_t batch, int64_t height, in
 struct FirstStage {
   AttentionSpec spec;
   AttentionConfig heads;
-  explicit FirstStage(const ModelConfig& c) : spec(parse_attention_stages(c.attention).front()) {
+  FirstStage(const ModelConfig& c, int64_t height, int64_t width) : spec(parse_attention_stages(c.attention).front()) {
     heads.dim = c.dim;
     heads.heads = c.hierarchical() ? c.stage_heads.front() : c.heads;
     heads.head_dim = c.hierarchical() ? 0 : c.head_dim;
     heads.qkv_bias = c.qkv_bias;
     heads.qk_norm = c.qk_norm;
     heads.norm_epsilon = c.norm_epsilon;
+    heads.max_tokens = height * width;
   }
 };
 
@@ -125,7 +126,7 @@ std::vector<std::string> model_unsupported(const ModelConfig& config, int64_t he
 }
 
 std::vector<std::string> attention_unsupported(const ModelConfig& config, int64_t height, int64_t width) {
-  const FirstStage stage(config);
+  const FirstStage stage(config, height, width);
   ParamStore params;
   return make_attention(stage.spec, Scope(params), stage.heads)->unsupported({1, 0, height, width});
 }
@@ -140,7 +141,7 @@ GrowthMeasurement measure_model_at(const ModelConfig& config, int64_t height, in
 
 GrowthMeasurement measure_attention_at(const ModelConfig& config, int64_t height, int64_t width, const ExecutionOptions& execution) {
   const KernelTable& table = kernel_table(execution.kernels);
-  const FirstStage stage(config);
+  const FirstStage stage(config, height, width);
   Context ctx(table, table.dtype, execution.threads);
   ParamStore params;
   const auto attention = make_attention(stage.spec, Scope(params), stage.heads);
@@ -170,7 +171,7 @@ GrowthMeasurement measure_attention_at(const ModelConfig& config, int64_t height
 
 std::vector<double> influence(const ModelConfig& config, int64_t block, int64_t height, int64_t width, int64_t query) {
   const KernelTable& table = kernel_table("reference");
-  FirstStage stage(config);
+  FirstStage stage(config, height, width);
   stage.heads.block = block;
   Context ctx(table, table.dtype, 1);
   ParamStore params;

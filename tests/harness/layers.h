@@ -34,13 +34,15 @@ LayerFactory built(typename BuiltLayer<Object>::Parts parts) {
   return [parts = std::move(parts)] { return std::make_unique<BuiltLayer<Object>>(parts); };
 }
 
-// x -> y of an attention on a grid.
+// x -> y of an attention on a grid; unless the configuration says otherwise it is built for two tokens more.
 inline LayerFactory attention_layer(const AttentionSpec& spec, const AttentionConfig& config, const TokenGrid& grid,
                                     const std::function<void(AttentionInputs&)>& adjust = {}) {
   const Shape shape{grid.batch, grid.tokens(), config.dim};
+  AttentionConfig sized = config;
+  if (sized.max_tokens == 0) sized.max_tokens = grid.tokens() + 2;
   return built<Attention>({{shape},
                            {shape},
-                           [=](ParamStore& p) { return make_attention(spec, Scope(p) / "attn", config); },
+                           [=](ParamStore& p) { return make_attention(spec, Scope(p) / "attn", sized); },
                            [=](Attention& a, auto in, auto out, Tape* tape, Context& ctx) {
                              AttentionInputs inputs;
                              inputs.x = in[0];

@@ -40,6 +40,8 @@ class CheckCase {
 
   // Fixture weight `key` is rows [first, first + rows) of the parameter's first dimension (all when rows < 0).
   void bind(const std::string& key, const std::string& parameter, int64_t first = 0, int64_t rows = -1);
+  // Rows [key_first, key_first + rows) of the fixture's tensor are rows [first, first + rows) of the parameter.
+  void bind_rows(const std::string& key, int64_t key_first, const std::string& parameter, int64_t first, int64_t rows);
   // The reverse: the parameter is rows [first, ...) of the fixture's tensor.
   void bind_part(const std::string& key, int64_t first, const std::string& parameter);
   // Binds every weight not bound yet through `rename` (identity by default), allocates and fills. Throws when a weight has no

@@ -50,6 +50,10 @@ void CheckCase::bind_part(const std::string& key, int64_t first, const std::stri
   bindings_.push_back({key, parameter, first, 0, -1});
 }
 
+void CheckCase::bind_rows(const std::string& key, int64_t key_first, const std::string& parameter, int64_t first, int64_t rows) {
+  bindings_.push_back({key, parameter, key_first, first, rows});
+}
+
 std::pair<Tensor, Tensor> CheckCase::parameter_view(const Binding& b) {
   Param* p = params.find(b.parameter);
   require(p != nullptr, "the fixture's weight {} has no parameter {}", b.key, b.parameter);

@@ -104,6 +104,8 @@ const Runners& runners() {
     add_swin_runners(r);
     add_cswin_runners(r);
     add_backbone_runners(r);
+    add_linformer_runners(r);
+    add_sampled_runners(r);
     return r;
   }();
   return table;

@@ -42,6 +42,7 @@ void fill_grouped_attention(KernelTable&, Isa);  // grouped_attention, grouped_a
 void fill_cross_entropy(KernelTable&, Isa);      // cross_entropy, cross_entropy_backward
 void fill_rows(KernelTable&, Isa);               // gather_rows, scatter_add_rows, table_bias(_backward), mean_tokens(_backward)
 void fill_patches(KernelTable&, Isa);            // patches, patches_backward
+void fill_pooling(KernelTable&, Isa);            // adaptive_pool, adaptive_pool_backward
 void fill_elementwise(KernelTable&, Isa);        // add, scale_add, scale_rows, scale_columns(_backward), column_sum, dropout
 void fill_depthwise(KernelTable&, Isa);          // depthwise3x3, depthwise3x3_backward
 void fill_optimizer(KernelTable&, Isa);          // adamw, sum_of_squares

@@ -17,6 +17,7 @@ KernelTable make_table(std::string_view name, Isa isa) {
   fill_cross_entropy(t, isa);
   fill_rows(t, isa);
   fill_patches(t, isa);
+  fill_pooling(t, isa);
   fill_elementwise(t, isa);
   fill_depthwise(t, isa);
   fill_optimizer(t, isa);

@@ -8,6 +8,7 @@
 #include "kernels/reference/grouped_attention.h"
 #include "kernels/reference/layer_norm.h"
 #include "kernels/reference/patches.h"
+#include "kernels/reference/pooling.h"
 #include "kernels/reference/rows.h"
 
 namespace fovea {
@@ -47,6 +48,8 @@ KernelTable make_table(std::string_view name) {
   t.dropout = reference::dropout<T>;
   t.depthwise3x3 = reference::depthwise3x3<T>;
   t.depthwise3x3_backward = reference::depthwise3x3_backward<T>;
+  t.adaptive_pool = reference::adaptive_pool<T>;
+  t.adaptive_pool_backward = reference::adaptive_pool_backward<T>;
   t.adamw = reference::adamw<T>;
   t.sum_of_squares = reference::sum_of_squares<T>;
   return t;
