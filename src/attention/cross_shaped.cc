@@ -114,32 +114,39 @@ TokenGroups stripe_groups(int64_t prefix, int64_t height, int64_t width, const s
 }
 
 CrossShapedAttention::CrossShapedAttention(const Scope& scope, const AttentionConfig& config, const CrossShapedConfig& shape)
-    : MultiHeadAttention(scope, config), shape_(shape), branches_(branches_of(config.heads, config.block, shape.whole_map)) {
+    : MultiHeadAttention(scope, config,
+                         std::make_unique<StripesGeometry>(branches_of(config.heads, config.block, shape.whole_map), shape.stripe,
+                                                           config.cross)),
+      shape_(shape),
+      branches_(branches_of(config.heads, config.block, shape.whole_map)) {
   require(shape.stripe > 0 && shape.stripe <= 16384, "a stripe is 1 to 16384 tokens wide, got {}", shape.stripe);
   for (const StripeBranch& b : branches_)
     lepe_.emplace_back(scope / "attns" / static_cast<int64_t>(lepe_.size()) / "get_v", b.heads * this->config().head_dim);
 }
 
-std::vector<std::string> CrossShapedAttention::unsupported(const TokenGrid& grid) const {
+std::vector<std::string> StripesGeometry::unsupported(const TokenGrid& grid) const {
   std::vector<std::string> reasons;
-  if (config().cross) reasons.push_back("stripes have no second input");
+  if (cross_) reasons.push_back("stripes have no second input");
   if (grid.batch > 0 && (grid.height == 0 || grid.width == 0)) reasons.push_back("the map is empty");
   return reasons;
 }
 
-const TokenGroups& CrossShapedAttention::groups(const AttentionInputs& in, Context& ctx) const {
+const TokenGroups& StripesGeometry::groups(const AttentionInputs& in, Context& ctx) const {
   require(!in.causal, "cross-shaped attention on a map has no causal order");
   const TokenGrid& g = in.grid;
-  const int64_t first = branches_[0].heads;
-  return ctx.cached<TokenGroups>(fmt::format("cross_shaped {} {}x{} {} {} {}/{}", g.prefix, g.height, g.width, shape_.stripe,
-                                             static_cast<int>(branches_[0].direction), first, config().heads),
-                                 [&] { return stripe_groups(g.prefix, g.height, g.width, branches_, shape_.stripe); });
+  const int64_t first = branches_[0].heads, heads = first + (branches_.size() == 2 ? branches_[1].heads : 0);
+  return ctx.cached<TokenGroups>(fmt::format("cross_shaped {} {}x{} {} {} {}/{}", g.prefix, g.height, g.width, stripe_,
+                                             static_cast<int>(branches_[0].direction), first, heads),
+                                 [&] { return stripe_groups(g.prefix, g.height, g.width, branches_, stripe_); });
 }
 
-double CrossShapedAttention::pairs(const TokenGrid& grid) const {
-  double sum = 0;
-  for (const StripeBranch& b : branches_) sum += static_cast<double>(b.heads) * stripe_pairs(grid, b.direction, shape_.stripe);
-  return sum / static_cast<double>(config().heads) + static_cast<double>(grid.prefix * grid.tokens());
+double StripesGeometry::pairs(const TokenGrid& grid) const {
+  double sum = 0, heads = 0;
+  for (const StripeBranch& b : branches_) {
+    sum += static_cast<double>(b.heads) * stripe_pairs(grid, b.direction, stripe_);
+    heads += static_cast<double>(b.heads);
+  }
+  return sum / heads + static_cast<double>(grid.prefix * grid.tokens());
 }
 
 template <class F>
@@ -204,6 +211,7 @@ AttentionKind cross_shaped_attention_kind() {
   k.options = {{"stripe", "7", "width of a stripe, in tokens; where it does not divide the map, empty places with score 0 fill the rest"},
                {"branches", "2", "2: vertical and horizontal stripes; 1: all heads over the whole map, as in CSWin's last stage"}};
   k.traits.prefix = true;
+  k.no_union_reason = "its convolution of the values belongs to the stripes alone";
   k.make = [](const Scope& scope, const AttentionConfig& config, const AttentionOptions& o) -> std::unique_ptr<Attention> {
     CrossShapedConfig c;
     c.stripe = o.integer("stripe");

@@ -29,17 +29,28 @@ struct CrossShapedConfig {
   bool whole_map = false;  // one branch: all heads over the whole map, as in CSWin's last stage
 };
 
+class StripesGeometry : public AttentionGeometry {
+ public:
+  StripesGeometry(std::vector<StripeBranch> branches, int64_t stripe, bool cross)
+      : branches_(std::move(branches)), stripe_(stripe), cross_(cross) {}
+
+  const TokenGroups& groups(const AttentionInputs& in, Context& ctx) const override;
+  double pairs(const TokenGrid& grid) const override;
+  std::vector<std::string> unsupported(const TokenGrid& grid) const override;
+
+ private:
+  std::vector<StripeBranch> branches_;
+  int64_t stripe_;
+  bool cross_;
+};
+
 class CrossShapedAttention : public MultiHeadAttention {
  public:
   // Besides the projections: scope/attns/I/get_v/{weight, bias} for branch I, over its heads' channels. With an odd number of
   // heads the odd one is vertical in even blocks and horizontal in odd ones.
   CrossShapedAttention(const Scope& scope, const AttentionConfig& config, const CrossShapedConfig& shape);
 
-  std::vector<std::string> unsupported(const TokenGrid& grid) const override;
-
  protected:
-  const TokenGroups& groups(const AttentionInputs& in, Context& ctx) const override;
-  double pairs(const TokenGrid& grid) const override;
   bool pads_are_projected() const override { return false; }
   bool has_value_term() const override { return true; }
   void add_value_term(const AttentionInputs& in, const ConstHeadsView& v, ConstTensor out, Tensor sum, Context& ctx) const override;

@@ -12,7 +12,7 @@ TokenGroups everybody_meets(int64_t queries, int64_t keys, bool causal) {
   g.add_query_run({0, 1, static_cast<int32_t>(queries)});
   g.add_key_run({0, 1, static_cast<int32_t>(keys)});
   g.end_group();
-  g.rule.causal = causal;
+  g.only_rule().causal = causal;
   g.keys_disjoint = true;
   g.finish();
   return g;
@@ -20,13 +20,15 @@ TokenGroups everybody_meets(int64_t queries, int64_t keys, bool causal) {
 
 }  // namespace
 
-const TokenGroups& GlobalAttention::groups(const AttentionInputs& in, Context& ctx) const {
+const TokenGroups& GlobalGeometry::groups(const AttentionInputs& in, Context& ctx) const {
   const int64_t queries = in.grid.tokens(), keys = in.key_input.empty() ? queries : in.key_input.dim(1);
   return ctx.cached<TokenGroups>(fmt::format("global {} {} {}", queries, keys, in.causal),
                                  [&] { return everybody_meets(queries, keys, in.causal); });
 }
 
-double GlobalAttention::pairs(const TokenGrid& grid) const {
+std::vector<PairPattern> GlobalGeometry::pattern(const TokenGrid&, bool causal) const { return {{{PairTerm::all(causal)}}}; }
+
+double GlobalGeometry::pairs(const TokenGrid& grid) const {
   return static_cast<double>(grid.tokens()) * static_cast<double>(grid.tokens());
 }
 
@@ -37,9 +39,8 @@ AttentionKind global_attention_kind() {
   k.paper = "Vaswani et al. 2017, arXiv:1706.03762; ViT: Dosovitskiy et al. 2020, arXiv:2010.11929";
   k.cost = "O(N^2 C + N C^2)";
   k.traits.causal = k.traits.cross = k.traits.mask = k.traits.prefix = true;
-  k.make = [](const Scope& scope, const AttentionConfig& config, const AttentionOptions&) -> std::unique_ptr<Attention> {
-    return std::make_unique<GlobalAttention>(scope, config);
-  };
+  k.make_geometry = [](const Scope&, const AttentionConfig&, const AttentionOptions&,
+                       GeometryUse) -> std::unique_ptr<const AttentionGeometry> { return std::make_unique<GlobalGeometry>(); };
   return k;
 }
 

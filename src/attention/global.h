@@ -5,13 +5,17 @@
 
 namespace fovea {
 
+class GlobalGeometry : public AttentionGeometry {
+ public:
+  const TokenGroups& groups(const AttentionInputs& in, Context& ctx) const override;
+  std::vector<PairPattern> pattern(const TokenGrid& grid, bool causal) const override;
+  double pairs(const TokenGrid& grid) const override;
+};
+
 class GlobalAttention : public MultiHeadAttention {
  public:
-  GlobalAttention(const Scope& scope, const AttentionConfig& config) : MultiHeadAttention(scope, config) {}
-
- protected:
-  const TokenGroups& groups(const AttentionInputs& in, Context& ctx) const override;
-  double pairs(const TokenGrid& grid) const override;
+  GlobalAttention(const Scope& scope, const AttentionConfig& config)
+      : MultiHeadAttention(scope, config, std::make_unique<GlobalGeometry>()) {}
 };
 
 }  // namespace fovea

@@ -1,6 +1,7 @@
 #include "attention/multi_head.h"
 
 #include <cmath>
+#include <cstring>
 
 namespace fovea {
 
@@ -25,8 +26,9 @@ Tensor part(const Tensor& t, int64_t offset) {
 
 }  // namespace
 
-MultiHeadAttention::MultiHeadAttention(const Scope& scope, const AttentionConfig& config)
-    : config_(with_defaults(config)) {
+MultiHeadAttention::MultiHeadAttention(const Scope& scope, const AttentionConfig& config,
+                                       std::unique_ptr<const AttentionGeometry> geometry)
+    : config_(with_defaults(config)), geometry_(std::move(geometry)) {
   const Bias bias = config_.qkv_bias ? Bias::kYes : Bias::kNo;
   if (config_.cross) {
     q_.emplace(scope / "q", config_.dim, inner(), bias);
@@ -42,11 +44,7 @@ MultiHeadAttention::MultiHeadAttention(const Scope& scope, const AttentionConfig
   if (config_.project_out) proj_.emplace(scope / "proj", inner(), config_.dim, config_.out_bias ? Bias::kYes : Bias::kNo);
 }
 
-Tensor MultiHeadAttention::score_bias(const AttentionInputs&, const TokenGroups&, Arena&, Context&) const { return {}; }
-
-void MultiHeadAttention::score_bias_backward(const AttentionInputs&, const TokenGroups&, ConstTensor, Context&) const {
-  check(false, "a mechanism with a score bias does not say how its gradient goes back");
-}
+std::vector<std::string> MultiHeadAttention::unsupported(const TokenGrid& grid) const { return geometry_->unsupported(grid); }
 
 void MultiHeadAttention::add_value_term(const AttentionInputs&, const ConstHeadsView&, ConstTensor, Tensor, Context&) const {
   check(false, "a mechanism with a term of the values does not say what it is");
@@ -117,11 +115,7 @@ GroupedAttentionArgs MultiHeadAttention::kernel_args(const Record& r, Context&) 
     a.pad_k = part(bias->value, inner()).data;
     a.pad_v = part(bias->value, 2 * inner()).data;
   }
-  if (!r.bias.empty()) {
-    a.bias = r.bias.data;
-    a.bias_head_stride = static_cast<int64_t>(r.groups->max_queries) * r.groups->max_keys;
-    a.bias_row_stride = r.groups->max_keys;
-  }
+  a.bias = r.bias.data;
   if (!in.mask.empty()) {
     const Shape& m = in.mask.shape;
     require(m.rank() == 4 && (m[0] == batch || m[0] == 1) && (m[1] == h || m[1] == 1) && m[2] == n && m[3] == r.keys,
@@ -145,8 +139,11 @@ void MultiHeadAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape
   Record r{};
   r.in = in;
   project(in, r, tape, ctx);
-  r.groups = &groups(in, ctx);
-  r.bias = score_bias(in, *r.groups, tape ? tape->arena() : ctx.scratch(), ctx);
+  r.groups = &geometry_->groups(in, ctx);
+  if (geometry_->has_score_bias()) {
+    r.bias = ctx.activation(Shape{config_.heads * r.groups->bias_elements()}, tape);
+    geometry_->score_bias(in, *r.groups, r.bias, ctx);
+  }
   r.out = ctx.activation(Shape{in.grid.batch, in.grid.tokens(), inner()}, tape);
   if (tape) r.lse = ctx.activation(Shape{in.grid.batch, config_.heads, r.groups->query_slots}, tape);
   const GroupedAttentionArgs a = kernel_args(r, ctx);
@@ -191,6 +188,7 @@ void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& grad
     proj_->backward_input(dy, own, Accumulate::kNo, ctx);
     dout = own;
   }
+
   a.dout = {dout.data, n * inner(), inner(), d};
   Tensor dqkv, dq, dk, dv;
   int64_t q_stride = inner(), kv_stride = inner();
@@ -226,7 +224,7 @@ void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& grad
     a.dbias = dbias.data;
   }
   ctx.kernels().grouped_attention_backward(a, ctx);
-  if (!r.bias.empty()) score_bias_backward(r.in, *r.groups, dbias, ctx);
+  if (!r.bias.empty()) geometry_->score_bias_backward(r.in, *r.groups, dbias, ctx);
   if (has_value_term()) value_term_backward(r.in, a.forward.v, dout, a.dv, ctx);
 
   if (config_.qk_norm) {
@@ -258,7 +256,7 @@ double MultiHeadAttention::flops(const TokenGrid& grid) const {
   const double tokens = static_cast<double>(grid.batch * grid.tokens());
   const double projections = 2 * tokens * static_cast<double>(inner()) *
                              static_cast<double>((proj_ ? 2 : 1) * config_.dim + config_.key_dim + config_.value_dim);
-  const double meeting = 4 * static_cast<double>(grid.batch * inner()) * pairs(grid);
+  const double meeting = 4 * static_cast<double>(grid.batch * inner()) * geometry_->pairs(grid);
   return projections + meeting + value_term_flops(grid);
 }
 

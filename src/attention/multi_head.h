@@ -1,33 +1,24 @@
-// The shared body of all softmax mechanisms: projections, heads, the grouped kernel. A mechanism adds its geometry (token
-// groups) and, where it has one, its score bias.
+// The shared body of all softmax mechanisms: projections, heads, the grouped kernel, over a geometry.
 #pragma once
 
 #include <optional>
 
-#include "attention/attention.h"
-#include "kernels/token_groups.h"
+#include "attention/geometry.h"
 #include "ops/layer_norm.h"
 
 namespace fovea {
 
 class MultiHeadAttention : public Attention {
  public:
+  // Parameters scope/{qkv | q, k, v}, scope/{q_norm, k_norm}, scope/proj (with project_out), and the geometry's.
+  MultiHeadAttention(const Scope& scope, const AttentionConfig& config, std::unique_ptr<const AttentionGeometry> geometry);
+
   void forward(const AttentionInputs& in, Tensor y, Tape* tape, Context& ctx) const override;
   void backward(ConstTensor dy, const AttentionGradients& gradients, Tape& tape, Context& ctx) const override;
+  std::vector<std::string> unsupported(const TokenGrid& grid) const override;
   double flops(const TokenGrid& grid) const override;
 
  protected:
-  // Parameters scope/{qkv | q, k, v}, scope/{q_norm, k_norm}, scope/proj; without project_out no proj.
-  MultiHeadAttention(const Scope& scope, const AttentionConfig& config);
-
-  // Who meets whom; the reference stays valid as long as the context.
-  virtual const TokenGroups& groups(const AttentionInputs& in, Context& ctx) const = 0;
-  // Pairs of a query and a key that meet, per head and batch element, padding not counted.
-  virtual double pairs(const TokenGrid& grid) const = 0;
-  // The bias by slot, (H, groups.max_queries, groups.max_keys); empty without one. It lives as long as `arena`'s content.
-  virtual Tensor score_bias(const AttentionInputs& in, const TokenGroups& groups, Arena& arena, Context& ctx) const;
-  virtual void score_bias_backward(const AttentionInputs& in, const TokenGroups& groups, ConstTensor dbias, Context& ctx) const;
-
   // What slots outside the map read: the projection of a token of zeros (the qkv bias, with its gradient), or zeros.
   virtual bool pads_are_projected() const { return true; }
 
@@ -40,6 +31,7 @@ class MultiHeadAttention : public Attention {
   virtual double value_term_flops(const TokenGrid&) const { return 0; }
 
   const AttentionConfig& config() const { return config_; }
+  const AttentionGeometry& geometry() const { return *geometry_; }
   int64_t inner() const { return config_.heads * config_.head_dim; }
 
  private:
@@ -49,6 +41,7 @@ class MultiHeadAttention : public Attention {
   const Param* pad_bias() const { return qkv_ && pads_are_projected() ? qkv_->bias() : nullptr; }
 
   AttentionConfig config_;
+  std::unique_ptr<const AttentionGeometry> geometry_;
   std::optional<Linear> qkv_, q_, k_, v_;  // either the first or the other three
   std::optional<LayerNorm> q_norm_, k_norm_;
   std::optional<Linear> proj_;             // with project_out; last, so that parameters are in order of use

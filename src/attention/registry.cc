@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "attention/multi_head.h"
 #include "core/text.h"
 
 namespace fovea {
@@ -107,7 +108,9 @@ std::unique_ptr<Attention> make_attention(const AttentionSpec& spec, const Scope
   std::map<std::string, std::string> values;
   for (const auto& o : kind.options) values[o.name] = o.default_value;
   for (const auto& [key, value] : spec.options) values[key] = value;
-  return kind.make(scope, config, AttentionOptions(std::move(values)));
+  const AttentionOptions options(std::move(values));
+  if (kind.make) return kind.make(scope, config, options);
+  return std::make_unique<MultiHeadAttention>(scope, config, kind.make_geometry(scope, config, options, GeometryUse::kAlone));
 }
 
 }  // namespace fovea

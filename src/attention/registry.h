@@ -5,7 +5,7 @@
 #include <functional>
 #include <map>
 
-#include "attention/attention.h"
+#include "attention/geometry.h"
 
 namespace fovea {
 
@@ -35,6 +35,8 @@ struct AttentionTraits {
                               // rows of scores, and where there is one key all of q and k
 };
 
+enum class GeometryUse : uint8_t { kAlone, kUnionPart };
+
 struct AttentionKind {
   struct Option {
     std::string name, default_value, help;
@@ -42,6 +44,12 @@ struct AttentionKind {
   std::string name, summary, paper, cost;
   std::vector<Option> options;
   AttentionTraits traits;
+  // The geometry, where that is all the mechanism is: it can then be part of a union, for which its pattern() must say exactly
+  // what its groups do (so kUnionPart may be stricter). Null: no plain pattern, for `no_union_reason`.
+  std::function<std::unique_ptr<const AttentionGeometry>(const Scope&, const AttentionConfig&, const AttentionOptions&, GeometryUse)>
+      make_geometry;
+  std::string no_union_reason;
+  // Null: multi-head attention over the geometry.
   std::function<std::unique_ptr<Attention>(const Scope&, const AttentionConfig&, const AttentionOptions&)> make;
 };
 

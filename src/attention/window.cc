@@ -9,6 +9,7 @@ namespace fovea {
 namespace {
 
 constexpr float kRegionPenalty = -100;
+constexpr int32_t kPadLabel = 9;  // none of the regions
 
 // One axis of the map: which row of the map, or none, stands at each position of the padded and rolled axis.
 std::vector<int32_t> axis_rows(int64_t length, int64_t padded, int64_t shift, WindowRule::Pad pad) {
@@ -26,18 +27,18 @@ int32_t region(int64_t i, int64_t length, int64_t window, int64_t shift) {
   return i < length - window ? 0 : i < length - shift ? 1 : 2;
 }
 
-// The slots of one row of a window: neighbours in the map become one run.
+// The slots of one row of a window, whose first token is row `begin`, or none is there: neighbours become one run.
 template <class AddRun>
-void add_window_row(int64_t map_row, int64_t width, const int32_t* columns, int64_t count, AddRun&& add) {
+void add_window_row(int64_t begin, const int32_t* columns, int64_t count, AddRun&& add) {
   for (int64_t i = 0; i < count;) {
     Run run;
     int64_t end = i + 1;
-    if (map_row < 0 || columns[i] < 0) {
-      while (end < count && (map_row < 0 || columns[end] < 0)) ++end;
+    if (begin < 0 || columns[i] < 0) {
+      while (end < count && (begin < 0 || columns[end] < 0)) ++end;
       run.source = RowSource::kPad;
     } else {
       while (end < count && columns[end] == columns[end - 1] + 1) ++end;
-      run.begin = static_cast<int32_t>(map_row * width + columns[i]);
+      run.begin = static_cast<int32_t>(begin + columns[i]);
     }
     run.count = static_cast<int32_t>(end - i);
     add(run);
@@ -49,7 +50,8 @@ int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 std::string config_key(const WindowConfig& c) {
   return fmt::format("{}x{} {}x{} {}{}{}{}", c.window_h, c.window_w, c.shift_h, c.shift_w, static_cast<int>(c.rule.shrink),
-                     static_cast<int>(c.rule.zero_shift), static_cast<int>(c.rule.pad), c.pad_keys ? "" : " ragged");
+                     static_cast<int>(c.rule.zero_shift), static_cast<int>(c.rule.pad),
+                     fmt::format("{}{}", c.pad_keys ? "" : " ragged", c.strict ? " strict" : ""));
 }
 
 }  // namespace
@@ -96,97 +98,149 @@ WindowGeometry window_geometry(int64_t height, int64_t width, const WindowConfig
   return g;
 }
 
-TokenGroups window_groups(int64_t height, int64_t width, const WindowConfig& config) {
-  const WindowGeometry w = window_geometry(height, width, config);
-  const auto rows = axis_rows(height, w.padded_h, w.shift_h, config.rule.pad);
-  const auto columns = axis_rows(width, w.padded_w, w.shift_w, config.rule.pad);
-  const bool shifted = w.shift_h != 0 || w.shift_w != 0;
-  TokenGroups g;
-  for (int64_t top = 0; top < w.padded_h; top += w.window_h) {
-    for (int64_t left = 0; left < w.padded_w; left += w.window_w) {
-      g.begin_group();
-      const auto add_slots = [&](auto&& add) {
-        const auto wanted = [&](const Run& run) {
-          if (config.pad_keys || run.source != RowSource::kPad) add(run);
-        };
-        for (int64_t y = top; y < top + w.window_h; ++y)
-          add_window_row(rows[static_cast<size_t>(y)], width, columns.data() + left, w.window_w, wanted);
-      };
-      add_slots([&](const Run& run) { g.add_query_run(run); });
-      add_slots([&](const Run& run) { g.add_key_run(run); });
-      g.end_group();
-      if (!shifted) continue;
-      for (int64_t y = top; y < top + w.window_h; ++y)
-        for (int64_t x = left; x < left + w.window_w; ++x)
-          if (config.pad_keys || (rows[static_cast<size_t>(y)] >= 0 && columns[static_cast<size_t>(x)] >= 0))
-            g.query_labels.push_back(3 * region(y, w.padded_h, w.window_h, w.shift_h) + region(x, w.padded_w, w.window_w, w.shift_w));
-    }
+namespace {
+
+// The map as windows see it: rows and columns of the padded and rolled map, and their regions.
+struct WindowMap {
+  WindowGeometry w;
+  std::vector<int32_t> rows, columns;
+
+  WindowMap(const TokenGrid& grid, const WindowConfig& config)
+      : w(window_geometry(grid.height, grid.width, config)),
+        rows(axis_rows(grid.height, w.padded_h, w.shift_h, config.rule.pad)),
+        columns(axis_rows(grid.width, w.padded_w, w.shift_w, config.rule.pad)) {}
+
+  bool shifted() const { return w.shift_h != 0 || w.shift_w != 0; }
+  bool inside(int64_t y, int64_t x) const { return rows[static_cast<size_t>(y)] >= 0 && columns[static_cast<size_t>(x)] >= 0; }
+  int32_t region_of(int64_t y, int64_t x) const {
+    return 3 * region(y, w.padded_h, w.window_h, w.shift_h) + region(x, w.padded_w, w.window_w, w.shift_w);
   }
-  g.key_labels = g.query_labels;
-  g.rule.region_penalty = kRegionPenalty;
-  g.keys_disjoint = true;
+  // f(top, left) for each window, row-major.
+  template <class F>
+  void for_each_window(F&& f) const {
+    for (int64_t top = 0; top < w.padded_h; top += w.window_h)
+      for (int64_t left = 0; left < w.padded_w; left += w.window_w) f(top, left);
+  }
+  // f(y, x) for each slot of a window, row-major.
+  template <class F>
+  void for_each_slot(int64_t top, int64_t left, F&& f) const {
+    for (int64_t y = top; y < top + w.window_h; ++y)
+      for (int64_t x = left; x < left + w.window_w; ++x) f(y, x);
+  }
+};
+
+}  // namespace
+
+TokenGroups window_groups(const TokenGrid& grid, const WindowConfig& config) {
+  const WindowMap map(grid, config);
+  const bool labelled = map.shifted() || (config.strict && (map.w.padded_h != grid.height || map.w.padded_w != grid.width));
+  TokenGroups g;
+  add_prefix_queries(g, grid.prefix, grid.tokens(), labelled);
+  map.for_each_window([&](int64_t top, int64_t left) {
+    g.begin_group();
+    const auto add_slots = [&](auto&& add) {
+      const auto wanted = [&](const Run& run) {
+        if (config.pad_keys || run.source != RowSource::kPad) add(run);
+      };
+      for (int64_t y = top; y < top + map.w.window_h; ++y) {
+        const int32_t row = map.rows[static_cast<size_t>(y)];
+        add_window_row(row < 0 ? -1 : grid.prefix + row * grid.width, map.columns.data() + left, map.w.window_w, wanted);
+      }
+    };
+    add_slots([&](const Run& run) { g.add_query_run(run); });
+    add_slots([&](const Run& run) { g.add_key_run(run); });
+    add_prefix_keys(g, grid.prefix);
+    g.end_group();
+    if (!labelled) return;
+    map.for_each_slot(top, left, [&](int64_t y, int64_t x) {
+      if (!config.pad_keys && !map.inside(y, x)) return;
+      const int32_t label = config.strict && !map.inside(y, x) ? kPadLabel : map.region_of(y, x);
+      g.query_labels.push_back(label);
+      g.key_labels.push_back(label);
+    });
+    g.key_labels.insert(g.key_labels.end(), static_cast<size_t>(grid.prefix), kAnyLabel);
+  });
+  if (!config.strict) g.only_rule().region_penalty = kRegionPenalty;
+  g.keys_disjoint = grid.prefix == 0;
   g.finish();
   return g;
 }
 
-WindowAttention::WindowAttention(const Scope& scope, const AttentionConfig& config, const WindowConfig& window)
-    : MultiHeadAttention(scope, config), window_(window) {
+WindowAttentionGeometry::WindowAttentionGeometry(const Scope& scope, const AttentionConfig& config, const WindowConfig& window)
+    : window_(window), heads_(config.heads), cross_(config.cross) {
   require(window.window_h > 0 && window.window_w > 0, "a {}x{} window has no tokens", window.window_h, window.window_w);
   require(window.pad_keys || !window.position_bias, "windows without padding have no place for a position bias by slot");
   if (!window.position_bias) return;
   table_ = scope.param("relative_position_bias_table",
-                       Shape{(2 * window.window_h - 1) * (2 * window.window_w - 1), this->config().heads},
-                       Init::truncated_normal(0.02), Decay::kNo);
+                       Shape{(2 * window.window_h - 1) * (2 * window.window_w - 1), heads_}, Init::truncated_normal(0.02), Decay::kNo);
 }
 
-std::vector<std::string> WindowAttention::unsupported(const TokenGrid& grid) const {
+std::vector<std::string> WindowAttentionGeometry::unsupported(const TokenGrid& grid) const {
   std::vector<std::string> reasons;
-  if (grid.prefix != 0) reasons.push_back(fmt::format("windows have no place for {} prefix token(s); use a model without class token", grid.prefix));
-  if (config().cross) reasons.push_back("windows have no second input");
+  if (cross_) reasons.push_back("windows have no second input");
   if (grid.batch > 0 && (grid.height == 0 || grid.width == 0)) reasons.push_back("the map is empty");
   return reasons;
 }
 
-const TokenGroups& WindowAttention::groups(const AttentionInputs& in, Context& ctx) const {
+const TokenGroups& WindowAttentionGeometry::groups(const AttentionInputs& in, Context& ctx) const {
   require(!in.causal, "window attention on a map has no causal order");
-  return ctx.cached<TokenGroups>(fmt::format("window {}x{} {}", in.grid.height, in.grid.width, config_key(window_)),
-                                 [&] { return window_groups(in.grid.height, in.grid.width, window_); });
+  return ctx.cached<TokenGroups>(
+      fmt::format("window {} {}x{} {}", in.grid.prefix, in.grid.height, in.grid.width, config_key(window_)),
+      [&] { return window_groups(in.grid, window_); });
 }
 
-double WindowAttention::pairs(const TokenGrid& grid) const {
+std::vector<PairPattern> WindowAttentionGeometry::pattern(const TokenGrid& grid, bool causal) const {
+  check(window_.strict && !causal, "only strict windows without a causal order are a plain pattern");
+  const WindowMap map(grid, window_);
+  std::vector<int32_t> labels(static_cast<size_t>(grid.tokens()), -1);
+  int32_t window = 0;
+  map.for_each_window([&](int64_t top, int64_t left) {
+    map.for_each_slot(top, left, [&](int64_t y, int64_t x) {
+      if (!map.inside(y, x)) return;
+      const int64_t row = grid.prefix + map.rows[static_cast<size_t>(y)] * grid.width + map.columns[static_cast<size_t>(x)];
+      labels[static_cast<size_t>(row)] = 9 * window + map.region_of(y, x);
+    });
+    ++window;
+  });
+  PairPattern pattern;
+  pattern.terms.push_back(PairTerm::partition(std::move(labels)));
+  add_prefix_terms(pattern, grid.prefix, grid.tokens());
+  return {pattern};
+}
+
+double WindowAttentionGeometry::pairs(const TokenGrid& grid) const {
   const WindowGeometry w = window_geometry(grid.height, grid.width, window_);
-  return static_cast<double>(grid.height * grid.width) * static_cast<double>(w.window_h * w.window_w);
+  const auto map = static_cast<double>(grid.height * grid.width), prefix = static_cast<double>(grid.prefix);
+  return map * (static_cast<double>(w.window_h * w.window_w) + prefix) + prefix * (map + prefix);
 }
 
 // Slot pair -> row of the table: (y_i - y_j + Wh - 1)(2 Ww - 1) + (x_i - x_j + Ww - 1), query minus key, W the table's
-// window: a window that shrank uses the central offsets.
-const std::vector<int32_t>& WindowAttention::table_index(const TokenGrid& grid, Context& ctx) const {
+// window: a window that shrank uses the central offsets. Prefix keys come last and have none.
+const std::vector<int32_t>& WindowAttentionGeometry::table_index(const TokenGrid& grid, Context& ctx) const {
   const WindowGeometry w = window_geometry(grid.height, grid.width, window_);
   const int64_t table_h = window_.window_h, table_w = window_.window_w;
   return ctx.cached<std::vector<int32_t>>(
-      fmt::format("window index {}x{} {}x{}", w.window_h, w.window_w, table_h, table_w), [&] {
+      fmt::format("window index {} {}x{} {}x{}", grid.prefix, w.window_h, w.window_w, table_h, table_w), [&] {
         std::vector<int32_t> index;
         for (int64_t qy = 0; qy < w.window_h; ++qy)
-          for (int64_t qx = 0; qx < w.window_w; ++qx)
+          for (int64_t qx = 0; qx < w.window_w; ++qx) {
             for (int64_t ky = 0; ky < w.window_h; ++ky)
               for (int64_t kx = 0; kx < w.window_w; ++kx)
                 index.push_back(static_cast<int32_t>((qy - ky + table_h - 1) * (2 * table_w - 1) + (qx - kx + table_w - 1)));
+            index.insert(index.end(), static_cast<size_t>(grid.prefix), -1);
+          }
         return index;
       });
 }
 
-Tensor WindowAttention::score_bias(const AttentionInputs& in, const TokenGroups& g, Arena& arena, Context& ctx) const {
-  if (!table_) return {};
-  const int64_t heads = config().heads;
-  const Tensor bias = arena.take(Shape{heads, g.max_queries, g.max_keys}, ctx.dtype());
+void WindowAttentionGeometry::score_bias(const AttentionInputs& in, const TokenGroups&, Tensor bias, Context& ctx) const {
   const auto& index = table_index(in.grid, ctx);
-  ctx.kernels().table_bias(static_cast<int64_t>(index.size()), heads, table_->value.data, index.data(), bias.data, ctx);
-  return bias;
+  ctx.kernels().table_bias(static_cast<int64_t>(index.size()), heads_, table_->value.data, index.data(), bias.data, ctx);
 }
 
-void WindowAttention::score_bias_backward(const AttentionInputs& in, const TokenGroups&, ConstTensor dbias, Context& ctx) const {
+void WindowAttentionGeometry::score_bias_backward(const AttentionInputs& in, const TokenGroups&, ConstTensor dbias, Context& ctx) const {
   const auto& index = table_index(in.grid, ctx);
-  ctx.kernels().table_bias_backward(static_cast<int64_t>(index.size()), config().heads, dbias.data, index.data(),
+  ctx.kernels().table_bias_backward(static_cast<int64_t>(index.size()), heads_, dbias.data, index.data(),
                                     table_->grad.data, ctx);
 }
 
@@ -203,8 +257,11 @@ AttentionKind window_attention_kind() {
                {"pad", "rule", "pad the map before or after the shift: before, after; rule: as the rule says"},
                {"bias", "table", "table: a learned bias by relative position; none (the local half of Twins)"},
                {"edge", "pad", "windows that leave the map: pad holds tokens of zeros as keys, smaller leaves them out (with bias=none)"}};
-  k.make = [](const Scope& scope, const AttentionConfig& config, const AttentionOptions& o) -> std::unique_ptr<Attention> {
+  k.traits.prefix = true;
+  k.make_geometry = [](const Scope& scope, const AttentionConfig& config, const AttentionOptions& o,
+                       GeometryUse use) -> std::unique_ptr<const AttentionGeometry> {
     WindowConfig w;
+    w.strict = use == GeometryUse::kUnionPart;
     std::tie(w.window_h, w.window_w) = o.size("size");
     if (config.block % 2 == 1) {
       w.shift_h = w.window_h / 2;
@@ -224,7 +281,7 @@ AttentionKind window_attention_kind() {
     if (pad == "after") w.rule.pad = WindowRule::Pad::kAfterRoll;
     w.position_bias = o.choice("bias", {"table", "none"}) == "table";
     w.pad_keys = o.choice("edge", {"pad", "smaller"}) == "pad";
-    return std::make_unique<WindowAttention>(scope, config, w);
+    return std::make_unique<WindowAttentionGeometry>(scope, config, w);
   };
   return k;
 }

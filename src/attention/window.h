@@ -25,6 +25,7 @@ struct WindowConfig {
   WindowRule rule;
   bool position_bias = true;  // false: no table (the local half of Twins)
   bool pad_keys = true;       // false: windows that leave the map are smaller; true: they hold tokens of zeros as keys
+  bool strict = false;        // part of a union: slots outside the map are no keys, and regions never meet
 };
 
 // The window and shift that a rule leaves for a map.
@@ -35,27 +36,36 @@ struct WindowGeometry {
 WindowGeometry window_geometry(int64_t height, int64_t width, const WindowConfig& config);
 
 // Windows as token groups: row-major windows, row-major slots, pad slots where the window leaves the map, region labels
-// where shifted windows join parts that are no neighbours (penalty -100, which checkpoints were trained with).
-TokenGroups window_groups(int64_t height, int64_t width, const WindowConfig& config);
+// where shifted windows join parts that are no neighbours (penalty -100, which checkpoints were trained with). Prefix tokens
+// meet all.
+TokenGroups window_groups(const TokenGrid& grid, const WindowConfig& config);
 
-class WindowAttention : public MultiHeadAttention {
+class WindowAttentionGeometry : public AttentionGeometry {
  public:
-  // Besides the projections: scope/relative_position_bias_table ((2 Wh - 1)(2 Ww - 1), H), with position_bias.
-  WindowAttention(const Scope& scope, const AttentionConfig& config, const WindowConfig& window);
+  // Parameter scope/relative_position_bias_table ((2 Wh - 1)(2 Ww - 1), H), with position_bias.
+  WindowAttentionGeometry(const Scope& scope, const AttentionConfig& config, const WindowConfig& window);
 
-  std::vector<std::string> unsupported(const TokenGrid& grid) const override;
-
- protected:
   const TokenGroups& groups(const AttentionInputs& in, Context& ctx) const override;
+  std::vector<PairPattern> pattern(const TokenGrid& grid, bool causal) const override;
   double pairs(const TokenGrid& grid) const override;
-  Tensor score_bias(const AttentionInputs& in, const TokenGroups& groups, Arena& arena, Context& ctx) const override;
+  std::vector<std::string> unsupported(const TokenGrid& grid) const override;
+  bool has_score_bias() const override { return table_ != nullptr; }
+  void score_bias(const AttentionInputs& in, const TokenGroups& groups, Tensor bias, Context& ctx) const override;
   void score_bias_backward(const AttentionInputs& in, const TokenGroups& groups, ConstTensor dbias, Context& ctx) const override;
 
  private:
   const std::vector<int32_t>& table_index(const TokenGrid& grid, Context& ctx) const;
 
   WindowConfig window_;
+  int64_t heads_;
+  bool cross_;
   Param* table_ = nullptr;
+};
+
+class WindowAttention : public MultiHeadAttention {
+ public:
+  WindowAttention(const Scope& scope, const AttentionConfig& config, const WindowConfig& window)
+      : MultiHeadAttention(scope, config, std::make_unique<WindowAttentionGeometry>(scope, config, window)) {}
 };
 
 }  // namespace fovea

@@ -124,9 +124,9 @@ struct GroupedAttentionArgs {
   ConstHeadsView memory_k, memory_v;    // RowSource::kMemory rows, or null data
   const void* pad_k = nullptr;          // (H, D) the pad row's key, or null: zeros
   const void* pad_v = nullptr;          // (H, D) likewise
-  // Score bias by slot: bias[h * bias_head_stride + query slot in group * bias_row_stride + key slot in group], or null.
+  // Score bias by slot, or null: for each of groups->biases a table (H, queries, keys) by the slots in a group, one table
+  // behind the other; H * groups->bias_elements() in all.
   const void* bias = nullptr;
-  int64_t bias_head_stride = 0, bias_row_stride = 0;
   // Additive mask by row: mask[b * batch + h * head + query row * row + key row] for token keys, or null; -inf forbids.
   const void* mask = nullptr;
   int64_t mask_batch_stride = 0, mask_head_stride = 0, mask_row_stride = 0;

@@ -22,7 +22,7 @@ std::vector<int> rows_of(const TokenGroups& g, size_t group) {
 }
 
 TEST(WindowGroups, PlainWindowsOfA4x4Map) {
-  const TokenGroups g = window_groups(4, 4, config(2, 0, WindowRule::timm()));
+  const TokenGroups g = window_groups({1, 0, 4, 4}, config(2, 0, WindowRule::timm()));
   ASSERT_EQ(g.groups.size(), 4u);
   EXPECT_EQ(rows_of(g, 0), (std::vector<int>{0, 1, 4, 5}));
   EXPECT_EQ(rows_of(g, 3), (std::vector<int>{10, 11, 14, 15}));
@@ -30,20 +30,20 @@ TEST(WindowGroups, PlainWindowsOfA4x4Map) {
 }
 
 TEST(WindowGroups, ShiftedWindowsWrapAndCarryRegions) {
-  const TokenGroups g = window_groups(4, 4, config(2, 1, WindowRule::microsoft()));
+  const TokenGroups g = window_groups({1, 0, 4, 4}, config(2, 1, WindowRule::microsoft()));
   EXPECT_EQ(rows_of(g, 0), (std::vector<int>{5, 6, 9, 10}));
   EXPECT_EQ(rows_of(g, 3), (std::vector<int>{15, 12, 3, 0}));  // the four corners
   EXPECT_FALSE(g.groups[0].mixed_labels);
   EXPECT_TRUE(g.groups[3].mixed_labels);
   EXPECT_EQ(std::vector<int32_t>(g.query_labels.end() - 4, g.query_labels.end()), (std::vector<int32_t>{4, 5, 7, 8}));
-  EXPECT_EQ(g.rule.region_penalty, -100);
+  EXPECT_EQ(g.rules[0].region_penalty, -100);
 }
 
 TEST(WindowGroups, PadBeforeAndAfterTheRollDiffer) {
   // One row of three tokens, windows of two, shift one.
   WindowConfig before{1, 2, 0, 1, WindowRule::mmdet()}, after = before;
   after.rule.pad = WindowRule::Pad::kAfterRoll;
-  const TokenGroups b = window_groups(1, 3, before), a = window_groups(1, 3, after);
+  const TokenGroups b = window_groups({1, 0, 1, 3}, before), a = window_groups({1, 0, 1, 3}, after);
   EXPECT_EQ(rows_of(b, 0), (std::vector<int>{1, 2}));
   EXPECT_EQ(rows_of(b, 1), (std::vector<int>{-1, 0}));
   EXPECT_EQ(rows_of(a, 0), (std::vector<int>{1, 2}));
@@ -70,7 +70,7 @@ TEST(WindowGroups, EveryTokenStandsInExactlyOneWindow) {
   for (const char* rule : {"timm", "microsoft", "torchvision", "mmdet"})
     for (const auto& [h, w] : std::vector<std::pair<int64_t, int64_t>>{{7, 7}, {14, 15}, {56, 57}, {3, 20}, {1, 1}})
       for (const int64_t shift : {0, 3}) {
-        const TokenGroups g = window_groups(h, w, config(7, shift, WindowRule::named(rule)));
+        const TokenGroups g = window_groups({1, 0, h, w}, config(7, shift, WindowRule::named(rule)));
         std::vector<int> seen(static_cast<size_t>(h * w), 0);
         for (size_t i = 0; i < g.groups.size(); ++i)
           for (const int row : rows_of(g, i))
@@ -120,13 +120,72 @@ TEST(WindowAttention, AWindowOverTheWholeMapIsGlobalAttention) {
   });
 }
 
-TEST(WindowAttention, PrefixTokensAreRefusedWithTheReason) {
-  ParamStore p;
+TEST(WindowGroups, PrefixTokensMeetAllBothWays) {
+  for (const int64_t shift : {0, 1}) {
+    const TokenGroups g = window_groups({1, 2, 4, 4}, config(2, shift, WindowRule::microsoft()));
+    ASSERT_EQ(g.groups.size(), 5u);
+    EXPECT_EQ(rows_of(g, 0), (std::vector<int>{0, 1}));
+    EXPECT_EQ(g.groups[0].keys, 18);
+    EXPECT_EQ(g.groups[0].bias, -1);
+    EXPECT_EQ(rows_of(g, 1), shift == 0 ? (std::vector<int>{2, 3, 6, 7}) : (std::vector<int>{7, 8, 11, 12}));
+    EXPECT_EQ(g.groups[4].keys, 6);
+    EXPECT_EQ(g.biases[0].keys, 6);
+    EXPECT_EQ(g.biases[0].queries, 4);
+    EXPECT_EQ(g.groups[4].mixed_labels, shift == 1);
+    EXPECT_FALSE(g.groups[0].mixed_labels);
+  }
+}
+
+// In a union no slot outside the map is a key and regions never meet: the groups say what the pattern says.
+TEST(WindowGroups, StrictWindowsAreTheirPattern) {
+  AttentionConfig c;
+  c.dim = c.heads = 1;
+  for (const char* rule : {"timm", "microsoft", "torchvision", "mmdet"})
+    for (const int64_t shift : {0, 1})
+      for (const TokenGrid& grid : {TokenGrid{1, 0, 5, 4}, TokenGrid{1, 2, 4, 7}, TokenGrid{1, 1, 1, 1}}) {
+        SCOPED_TRACE(fmt::format("{} {} {}", rule, shift, grid.str()));
+        WindowConfig window = config(3, shift, WindowRule::named(rule));
+        window.strict = true;
+        ParamStore p;
+        const WindowAttentionGeometry geometry(Scope(p), c, window);
+        const PairPattern pattern = geometry.pattern(grid, false)[0];
+        const TokenGroups g = window_groups(grid, window);
+        const auto n = static_cast<size_t>(grid.tokens());
+        std::vector<int> met(n * n, 0);
+        for (const TokenGroups::Group& group : g.groups) {
+          std::vector<int> keys;
+          for (int32_t r = group.key_runs; r < group.key_runs_end; ++r)
+            for (int32_t i = 0; i < g.runs[static_cast<size_t>(r)].count; ++i)
+              keys.push_back(g.runs[static_cast<size_t>(r)].source == RowSource::kPad ? -1 : g.runs[static_cast<size_t>(r)].begin + i);
+          int64_t slot = group.query_slot;
+          for (int32_t r = group.query_runs; r < group.query_runs_end; ++r)
+            for (int32_t i = 0; i < g.runs[static_cast<size_t>(r)].count; ++i, ++slot) {
+              if (g.runs[static_cast<size_t>(r)].source == RowSource::kPad) continue;
+              for (size_t k = 0; k < keys.size(); ++k) {
+                const auto at = static_cast<size_t>(group.key_slot) + k;
+                const int32_t a = g.query_labels.empty() ? 0 : g.query_labels[static_cast<size_t>(slot)];
+                const int32_t b = g.key_labels.empty() ? 0 : g.key_labels[at];
+                if (a != b && a != kAnyLabel && b != kAnyLabel) continue;
+                ASSERT_GE(keys[k], 0) << "a slot outside the map is a key";
+                ++met[static_cast<size_t>(g.runs[static_cast<size_t>(r)].begin + i) * n + static_cast<size_t>(keys[k])];
+              }
+            }
+        }
+        for (size_t i = 0; i < n * n; ++i)
+          EXPECT_EQ(met[i], pattern.contains(static_cast<int64_t>(i / n), static_cast<int64_t>(i % n)) ? 1 : 0) << i / n << " " << i % n;
+      }
+}
+
+TEST(WindowAttention, PrefixTokensAreSupported) {
   AttentionConfig c;
   c.dim = 4;
-  const auto window = make_attention(parse_attention("window"), Scope(p), c);
-  EXPECT_EQ(window->unsupported({1, 1, 7, 7}).size(), 1u);
-  EXPECT_TRUE(window->unsupported({1, 0, 7, 7}).empty());
+  c.heads = 2;
+  for (const int64_t block : {0, 1}) {
+    c.block = block;
+    const auto layer = harness::attention_layer({"window", {{"size", "3"}}}, c, {2, 2, 5, 4});
+    harness::expect_adjoint(layer);
+    for (const KernelTable* table : harness::f32_tables()) harness::expect_like_reference(layer, *table);
+  }
 }
 
 }  // namespace

@@ -86,7 +86,7 @@ struct Inputs {
   Rows q, k, v, mk, mv, dout;
   std::vector<float> pad_k, pad_v, head_scale, bias, mask;
   std::vector<uint8_t> padding;
-  int64_t bias_row = 0, bias_head = 0, mask_row = 0, mask_head = 0, mask_batch = 0;
+  int64_t mask_row = 0, mask_head = 0, mask_batch = 0;
   explicit Inputs(const Case& c)
       : q(c.batch, c.heads, c.queries, c.head_dim),
         k(c.batch, c.heads, c.keys, c.head_dim, c.shared_kv_head),
@@ -111,9 +111,7 @@ struct Inputs {
       draw(pad_v, c.heads * c.head_dim, 8, 1, 0);
     }
     if (c.head_scale) draw(head_scale, c.heads, 9, 0.02, 0.2);
-    bias_row = c.groups.max_keys + 2;
-    bias_head = bias_row * c.groups.max_queries + 1;
-    if (c.bias) draw(bias, c.heads * bias_head, 10, 0.5, 0);
+    if (c.bias) draw(bias, c.heads * c.groups.bias_elements(), 10, 0.5, 0);
     mask_row = c.keys + 1;
     mask_head = mask_row * c.queries;
     mask_batch = mask_head * c.heads;
@@ -137,7 +135,7 @@ struct Outputs {
     lse.assign(static_cast<size_t>(c.batch * c.heads * c.groups.query_slots), std::numeric_limits<float>::quiet_NaN());
     dpad_k.assign(static_cast<size_t>(c.heads * c.head_dim), 0.25f);  // these are added to
     dpad_v = dpad_k;
-    dbias.assign(static_cast<size_t>(c.heads * in.bias_head), 0.25f);
+    dbias.assign(static_cast<size_t>(c.heads * c.groups.bias_elements()), 0.25f);
     dhead_scale.assign(static_cast<size_t>(c.heads), 0.25f);
   }
 };
@@ -171,8 +169,6 @@ void run(const Case& c, const Inputs& in, Outputs& o, const KernelTable& table, 
   }
   if (c.bias) {
     a.bias = in.bias.data();
-    a.bias_head_stride = in.bias_head;
-    a.bias_row_stride = in.bias_row;
     g.dbias = o.dbias.data();
   }
   if (c.mask) {
@@ -197,12 +193,13 @@ void run(const Case& c, const Inputs& in, Outputs& o, const KernelTable& table, 
 struct Slot {
   int64_t row;
   RowSource source;
+  bool free;
 };
 std::vector<Slot> slots(const TokenGroups& g, int32_t begin, int32_t end) {
   std::vector<Slot> all;
   for (int32_t r = begin; r < end; ++r) {
     const Run& run = g.runs[static_cast<size_t>(r)];
-    for (int32_t i = 0; i < run.count; ++i) all.push_back({run.begin + int64_t{i} * run.stride, run.source});
+    for (int32_t i = 0; i < run.count; ++i) all.push_back({run.begin + int64_t{i} * run.stride, run.source, run.free});
   }
   return all;
 }
@@ -219,7 +216,7 @@ class Oracle {
     lse.assign(static_cast<size_t>(c.batch * c.heads * c.groups.query_slots), {-kInf, 0});
     dpad_k.assign(static_cast<size_t>(c.heads * c.head_dim), {0.25, 0.25});
     dpad_v = dpad_k;
-    dbias.assign(static_cast<size_t>(c.heads * in.bias_head), {0.25, 0.25});
+    dbias.assign(static_cast<size_t>(c.heads * c.groups.bias_elements()), {0.25, 0.25});
     dhead_scale.assign(static_cast<size_t>(c.heads), {0.25, 0.25});
     for (int64_t b = 0; b < c.batch; ++b)
       for (int64_t h = 0; h < c.heads; ++h)
@@ -228,7 +225,8 @@ class Oracle {
 
  private:
   struct Pair {
-    int64_t query_slot, i, j;  // slot in lse; slots in the group
+    int64_t query_slot;  // in lse
+    int64_t bias;        // element of bias, or -1
     Slot key;
     double score;
   };
@@ -247,7 +245,7 @@ class Oracle {
         for (int64_t j = 0; j < group.keys; ++j) {
           const double s = score(b, h, group, row, i, j, keys[static_cast<size_t>(j)]);
           if (s == -kInf) continue;
-          set.push_back({group.query_slot + i, i, j, keys[static_cast<size_t>(j)], s});
+          set.push_back({group.query_slot + i, bias_element(h, group, i, j), keys[static_cast<size_t>(j)], s});
           max = std::max(max, s);
         }
         for (const Pair& p : set) total += std::exp(p.score - max);
@@ -265,7 +263,7 @@ class Oracle {
   }
 
   double score(int64_t b, int64_t h, const TokenGroups::Group& group, int64_t row, int64_t i, int64_t j, const Slot& key) {
-    const PairRule& rule = c_.groups.rule;
+    const PairRule& rule = c_.groups.rule_of(group);
     double dot = 0, magnitude = 0;
     for (int64_t d = 0; d < c_.head_dim; ++d) {
       const double t = query(b, h, row, d) * k(b, h, key, d);
@@ -278,21 +276,41 @@ class Oracle {
       s += x;
       if (std::isfinite(x) && std::abs(x) < 50) magnitude += std::abs(x);  // a penalty's own error does not matter
     };
-    if (c_.bias) add(in_.bias[static_cast<size_t>(h * in_.bias_head + i * in_.bias_row + j)]);
-    if (!c_.groups.query_labels.empty() && c_.groups.query_labels[static_cast<size_t>(group.query_slot + i)] !=
-                                               c_.groups.key_labels[static_cast<size_t>(group.key_slot + j)])
-      add(rule.region_penalty);
+    if (const int64_t at = bias_element(h, group, i, j); at >= 0) add(in_.bias[static_cast<size_t>(at)]);
+    if (!c_.groups.query_labels.empty()) {
+      const int32_t of_query = c_.groups.query_labels[static_cast<size_t>(group.query_slot + i)];
+      const int32_t of_key = c_.groups.key_labels[static_cast<size_t>(group.key_slot + j)];
+      if (of_query != of_key && of_query != -1 && of_key != -1) add(rule.region_penalty);
+    }
     if (key.source == RowSource::kToken) {
-      const int64_t at = row + rule.query_position_shift, distance = std::abs(at - key.row);
-      if (rule.causal && key.row > at) return -kInf;
-      if (rule.band >= 0 && (distance > int64_t{rule.band} * rule.dilation || distance % rule.dilation != 0)) return -kInf;
       if (c_.padding && in_.padding[static_cast<size_t>(b * c_.keys + key.row)]) return -kInf;
-      if (distance == 0) add(rule.self_penalty);
+      for (const PairRule::Exclusion& e : rule.exclusions)
+        if ((e.of_free || !key.free) && c_.groups.terms[static_cast<size_t>(e.term)].contains(row, key.row)) return -kInf;
+      if (!key.free) {
+        const int64_t at = row + rule.query_position_shift;
+        if (rule.causal && key.row > at) return -kInf;
+        const auto far = [&](int64_t x, int64_t y) {
+          const int64_t distance = std::abs(x - y);
+          return distance > int64_t{rule.band} * rule.dilation || distance % rule.dilation != 0;
+        };
+        if (rule.band >= 0 && rule.map_width == 0 && far(at, key.row)) return -kInf;
+        if (rule.band >= 0 && rule.map_width > 0) {
+          const int64_t q = row - rule.first_row, k = key.row - rule.first_row, w = rule.map_width;
+          if (far(q / w, k / w) || far(q % w, k % w)) return -kInf;
+        }
+        if (at == key.row) add(rule.self_penalty);
+      }
       if (c_.mask)
         add(in_.mask[static_cast<size_t>(b * in_.mask_batch + h * in_.mask_head + row * in_.mask_row + key.row)]);
     }
     score_magnitude = std::max(score_magnitude, magnitude);
     return s;
+  }
+
+  int64_t bias_element(int64_t h, const TokenGroups::Group& group, int64_t i, int64_t j) const {
+    if (!c_.bias || group.bias < 0) return -1;
+    const TokenGroups::Bias& table = c_.groups.biases[static_cast<size_t>(group.bias)];
+    return c_.heads * table.offset + (h * table.queries + i) * table.keys + j;
   }
 
   void softmax(int64_t b, int64_t h, int64_t row, const std::vector<Pair>& set, double share) {
@@ -325,7 +343,7 @@ class Oracle {
         dot.add(x, std::abs(x));
       }
       const double ds = probability * (dp.value - delta.value), size = probability * (dp.magnitude + delta.magnitude);
-      if (c_.bias) dbias[static_cast<size_t>(h * in_.bias_head + p.i * in_.bias_row + p.j)].add(ds, size);
+      if (p.bias >= 0) dbias[static_cast<size_t>(p.bias)].add(ds, size);
       dhead_scale[static_cast<size_t>(h)].add(ds * dot.value, size * dot.magnitude);
       for (int64_t d = 0; d < c_.head_dim; ++d) {
         const double g = share * in_.dout.data[static_cast<size_t>(in_.dout.at(b, h, row, d))];
@@ -435,13 +453,18 @@ void verify(const Case& c, bool all_tables = true) {
 }
 
 Run tokens(int64_t begin, int64_t count, int64_t stride = 1) {
-  return {static_cast<int32_t>(begin), static_cast<int32_t>(stride), static_cast<int32_t>(count), RowSource::kToken};
+  return {static_cast<int32_t>(begin), static_cast<int32_t>(stride), static_cast<int32_t>(count)};
 }
-Run pads(int32_t count) { return {0, 1, count, RowSource::kPad}; }
-Run memory_rows(int32_t begin, int32_t count) { return {begin, 1, count, RowSource::kMemory}; }
+Run free_tokens(int64_t begin, int64_t count, int64_t stride = 1) {
+  Run run = tokens(begin, count, stride);
+  run.free = true;
+  return run;
+}
+Run pads(int32_t count) { return {.count = count, .source = RowSource::kPad}; }
+Run memory_rows(int32_t begin, int32_t count) { return {.begin = begin, .count = count, .source = RowSource::kMemory}; }
 
-void add_group(TokenGroups& g, const std::vector<Run>& queries, const std::vector<Run>& keys) {
-  g.begin_group();
+void add_group(TokenGroups& g, const std::vector<Run>& queries, const std::vector<Run>& keys, int32_t rule = 0, int32_t bias = 0) {
+  g.begin_group(rule, bias);
   for (const Run& r : queries) g.add_query_run(r);
   for (const Run& r : keys) g.add_key_run(r);
   g.end_group();
@@ -482,7 +505,7 @@ Case windows(int32_t height, int32_t width, int32_t w, int32_t shift) {
       add_group(c.groups, runs, runs);
     }
   }
-  c.groups.rule.region_penalty = -100;
+  c.groups.only_rule().region_penalty = -100;
   c.groups.keys_disjoint = true;
   c.groups.finish();
   return c;
@@ -506,7 +529,7 @@ TEST(GroupedAttention, OneLargeGroupIsCutBetweenThreads) {
   c.batch = c.heads = 1;
   c.head_scale = c.bias = true;
   verify(c, false);
-  c.groups.rule.causal = true;
+  c.groups.only_rule().causal = true;
   c.name += ", causal";
   verify(c, false);
 }
@@ -536,7 +559,7 @@ TEST(GroupedAttention, WindowsWithBiasAndLabels) {
   c.bias = true;
   c.heads = 3;
   verify(c);
-  c.groups.rule.region_penalty = -static_cast<float>(kInf);
+  c.groups.only_rule().region_penalty = -static_cast<float>(kInf);
   c.name += ", forbidden";
   verify(c);
 }
@@ -553,8 +576,8 @@ TEST(GroupedAttention, PaddedWindows) {
 TEST(GroupedAttention, CausalWithShift) {
   for (const int32_t shift : {0, 19, -3}) {
     Case c = global(300, 320, 16);
-    c.groups.rule.causal = true;
-    c.groups.rule.query_position_shift = shift;
+    c.groups.only_rule().causal = true;
+    c.groups.only_rule().query_position_shift = shift;
     c.name += fmt::format(", causal {}", shift);
     verify(c);
   }
@@ -565,9 +588,9 @@ TEST(GroupedAttention, BandAndDilation) {
     for (const int32_t band : {0, 5, 40}) {
       for (const bool causal : {false, true}) {
         Case c = global(330, 330, 8);
-        c.groups.rule.band = band;
-        c.groups.rule.dilation = dilation;
-        c.groups.rule.causal = causal;
+        c.groups.only_rule().band = band;
+        c.groups.only_rule().dilation = dilation;
+        c.groups.only_rule().causal = causal;
         c.name += fmt::format(", band {} x {} {}", band, dilation, causal);
         verify(c);
       }
@@ -578,9 +601,9 @@ TEST(GroupedAttention, BandAndDilation) {
 TEST(GroupedAttention, DilationCountsFromShiftedPositions) {
   for (const int32_t shift : {-7, 5}) {  // -7: positions before the first key
     Case c = global(60, 60, 8);
-    c.groups.rule.band = 4;
-    c.groups.rule.dilation = 3;
-    c.groups.rule.query_position_shift = shift;
+    c.groups.only_rule().band = 4;
+    c.groups.only_rule().dilation = 3;
+    c.groups.only_rule().query_position_shift = shift;
     c.name += fmt::format(", shift {}", shift);
     verify(c);
   }
@@ -588,9 +611,9 @@ TEST(GroupedAttention, DilationCountsFromShiftedPositions) {
 
 TEST(GroupedAttention, SelfPenaltyAndPadding) {
   Case c = global(49, 49, 32);
-  c.groups.rule.self_penalty = -5e4f;
+  c.groups.only_rule().self_penalty = -5e4f;
   verify(c);
-  c.groups.rule.self_penalty = 2;
+  c.groups.only_rule().self_penalty = 2;
   c.padding = true;
   verify(c);
   c.bias = true;
@@ -651,8 +674,8 @@ TEST(GroupedAttention, MemoryRowsAreNeverExcludedByARule) {
     c.shared_memory = shared;
     c.batch = 5;  // their order shows in the sums of shared rows
     c.groups = TokenGroups();
-    c.groups.rule.causal = true;
-    c.groups.rule.band = 6;
+    c.groups.only_rule().causal = true;
+    c.groups.only_rule().band = 6;
     add_group(c.groups, {tokens(0, 18)}, {memory_rows(2, 9), tokens(0, 18)});
     add_group(c.groups, {tokens(18, 22)}, {memory_rows(0, 4), tokens(18, 22), memory_rows(7, 2)});
     c.groups.keys_disjoint = true;
@@ -683,6 +706,170 @@ TEST(GroupedAttention, OverlappingGroups) {
     c.mask = c.mask_rows_out = true;
     c.bias = true;
     verify(c);
+  }
+}
+
+// Each group with a rule of its own, or none; prefix rows in free runs; a map whose prefix is no cell of it.
+TEST(GroupedAttention, RulesPerGroupAndFreeRuns) {
+  Case c = global(300, 300, 16);
+  c.groups = TokenGroups();
+  c.groups.rules.resize(2);
+  c.groups.rules[0].causal = true;
+  c.groups.rules[1].band = 3;
+  c.groups.rules[1].dilation = 2;
+  c.groups.rules[1].self_penalty = -0.5f;
+  add_group(c.groups, {tokens(100, 120)}, {free_tokens(290, 7), tokens(0, 250), free_tokens(3, 4)}, 0);
+  add_group(c.groups, {tokens(0, 100)}, {tokens(20, 200), free_tokens(0, 5, 2)}, 1);
+  add_group(c.groups, {tokens(220, 60)}, {tokens(150, 150)}, -1);
+  c.groups.finish();
+  verify(c);
+  c.padding = c.mask = true;
+  verify(c);
+}
+
+TEST(GroupedAttention, BandsOnMaps) {
+  for (const int32_t width : {1, 7, 19}) {
+    for (const int32_t dilation : {1, 2}) {
+      for (const int32_t band : {0, 1, 4}) {
+        const int32_t height = 18, prefix = 3, n = prefix + height * width;
+        Case c = global(n, n, 8);
+        c.name += fmt::format(", map {} x {}, band {} x {}", height, width, band, dilation);
+        c.groups = TokenGroups();
+        PairRule& rule = c.groups.only_rule();
+        rule.band = band;
+        rule.dilation = dilation;
+        rule.map_width = width;
+        rule.first_row = prefix;
+        add_group(c.groups, {tokens(0, prefix)}, {tokens(0, n)}, -1);
+        add_group(c.groups, {tokens(prefix, n - prefix)}, {tokens(prefix, n - prefix), free_tokens(0, prefix)});
+        c.groups.finish();
+        verify(c, width == 7);
+      }
+    }
+  }
+}
+
+TEST(GroupedAttention, AWildcardLabelDiffersFromNone) {
+  Case c = windows(10, 10, 5, 2);
+  for (size_t i = 0; i < c.groups.query_labels.size(); i += 7) c.groups.query_labels[i] = -1;
+  for (size_t i = 3; i < c.groups.key_labels.size(); i += 5) c.groups.key_labels[i] = -1;
+  c.groups.finish();
+  c.bias = true;
+  verify(c);
+  std::fill(c.groups.query_labels.begin(), c.groups.query_labels.end(), -1);
+  c.groups.finish();
+  for (const TokenGroups::Group& g : c.groups.groups) EXPECT_FALSE(g.mixed_labels);
+  verify(c);
+}
+
+// Several bias tables; groups without one do not count for their sizes.
+TEST(GroupedAttention, ABiasForSomeGroups) {
+  Case c = global(160, 160, 16);
+  c.groups = TokenGroups();
+  add_group(c.groups, {tokens(0, 9)}, {tokens(0, 160)}, 0, -1);
+  add_group(c.groups, {tokens(9, 20)}, {tokens(9, 33)}, 0, 0);
+  add_group(c.groups, {tokens(29, 20)}, {tokens(0, 17)}, 0, 1);
+  add_group(c.groups, {tokens(49, 31)}, {tokens(29, 12)}, 0, 0);
+  add_group(c.groups, {tokens(80, 7)}, {tokens(100, 60)}, 0, 1);
+  c.groups.finish();
+  ASSERT_EQ(c.groups.biases.size(), 2u);
+  EXPECT_EQ(c.groups.biases[1].offset, 31 * 33);
+  EXPECT_EQ(c.groups.bias_elements(), 31 * 33 + 20 * 60);
+  c.bias = c.padding = true;
+  verify(c);
+  c.batch = 20;  // more units than chunks
+  verify(c, false);
+}
+
+// Every kind of term as an exclusion, in a group that also has free keys, pads and memory.
+TEST(GroupedAttention, ExcludedPairsHaveNoScore) {
+  const int32_t n = 150;
+  std::vector<int32_t> blocks, residues;
+  for (int32_t i = 0; i < n; ++i) {
+    blocks.push_back(i % 11 == 4 ? -1 : i / 16);
+    residues.push_back(i % 5 == 2 ? 0 : -1);
+  }
+  const std::vector<PairTerm> terms = {
+      PairTerm::partition(blocks),
+      PairTerm::labels(blocks, blocks, -1, 2),
+      PairTerm::labels(blocks, residues, -3, 0),
+      PairTerm::band_of(9, 1),
+      PairTerm::band_of(6, 3),
+      PairTerm::band_on_map(2, 1, 13, 7),
+      PairTerm::band_on_map(1, 2, 12, 6),
+      PairTerm::keys(residues),
+      PairTerm::queries(residues),
+      PairTerm::all(true),
+      PairTerm::partition(blocks, true),
+      PairTerm::band_of(20, 1, true),
+      PairTerm::keys(residues, true),
+      PairTerm::queries(residues, true),
+      PairTerm::all(),
+  };
+  for (size_t t = 0; t < terms.size(); ++t) {
+    Case c = global(n, n, 8);
+    c.name = fmt::format("term {}", t);
+    c.memory = 4;
+    c.groups = TokenGroups();
+    c.groups.terms = {terms[t], terms[(t + 3) % terms.size()]};
+    PairRule& rule = c.groups.only_rule();
+    rule.exclusions = {{0, true}};
+    if (t % 2 == 1) rule.exclusions.push_back({1, false});
+    if (t % 3 == 1) rule.causal = true;
+    if (t % 3 == 2) rule.band = 30;
+    add_group(c.groups, {tokens(0, n)}, {tokens(0, 140), memory_rows(1, 3), free_tokens(140, 10), pads(2)});
+    c.groups.finish();
+    c.bias = t % 4 == 0;
+    verify(c, t % 4 == 3);
+  }
+}
+
+// Parts that exclude what earlier ones have are one softmax over the union.
+TEST(GroupedAttention, AUnionCountsNoPairTwice) {
+  const int32_t n = 90;
+  std::vector<int32_t> blocks;
+  for (int32_t i = 0; i < n; ++i) blocks.push_back(i / 20);
+  std::vector<int32_t> strided(static_cast<size_t>(n), -1);
+  for (int32_t i = 0; i < n; i += 7) strided[static_cast<size_t>(i)] = 0;
+  Case c = global(n, n, 16);
+  c.groups = TokenGroups();
+  TokenGroups& g = c.groups;
+  g.terms = {PairTerm::partition(blocks), PairTerm::band_of(8, 1), PairTerm::keys(strided)};
+  g.rules.resize(3);
+  g.rules[1].band = 8;
+  g.rules[1].exclusions = {{0, true}};
+  g.rules[2].exclusions = {{0, true}, {1, true}};
+  g.reduction = Reduction::kMergeLse;
+  for (int32_t at = 0; at < n; at += 20)
+    add_group(g, {tokens(at, std::min(20, n - at))}, {tokens(at, std::min(20, n - at))}, 0, 0);
+  add_group(g, {tokens(0, n)}, {tokens(0, n)}, 1, -1);
+  add_group(g, {tokens(0, n)}, {tokens(0, 13, 7)}, 2, 1);
+  g.finish();
+  verify(c);
+  c.bias = true;
+  verify(c);
+  // Without a bias it is one group with a mask.
+  c.bias = false;
+  Case dense = global(n, n, 16);
+  dense.mask = true;
+  Inputs a(c), b(dense);
+  PairPattern pattern{g.terms};
+  for (int64_t i = 0; i < static_cast<int64_t>(b.mask.size()); ++i) {
+    const int64_t q = i / b.mask_row % n, k = i % b.mask_row;
+    b.mask[static_cast<size_t>(i)] = k < n && pattern.contains(q, k) ? 0 : -static_cast<float>(kInf);
+  }
+  for (const NamedTable& t : tables()) {
+    SCOPED_TRACE(t.name);
+    Outputs x(c, a), y(dense, b);
+    run(c, a, x, t.table, 1);
+    run(dense, b, y, t.table, 1);
+    const auto expect_close = [](const Rows& p, const Rows& q, const char* what) {
+      p.for_each([&](int64_t i) { EXPECT_NEAR(p.data[static_cast<size_t>(i)], q.data[static_cast<size_t>(i)], 1e-5) << what; });
+    };
+    expect_close(x.out, y.out, "out");
+    expect_close(x.dq, y.dq, "dq");
+    expect_close(x.dk, y.dk, "dk");
+    expect_close(x.dv, y.dv, "dv");
   }
 }
 

@@ -57,11 +57,7 @@ GroupedAttentionArgs arguments(const Case& c, std::span<const ConstTensor> in, s
     a.pad_k = in[next++].data;
     a.pad_v = in[next++].data;
   }
-  if (c.bias) {
-    a.bias = in[next++].data;
-    a.bias_row_stride = c.groups.max_keys;
-    a.bias_head_stride = int64_t{c.groups.max_queries} * c.groups.max_keys;
-  }
+  if (c.bias) a.bias = in[next++].data;
   if (c.head_scale) a.head_scale = in[next++].data;
   if (c.mask) {
     a.mask = in[next++].data;
@@ -82,7 +78,7 @@ Operation operation(const Case& c) {
   o.inputs = {{Shape{c.batch, c.queries, c.heads, c.head_dim}}, {keys}, {keys}};
   if (c.memory > 0) o.inputs.insert(o.inputs.end(), {{memory}, {memory}});
   if (c.pads) o.inputs.insert(o.inputs.end(), {{Shape{c.heads, c.head_dim}}, {Shape{c.heads, c.head_dim}}});
-  if (c.bias) o.inputs.push_back({Shape{c.heads, c.groups.max_queries, c.groups.max_keys}});
+  if (c.bias) o.inputs.push_back({Shape{c.heads * c.groups.bias_elements()}});
   if (c.head_scale) o.inputs.push_back({Shape{c.heads}});
   if (c.mask) {
     const auto make = [=](const Rng&, DType dtype) {
@@ -222,7 +218,7 @@ Case windows(float penalty) {
   g.end_group();
   g.query_labels = {0, 0, 1, 1, 2, 2, 3, 3, 4, 4};
   g.key_labels = {0, 0, 1, 1, 2, 2, 3, 3, 4, 5, 5, 4};
-  g.rule.region_penalty = penalty;
+  g.only_rule().region_penalty = penalty;
   g.finish();
   c.bias = c.pads = true;
   return c;
@@ -279,20 +275,20 @@ TEST(ReferenceAttention, CausalBandAndSelfPenalty) {
   Case c;
   c.groups = one_group(6, 8);
   c.keys = 8;
-  c.groups.rule.causal = true;
-  c.groups.rule.query_position_shift = 2;
+  c.groups.only_rule().causal = true;
+  c.groups.only_rule().query_position_shift = 2;
   check(c);
-  c.groups.rule.causal = false;
-  c.groups.rule.band = 1;
-  c.groups.rule.dilation = 2;
-  c.groups.rule.self_penalty = -0.5f;
+  c.groups.only_rule().causal = false;
+  c.groups.only_rule().band = 1;
+  c.groups.only_rule().dilation = 2;
+  c.groups.only_rule().self_penalty = -0.5f;
   check(c);
 }
 
 TEST(ReferenceAttention, RulesSayTheSameAsAMask) {
   Case rule, mask;
   rule.groups = mask.groups = one_group(6, 6);
-  PairRule& r = rule.groups.rule;
+  PairRule& r = rule.groups.only_rule();
   r.causal = true;
   r.band = 2;
   r.dilation = 2;
@@ -337,8 +333,8 @@ TEST(ReferenceAttention, MemoryIsNeverExcludedByARule) {
   g.add_key_run({0, 2, 2, RowSource::kMemory});
   g.add_key_run({0, 1, 6});
   g.end_group();
-  g.rule.causal = true;
-  g.rule.band = 0;
+  g.only_rule().causal = true;
+  g.only_rule().band = 0;
   g.finish();
   c.memory = 5;  // row 1 is in no group: its gradient is zero, and written
   check(c);
@@ -393,6 +389,42 @@ TEST(ReferenceAttention, MergedGroupsAreOneSoftmax) {
     if (i / 6 % 6 == 1 || i / 6 % 6 == 3) {
       EXPECT_NEAR(a.out.as<double>()[i], b.out.as<double>()[i], 1e-14);
     }
+}
+
+// Rules per group, a free run, a band on a map after a prefix row, exclusions, and a union of the parts.
+TEST(ReferenceAttention, AUnionOfPartsOnAMap) {
+  Case c, dense;
+  c.queries = c.keys = dense.queries = dense.keys = 7;  // a prefix row and a map of 2 x 3
+  TokenGroups& g = c.groups;
+  g.terms = {PairTerm::keys(first_rows(7, 1)), PairTerm::queries(first_rows(7, 1)), PairTerm::partition({-1, 0, 0, 1, 0, 0, 1}),
+             PairTerm::band_on_map(1, 1, 3, 1)};
+  g.rules.resize(2);
+  g.rules[1].band = 1;
+  g.rules[1].map_width = 3;
+  g.rules[1].first_row = 1;
+  g.rules[1].exclusions = {{0, true}, {1, true}, {2, true}};
+  g.reduction = Reduction::kMergeLse;
+  const auto add = [&](int32_t rule, int32_t bias, std::initializer_list<fovea::Run> queries, std::initializer_list<fovea::Run> keys) {
+    g.begin_group(rule, bias);
+    for (const auto& r : queries) g.add_query_run(r);
+    for (const auto& r : keys) g.add_key_run(r);
+    g.end_group();
+  };
+  fovea::Run prefix{0, 1, 1};
+  prefix.free = true;
+  add(-1, -1, {{0, 1, 1}}, {{0, 1, 7}});
+  add(0, 0, {{1, 1, 2}, {4, 1, 2}}, {{1, 1, 2}, {4, 1, 2}, prefix});
+  add(0, 0, {{3, 3, 2}}, {{3, 3, 2}, prefix});
+  add(1, 1, {{1, 1, 6}}, {{1, 1, 6}, prefix});
+  g.finish();
+  const PairPattern pattern{g.terms};
+  dense.groups = one_group(7, 7);
+  dense.mask = [=](int64_t i, int64_t j) { return pattern.contains(i, j) ? 0.0 : -HUGE_VAL; };
+  const Results a = results_of(c), b = results_of(dense);
+  expect_close(a.out, b.out, Tolerance::relative(1e-14), "out");
+  check(c);
+  c.bias = true;
+  check(c);
 }
 
 TEST(ReferenceAttention, RangesPerBatchElementAndHead) {

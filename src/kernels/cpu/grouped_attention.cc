@@ -41,7 +41,7 @@ struct Workspace {
   KeyBlock block;
   int32_t block_keys;
 
-  Workspace(Cutter cutter, int32_t chunk, int32_t keys, int64_t head_dim, int64_t width)
+  Workspace(Cutter cutter, int32_t chunk, int32_t keys, int64_t head_dim, int64_t width, int64_t exclusions)
       : codes(cutter.take<int32_t>(chunk)),
         labels(cutter.take<int32_t>(chunk)),
         max(cutter.take<float>(chunk)),
@@ -51,12 +51,12 @@ struct Workspace {
         out(cutter.take<float>(chunk * width)),
         s(cutter.take<float>(kTileRows * kMaxBlockKeys)),
         v(cutter.take<float>(keys * width)),
-        block(cutter, keys, head_dim),
+        block(cutter, keys, head_dim, exclusions),
         block_keys(keys) {}
-  static int64_t bytes(int32_t chunk, int32_t keys, int64_t head_dim, int64_t width) {
+  static int64_t bytes(int32_t chunk, int32_t keys, int64_t head_dim, int64_t width, int64_t exclusions) {
     return 2 * Cutter::bytes<int32_t>(chunk) + 3 * Cutter::bytes<float>(chunk) +
            2 * Cutter::bytes<float>(chunk * width) + Cutter::bytes<float>(kTileRows * kMaxBlockKeys) +
-           Cutter::bytes<float>(keys * width) + KeyBlock::bytes(keys, head_dim);
+           Cutter::bytes<float>(keys * width) + KeyBlock::bytes(keys, head_dim, exclusions);
   }
 };
 
@@ -124,7 +124,7 @@ void attend(const Call& call, Workspace& w, const TokenGroups::Group& group, int
   std::fill_n(w.sum, n, 0.0f);
   const Queries queries{w.q, w.codes, call.labels ? call.groups.query_labels.data() + group.query_slot + begin : nullptr};
   const plan::RowBounds bounds = plan::bounds_of(w.codes, n);
-  const int64_t shift = call.groups.rule.query_position_shift;
+  const PairRule& rule = call.groups.rule_of(group);
 
   const Rows k_rows(a.k, a.memory_k, a.pad_k, a.head_dim, b, h), v_rows(a.v, a.memory_v, a.pad_v, a.head_dim, b, h);
   plan::SlotCursor key_cursor(call.groups, group.key_runs);
@@ -132,8 +132,8 @@ void attend(const Call& call, Workspace& w, const TokenGroups::Group& group, int
   const plan::Pieces tiles(n, kTileRows);
   for (int32_t block = 0; block < blocks.pieces && group.keys > 0; ++block) {
     const int32_t keys = std::min(blocks.begin(block + 1) * kLanes, group.keys) - blocks.begin(block) * kLanes;
-    if (call.positions && (bounds.min > bounds.max || plan::sight(call.groups.rule, bounds.min + shift, bounds.max + shift,
-                                                                  key_cursor.bounds(keys)) == plan::Sight::kNone)) {
+    if (rule.looks_at_positions() &&
+        (bounds.min > bounds.max || plan::sight(rule, bounds, key_cursor.bounds(keys)) == plan::Sight::kNone)) {
       key_cursor.skip(keys);
       continue;
     }
@@ -232,10 +232,10 @@ void grouped_attention(const GroupedAttentionArgs& a, Context& ctx) {
   const int32_t block_keys =
       std::max(kLanes, static_cast<int32_t>(plan::round_up(std::min(groups.max_keys, kMaxBlockKeys), kLanes)));
   const int32_t chunk_size = chunk_queries(call);
-  const int64_t bytes = Workspace::bytes(chunk_size, block_keys, a.head_dim, call.width);
+  const int64_t bytes = Workspace::bytes(chunk_size, block_keys, a.head_dim, call.width, call.exclusions);
   char* memory = ctx.scratch().take<char>(bytes * ctx.pool().threads());
   const auto workspace = [&](int thread) {
-    return Workspace(Cutter(memory + thread * bytes), chunk_size, block_keys, a.head_dim, call.width);
+    return Workspace(Cutter(memory + thread * bytes), chunk_size, block_keys, a.head_dim, call.width, call.exclusions);
   };
   if (a.lse && groups.ranges.size() > 1)
     std::fill_n(static_cast<float*>(a.lse), a.batch * a.heads * groups.query_slots, kNegInf);
@@ -257,7 +257,7 @@ void grouped_attention(const GroupedAttentionArgs& a, Context& ctx) {
         auto chunk = static_cast<int32_t>(task % most_chunks);
         if (chunk >= chunks.pieces) continue;
         // Causal chunks cost more the later they are: taken in turn from both ends, any contiguous share costs the same.
-        if (groups.rule.causal) chunk = chunk % 2 == 0 ? chunk / 2 : chunks.pieces - 1 - chunk / 2;
+        if (groups.rule_of(group).causal) chunk = chunk % 2 == 0 ? chunk / 2 : chunks.pieces - 1 - chunk / 2;
         const int32_t begin = chunks.begin(chunk), end = chunks.begin(chunk + 1);
         attend(call, w, group, b, h, begin, end);
         deliver(call, w, group, b, h, begin, end - begin, nullptr);

@@ -34,11 +34,17 @@ struct BackwardCall {
   int32_t block_keys = 0;
 };
 
+// One head's dbias tables with rows padded to whole vectors, one behind the other.
+int64_t padded_row(const TokenGroups::Bias& b) { return plan::round_up(b.keys, kLanes); }
+int64_t padded_elements(const TokenGroups& groups, size_t tables) {
+  int64_t n = 0;
+  for (size_t i = 0; i < tables; ++i) n += groups.biases[i].queries * padded_row(groups.biases[i]);
+  return n;
+}
+
 // Where a chunk collects what several of its tasks' groups share.
 struct Shared {
-  float* dbias = nullptr;  // (max_queries, dbias_stride), or null
-  int64_t dbias_stride = 0;
-  bool dbias_whole = false;  // rows are padded to whole vectors
+  float* dbias = nullptr;  // one head's tables with padded rows; null: they are added to the caller's, if any
   float *dpad_k = nullptr, *dpad_v = nullptr;  // (width), dpad_k still to be multiplied by ln 2
 };
 
@@ -51,7 +57,7 @@ struct Workspace {
   float *p, *ds;          // (kBlockQueries, block keys)
   KeyBlock block;
 
-  Workspace(Cutter c, int64_t queries, int64_t block_keys, int64_t head_dim, int64_t width)
+  Workspace(Cutter c, int64_t queries, int64_t block_keys, int64_t head_dim, int64_t width, int64_t exclusions)
       : codes(c.take<int32_t>(queries)),
         lse(c.take<float>(queries)),
         delta(c.take<float>(queries)),
@@ -64,11 +70,11 @@ struct Workspace {
         values_t(c.take<float>(block_keys * head_dim)),
         p(c.take<float>(kBlockQueries * block_keys)),
         ds(c.take<float>(kBlockQueries * block_keys)),
-        block(c, block_keys, head_dim) {}
-  static int64_t bytes(int64_t queries, int64_t block_keys, int64_t head_dim, int64_t width) {
+        block(c, block_keys, head_dim, exclusions) {}
+  static int64_t bytes(int64_t queries, int64_t block_keys, int64_t head_dim, int64_t width, int64_t exclusions) {
     return 3 * Cutter::bytes<float>(queries) + 3 * Cutter::bytes<float>(queries * width) +
            3 * Cutter::bytes<float>(block_keys * width) + Cutter::bytes<float>(block_keys * head_dim) +
-           2 * Cutter::bytes<float>(kBlockQueries * block_keys) + KeyBlock::bytes(block_keys, head_dim);
+           2 * Cutter::bytes<float>(kBlockQueries * block_keys) + KeyBlock::bytes(block_keys, head_dim, exclusions);
   }
 };
 
@@ -206,10 +212,9 @@ class GroupBackward {
 
  private:
   bool sees(const plan::RowBounds& queries, const plan::RowBounds& keys) const {
-    if (!call_.positions) return true;
-    const int64_t shift = call_.groups.rule.query_position_shift;
-    return queries.min <= queries.max &&
-           plan::sight(call_.groups.rule, queries.min + shift, queries.max + shift, keys) != plan::Sight::kNone;
+    const PairRule& rule = call_.groups.rule_of(group_);
+    if (!rule.looks_at_positions()) return true;
+    return queries.min <= queries.max && plan::sight(rule, queries, keys) != plan::Sight::kNone;
   }
 
   void query_block(int32_t q, Work work, const Shared& shared) {
@@ -297,11 +302,16 @@ class GroupBackward {
       hn::Store(probability, d, p + j);
       hn::Store(hn::Mul(probability, hn::Sub(hn::Load(d, ds + j), delta)), d, ds + j);
     }
-    if (!shared.dbias || work == Work::kKeys || !plan::is_token(w_.codes[i])) return;
+    if (!bc_.args.dbias || group_.bias < 0 || work == Work::kKeys || !plan::is_token(w_.codes[i])) return;
     const int32_t begin = seen.begin * kLanes, end = std::min(seen.end * kLanes, w_.block.count);
-    float* HWY_RESTRICT dbias = shared.dbias + (first_ + i) * shared.dbias_stride + w_.block.first;
+    const TokenGroups::Bias& table = call_.bias_of(group_);
+    const int64_t row = first_ + i;
+    float* HWY_RESTRICT dbias =
+        (shared.dbias ? shared.dbias + padded_elements(call_.groups, static_cast<size_t>(group_.bias)) + row * padded_row(table)
+                      : static_cast<float*>(bc_.args.dbias) + a_.heads * table.offset + h_ * table.elements() + row * table.keys) +
+        w_.block.first;
     int32_t j = begin;
-    const int32_t vector_end = shared.dbias_whole ? seen.end * kLanes : begin + (end - begin) / kLanes * kLanes;
+    const int32_t vector_end = shared.dbias ? seen.end * kLanes : begin + (end - begin) / kLanes * kLanes;
     for (; j < vector_end; j += kLanes) hn::StoreU(hn::Add(hn::LoadU(d, dbias + j), hn::Load(d, ds + j)), d, dbias + j);
     for (; j < end; ++j) dbias[j] += ds[j];
   }
@@ -344,7 +354,7 @@ struct Plan {
   bool one_thread = false;  // gradient views alias between heads or batch elements
   int64_t groups = 1;       // per batch element, when by_group
   int64_t units = 0, chunks = 1;
-  int64_t dbias_stride = 0;
+  int64_t dbias_elements = 0;  // of a head, rows padded
 
   Plan(const GroupedAttentionBackwardArgs& args, const TokenGroups& tg) {
     const GroupedAttentionArgs& a = args.forward;
@@ -357,8 +367,8 @@ struct Plan {
     units = a.batch * groups;
     chunks = std::max<int64_t>(1, std::min(units, kMaxChunks));
     if (args.dbias) {
-      dbias_stride = plan::round_up(tg.max_keys, kLanes);
-      const int64_t one = std::max<int64_t>(1, a.heads * tg.max_queries * dbias_stride);
+      dbias_elements = padded_elements(tg, tg.biases.size());
+      const int64_t one = std::max<int64_t>(1, a.heads * dbias_elements);
       chunks = std::clamp<int64_t>(kMostBiasElements / one, 1, chunks);
     }
   }
@@ -402,19 +412,16 @@ void merge_lse(const Call& call, int64_t b, int64_t h, float* row_lse) {
 // A chunk's own sums, one after the other in one allocation: chunk-major, then heads.
 struct Partials {
   const Plan& layout;
-  int64_t heads, width, dbias_rows;
+  int64_t heads, width;
   float *dbias = nullptr, *dpad = nullptr;
   double* dhead_scale = nullptr;
 
-  Shared of(const BackwardCall& bc, int64_t chunk, int64_t h) const {
+  Shared of(int64_t chunk, int64_t h) const {
     const int64_t i = chunk * heads + h;
     Shared s;
     if (dbias) {
-      s = {.dbias = dbias + i * dbias_rows * layout.dbias_stride, .dbias_stride = layout.dbias_stride, .dbias_whole = true};
-      std::fill_n(s.dbias, dbias_rows * layout.dbias_stride, 0.0f);
-    } else if (bc.args.dbias) {
-      s = {.dbias = static_cast<float*>(bc.args.dbias) + h * bc.call.a.bias_head_stride,
-           .dbias_stride = bc.call.a.bias_row_stride};
+      s.dbias = dbias + i * layout.dbias_elements;
+      std::fill_n(s.dbias, layout.dbias_elements, 0.0f);
     }
     s.dpad_k = dpad + 2 * i * width;
     s.dpad_v = s.dpad_k + width;
@@ -428,15 +435,18 @@ void sum_partials(const BackwardCall& bc, const Partials& p, Context& ctx) {
   const GroupedAttentionBackwardArgs& args = bc.args;
   const GroupedAttentionArgs& a = bc.call.a;
   const int64_t chunks = p.layout.chunks;
-  if (p.dbias) {
-    ctx.pool().for_each(a.heads * p.dbias_rows, [&](int64_t i) {
-      const int64_t h = i / p.dbias_rows, row = i % p.dbias_rows;
-      float* to = static_cast<float*>(args.dbias) + h * a.bias_head_stride + row * a.bias_row_stride;
+  int64_t offset = 0;
+  for (size_t t = 0; p.dbias && t < bc.call.groups.biases.size(); ++t) {
+    const TokenGroups::Bias& table = bc.call.groups.biases[t];
+    ctx.pool().for_each(a.heads * table.queries, [&](int64_t i) {
+      float* to = static_cast<float*>(args.dbias) + a.heads * table.offset + i * table.keys;
+      const int64_t h = i / table.queries, row = i % table.queries;
       for (int64_t c = 0; c < chunks; ++c) {
-        const float* from = p.dbias + ((c * a.heads + h) * p.dbias_rows + row) * p.layout.dbias_stride;
-        for (int64_t j = 0; j < bc.call.groups.max_keys; ++j) to[j] += from[j];
+        const float* from = p.dbias + (c * a.heads + h) * p.layout.dbias_elements + offset + row * padded_row(table);
+        for (int64_t j = 0; j < table.keys; ++j) to[j] += from[j];
       }
     });
+    offset += table.queries * padded_row(table);
   }
   for (int64_t h = 0; h < a.heads; ++h) {
     double scale_sum = 0;
@@ -490,16 +500,17 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
 
   const int threads = ctx.pool().threads();
   Arena& scratch = ctx.scratch();
-  const int64_t bytes = Workspace::bytes(std::max(groups.max_queries, 1), bc.block_keys, a.head_dim, call.width);
+  const int64_t bytes = Workspace::bytes(std::max(groups.max_queries, 1), bc.block_keys, a.head_dim, call.width, call.exclusions);
   char* memory = scratch.take<char>(bytes * threads);
   float* rows_of_threads = groups.reduction == Reduction::kAssign ? nullptr : scratch.take<float>(a.queries * threads);
-  Partials partials{.layout = layout, .heads = a.heads, .width = call.width, .dbias_rows = groups.max_queries};
+  Partials partials{.layout = layout, .heads = a.heads, .width = call.width};
   if (args.dbias && layout.chunks > 1)
-    partials.dbias = scratch.take<float>(layout.chunks * a.heads * groups.max_queries * layout.dbias_stride);
+    partials.dbias = scratch.take<float>(layout.chunks * a.heads * layout.dbias_elements);
   partials.dpad = scratch.take<float>(2 * layout.chunks * a.heads * call.width);
   partials.dhead_scale = scratch.take<double>(layout.chunks * a.heads);
   const auto workspace = [&](int thread) {
-    return Workspace(Cutter(memory + thread * bytes), std::max(groups.max_queries, 1), bc.block_keys, a.head_dim, call.width);
+    return Workspace(Cutter(memory + thread * bytes), std::max(groups.max_queries, 1), bc.block_keys, a.head_dim, call.width,
+                     call.exclusions);
   };
   const auto share = [&](int64_t n, auto&& f) {
     if (layout.one_thread)
@@ -521,7 +532,7 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
       float* per_row = rows_of_threads ? rows_of_threads + thread * a.queries : nullptr;
       for (int64_t task = begin; task < end; ++task) {
         const int64_t chunk = task / a.heads, h = task % a.heads;
-        const Shared shared = partials.of(bc, chunk, h);
+        const Shared shared = partials.of(chunk, h);
         for (int64_t unit = layout.begin(chunk); unit < layout.begin(chunk + 1); ++unit) {
           const int64_t b = unit / layout.groups;
           if (groups.reduction == Reduction::kMean) plan::count_slots(groups, groups.range(b, h), a.queries, per_row);
@@ -542,7 +553,7 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
     double* block_sums = scratch.take<double>(tasks * query_blocks);
     std::fill_n(block_sums, tasks * query_blocks, 0.0);
     Shared* shared = scratch.take<Shared>(tasks);
-    for (int64_t task = 0; task < tasks; ++task) shared[task] = partials.of(bc, task / a.heads, task % a.heads);
+    for (int64_t task = 0; task < tasks; ++task) shared[task] = partials.of(task / a.heads, task % a.heads);
     for (const Work work : {Work::kKeys, Work::kQueries}) {
       ctx.pool().for_ranges(tasks * cuts, [&](int64_t begin, int64_t end, int thread) {
         Workspace w = workspace(thread);

@@ -1,12 +1,14 @@
 #include "kernels/cpu/grouped_attention_plan.h"
 
+#include <utility>
+
 namespace fovea::grouped_attention_plan {
 
 namespace {
 
 // Bounds of `count` slots of a run from slot `first` on.
 void widen(RowBounds& bounds, const Run& run, int32_t first, int32_t count) {
-  if (run.source != RowSource::kToken) {
+  if (run.source != RowSource::kToken || run.free) {
     bounds.other = true;
     return;
   }
@@ -47,7 +49,7 @@ void SlotCursor::skip(int32_t slots) {
   }
 }
 
-void SlotCursor::read(int32_t slots, int32_t* codes) {
+void SlotCursor::read(int32_t slots, int32_t* codes, int32_t* places) {
   while (slots > 0) {
     const Run& run = runs_[run_];
     const int32_t n = std::min(slots, run.count - offset_);
@@ -59,6 +61,13 @@ void SlotCursor::read(int32_t slots, int32_t* codes) {
         for (int32_t i = 0; i < n; ++i) codes[i] = memory_code(run.begin + (offset_ + i) * run.stride);
         break;
       case RowSource::kPad: std::fill_n(codes, n, kPadCode); break;
+    }
+    if (places) {
+      if (run.source == RowSource::kToken && !run.free)
+        std::copy_n(codes, n, places);
+      else
+        std::fill_n(places, n, kNowhere);
+      places += n;
     }
     codes += n;
     slots -= n;
@@ -93,19 +102,50 @@ RowBounds bounds_of(const int32_t* codes, int32_t count) {
   return bounds;
 }
 
-Sight sight(const PairRule& rule, int64_t query_min, int64_t query_max, const RowBounds& keys) {
-  if (keys.min > keys.max) return Sight::kAll;  // rules speak of token keys only
-  bool none = false, all = true;
-  if (rule.causal) {
-    none = keys.min > query_max;
-    all = keys.max <= query_min;
-  }
-  if (rule.band >= 0) {
+namespace {
+
+// What a band of one axis says of positions [query_min, query_max] and [key_min, key_max]: none meet, or all do.
+struct BandSight {
+  bool none, all;
+  BandSight(const PairRule& rule, int64_t query_min, int64_t query_max, int64_t key_min, int64_t key_max) {
     const int64_t reach = int64_t{rule.band} * rule.dilation;
-    none = none || keys.min - query_max > reach || query_min - keys.max > reach;
-    all = all && rule.dilation == 1 && keys.max - query_min <= reach && query_max - keys.min <= reach;
+    none = key_min - query_max > reach || query_min - key_max > reach;
+    all = rule.dilation == 1 && key_max - query_min <= reach && query_max - key_min <= reach;
   }
-  if (rule.self_penalty != 0 && keys.min <= query_max && query_min <= keys.max) all = false;
+};
+
+// The columns that rows [min, max] of a map stand in: all where they are of several map rows.
+std::pair<int64_t, int64_t> columns(const PairRule& rule, int64_t min, int64_t max) {
+  if (min / rule.map_width != max / rule.map_width) return {0, rule.map_width - 1};
+  return {min % rule.map_width, max % rule.map_width};
+}
+
+}  // namespace
+
+Sight sight(const PairRule& rule, const RowBounds& queries, const RowBounds& keys) {
+  bool none = false, all = rule.exclusions.empty();
+  if (keys.min > keys.max) return all ? Sight::kAll : Sight::kSome;  // position rules speak of placed keys only
+  const int64_t query_min = int64_t{queries.min} + rule.query_position_shift - rule.first_row;
+  const int64_t query_max = int64_t{queries.max} + rule.query_position_shift - rule.first_row;
+  const int64_t key_min = keys.min - rule.first_row, key_max = keys.max - rule.first_row;
+  if (rule.causal) {
+    none = key_min > query_max;
+    all = all && key_max <= query_min;
+  }
+  if (rule.band >= 0 && rule.map_width == 0) {
+    const BandSight band(rule, query_min, query_max, key_min, key_max);
+    none = none || band.none;
+    all = all && band.all;
+  }
+  if (rule.band >= 0 && rule.map_width > 0) {
+    const int64_t w = rule.map_width;
+    const BandSight y(rule, query_min / w, query_max / w, key_min / w, key_max / w);
+    const auto q = columns(rule, query_min, query_max), k = columns(rule, key_min, key_max);
+    const BandSight x(rule, q.first, q.second, k.first, k.second);
+    none = none || y.none || x.none;
+    all = all && y.all && x.all;
+  }
+  if (rule.self_penalty != 0 && key_min <= query_max && query_min <= key_max) all = false;
   if (none) return keys.other ? Sight::kSome : Sight::kNone;
   return all ? Sight::kAll : Sight::kSome;
 }

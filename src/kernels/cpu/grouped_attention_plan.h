@@ -15,7 +15,10 @@ constexpr int32_t kPadCode = -1;
 constexpr int32_t memory_code(int32_t row) { return -2 - row; }  // its own inverse
 constexpr bool is_token(int32_t code) { return code >= 0; }
 
-// Row numbers of a stretch of slots: the least and the greatest token row, and whether there are others.
+// Where the position rules see a key: its row, or -1 where they do not hold (pad, memory, free runs).
+constexpr int32_t kNowhere = -1;
+
+// Row numbers of a stretch of slots: the least and the greatest token row, and whether there are others (free ones too).
 struct RowBounds {
   int32_t min = std::numeric_limits<int32_t>::max();
   int32_t max = std::numeric_limits<int32_t>::min();
@@ -28,7 +31,8 @@ class SlotCursor {
   SlotCursor(const TokenGroups& groups, int32_t first_run) : runs_(groups.runs.data()), run_(first_run) {}
 
   void skip(int32_t slots);
-  void read(int32_t slots, int32_t* codes);    // writes the codes of the next slots and goes on behind them
+  // Writes the codes of the next slots, and where `places` is given their places, and goes on behind them.
+  void read(int32_t slots, int32_t* codes, int32_t* places = nullptr);
   RowBounds bounds(int32_t slots) const;       // of the next slots, which stay next
 
  private:
@@ -41,8 +45,8 @@ RowBounds bounds_of(const int32_t* codes, int32_t count);
 
 // How much of a range of positions a rule lets a block of keys see.
 enum class Sight : uint8_t { kNone, kSome, kAll };
-// Between queries at positions [query_min, query_max] (shift included) and keys within bounds; self penalties make kSome.
-Sight sight(const PairRule& rule, int64_t query_min, int64_t query_max, const RowBounds& keys);
+// Between queries and keys within bounds; self penalties and exclusions make kSome.
+Sight sight(const PairRule& rule, const RowBounds& queries, const RowBounds& keys);
 
 // True when every row of [0, rows) is named by the token runs of every range, given that no row is named twice.
 bool queries_cover(const TokenGroups& groups, int64_t rows);

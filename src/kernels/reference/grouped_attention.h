@@ -11,12 +11,13 @@ namespace fovea::reference {
 struct Slot {
   int64_t row = 0;
   RowSource source = RowSource::kToken;
+  bool free = false;
 };
 
 inline void list_slots(const TokenGroups& groups, int32_t begin, int32_t end, Slot* slots) {
   for (int32_t r = begin; r < end; ++r) {
     const Run& run = groups.runs[static_cast<size_t>(r)];
-    for (int32_t i = 0; i < run.count; ++i) *slots++ = {run.begin + int64_t{i} * run.stride, run.source};
+    for (int32_t i = 0; i < run.count; ++i) *slots++ = {run.begin + int64_t{i} * run.stride, run.source, run.free};
   }
 }
 
@@ -52,28 +53,54 @@ class GroupScores {
 
   // The score of a pair; minus infinity where the pair is forbidden.
   T score(int64_t i, int64_t j) const {
-    const PairRule& rule = a_.groups->rule;
+    const PairRule& rule = a_.groups->rule_of(group_);
     const Slot& q = queries_[i];
     const Slot& k = keys_[j];
     T s = scale() * dot(i, j);
-    if (a_.bias) s += in<T>(a_.bias)[h_ * a_.bias_head_stride + i * a_.bias_row_stride + j];
-    if (!a_.groups->query_labels.empty() && a_.groups->query_labels[static_cast<size_t>(group_.query_slot + i)] !=
-                                                a_.groups->key_labels[static_cast<size_t>(group_.key_slot + j)])
-      s += T(static_cast<double>(rule.region_penalty));
+    if (a_.bias && group_.bias >= 0) s += in<T>(a_.bias)[bias_index(i, j)];
+    if (labels_differ(i, j)) s += T(static_cast<double>(rule.region_penalty));
     if (k.source != RowSource::kToken) return s;
 
-    const int64_t position = q.row + rule.query_position_shift, difference = std::abs(position - k.row);
-    if (rule.causal && k.row > position) return T(kMinusInfinity);
-    if (rule.band >= 0 && (difference > int64_t{rule.band} * rule.dilation || difference % rule.dilation != 0))
-      return T(kMinusInfinity);
     if (a_.key_padding && a_.key_padding[b_ * a_.keys + k.row] != 0) return T(kMinusInfinity);
-    if (difference == 0) s += T(static_cast<double>(rule.self_penalty));
+    for (const PairRule::Exclusion& e : rule.exclusions)
+      if ((!k.free || e.of_free) && a_.groups->terms[static_cast<size_t>(e.term)].contains(q.row, k.row))
+        return T(kMinusInfinity);
+    if (!k.free) {
+      const int64_t position = q.row + rule.query_position_shift;
+      if (rule.causal && k.row > position) return T(kMinusInfinity);
+      if (rule.band >= 0 && !in_band(rule, position, k.row)) return T(kMinusInfinity);
+      if (position == k.row) s += T(static_cast<double>(rule.self_penalty));
+    }
     if (a_.mask)
       s += in<T>(a_.mask)[b_ * a_.mask_batch_stride + h_ * a_.mask_head_stride + q.row * a_.mask_row_stride + k.row];
     return s;
   }
 
+  // Element of bias and dbias for a pair; the group has a bias.
+  int64_t bias_index(int64_t i, int64_t j) const {
+    const TokenGroups::Bias& b = a_.groups->biases[static_cast<size_t>(group_.bias)];
+    return a_.heads * b.offset + h_ * b.elements() + i * b.keys + j;
+  }
+
  private:
+  bool labels_differ(int64_t i, int64_t j) const {
+    if (a_.groups->query_labels.empty()) return false;
+    const int32_t q = a_.groups->query_labels[static_cast<size_t>(group_.query_slot + i)];
+    const int32_t k = a_.groups->key_labels[static_cast<size_t>(group_.key_slot + j)];
+    return q != k && q != kAnyLabel && k != kAnyLabel;
+  }
+
+  static bool in_band(const PairRule& rule, int64_t query, int64_t key) {
+    const auto near = [&](int64_t x, int64_t y) {
+      const int64_t difference = std::abs(x - y);
+      return difference <= int64_t{rule.band} * rule.dilation && difference % rule.dilation == 0;
+    };
+    if (rule.map_width == 0) return near(query, key);
+    query -= rule.first_row;
+    key -= rule.first_row;
+    return near(query / rule.map_width, key / rule.map_width) && near(query % rule.map_width, key % rule.map_width);
+  }
+
   const T* row(int64_t j, const ConstHeadsView& tokens, const ConstHeadsView& memory, const void* pad) const {
     switch (keys_[j].source) {
       case RowSource::kToken: return row_of<T>(tokens, b_, keys_[j].row, h_);
@@ -301,7 +328,7 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
               if (dk) dk[d] += scaled * q[d];
               if (dv) dv[d] += p[j] * g[d];
             }
-            if (args.dbias) out<T>(args.dbias)[h * a.bias_head_stride + i * a.bias_row_stride + j] += ds;
+            if (args.dbias && group.bias >= 0) out<T>(args.dbias)[scores.bias_index(i, j)] += ds;
             if (args.dhead_scale) out<T>(args.dhead_scale)[h] += ds * scores.dot(i, j);
           }
         }
