@@ -534,6 +534,35 @@ TEST(GroupedAttention, OneLargeGroupIsCutBetweenThreads) {
   verify(c, false);
 }
 
+// Few keys: the queries are cut into parts with gradients of their own for the keys, each done in stretches.
+TEST(GroupedAttention, ManyQueriesMeetFewKeys) {
+  Case c = global(5000, 37, 16);
+  c.batch = 1;
+  c.padding = c.head_scale = true;
+  verify(c);
+  c = global(2100, 200, 8);  // several key blocks
+  c.heads = 3;
+  verify(c);
+  c = global(4200, 5, 8);
+  c.pad_rows = true;
+  c.groups = TokenGroups();
+  add_group(c.groups, {tokens(0, 4000)}, {tokens(0, 2), {.count = 3, .source = RowSource::kPad}, tokens(2, 1)});
+  add_group(c.groups, {tokens(4000, 200)}, {tokens(3, 2)});  // too few queries for the parts
+  c.groups.keys_disjoint = true;
+  c.groups.finish();
+  verify(c);
+}
+
+// More queries than a stretch holds against keys that are no few, with rules by position.
+TEST(GroupedAttention, ManyQueriesAndKeys) {
+  Case c = global(2200, 900, 8);
+  c.batch = c.heads = 1;
+  verify(c, false);
+  c.groups.only_rule().band = 70;
+  c.name += ", band";
+  verify(c, false);
+}
+
 TEST(GroupedAttention, NothingToDo) {
   Case c = global(5, 7, 8);
   c.batch = 0;

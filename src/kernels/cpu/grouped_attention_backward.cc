@@ -4,8 +4,10 @@
 //   dbias_ij = dS_ij,  dhead_scale = sum_ij dS_ij q_i · k_j = sum_i q_i · (dq_i / scale)
 // (Dao et al. 2022, 2205.14135, appendix B.4). Under kMergeLse lse is that of the row over all its slots.
 //
-// Key blocks outside, query blocks inside; what several groups or batch elements add to (dbias, dpad, dhead_scale) is kept
-// per chunk of them and summed over the chunks in order, and chunks do not depend on the number of threads.
+// Queries are taken in stretches that stay in a cache; inside one, key blocks are outside and query blocks inside. What several
+// groups or batch elements add to (dbias, dpad, dhead_scale) is kept per chunk of them and summed over the chunks in order. A
+// group of many queries and few keys is cut into parts with gradients of their own for the keys, summed in order too. Neither
+// stretches, chunks nor parts depend on the number of threads.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/grouped_attention_backward.cc"
 #include "kernels/cpu/grouped_attention.h"
@@ -21,10 +23,12 @@ namespace {
 using namespace grouped_attention_tile;  // NOLINT: one kernel, two files
 
 constexpr int32_t kBlockQueries = 48;
+constexpr int32_t kStretchBlocks = 21;  // query blocks of a stretch, about a thousand queries
 constexpr int32_t kBlockKeys = 128;
 constexpr int64_t kMaxChunks = 16;
 constexpr int64_t kMostBiasElements = int64_t{8} << 20;  // of all chunks' dbias together
 constexpr int64_t kLargePairs = int64_t{1} << 18;        // queries x keys of a group worth cutting up between threads
+constexpr int64_t kEnoughTasks = 64;                     // no more parts where there are so many tasks
 
 // What a call's tasks share beside the forward's Call.
 struct BackwardCall {
@@ -46,6 +50,7 @@ int64_t padded_elements(const TokenGroups& groups, size_t tables) {
 struct Shared {
   float* dbias = nullptr;  // one head's tables with padded rows; null: they are added to the caller's, if any
   float *dpad_k = nullptr, *dpad_v = nullptr;  // (width), dpad_k still to be multiplied by ln 2
+  float *dk = nullptr, *dv = nullptr;          // (max_keys, width) a part's share, dk likewise; null: rows get theirs at once
 };
 
 struct Workspace {
@@ -123,9 +128,20 @@ class GroupBackward {
         key_blocks_(call_.vectors(group.keys), bc.block_keys / kLanes) {}
 
   int32_t query_blocks() const { return query_blocks_.pieces; }
+
+  // Calls f(begin, end) for stretches of the query blocks [begin, end); once at least, since keys without queries get zeros.
+  template <class F>
+  void for_stretches(int32_t begin, int32_t end, F&& f) {
+    const plan::Pieces stretches(end - begin, kStretchBlocks);
+    fresh_keys_ = true;
+    for (int32_t i = 0; i < stretches.pieces; ++i) {
+      f(begin + stretches.begin(i), begin + stretches.begin(i + 1));
+      fresh_keys_ = false;
+    }
+  }
   int32_t key_blocks() const { return group_.keys > 0 ? key_blocks_.pieces : 0; }
 
-  // Packs query blocks [begin, end). per_row (queries): merged lse under kMergeLse, slot counts under kMean.
+  // Packs query blocks [begin, end), a stretch at most. per_row (queries): merged lse under kMergeLse, slot counts under kMean.
   void load_queries(int32_t begin, int32_t end, const float* per_row) {
     first_block_ = begin;
     last_block_ = end;
@@ -172,12 +188,12 @@ class GroupBackward {
       KeyBlock& keys = w_.block;
       const int32_t count = std::min(key_blocks_.begin(block + 1) * kLanes, group_.keys) - key_blocks_.begin(block) * kLanes;
       const bool seen = sees(bounds_, cursor.bounds(count));
-      if (!seen && work != Work::kKeys && work != Work::kBoth) {
+      const bool gives_keys = work == Work::kKeys || work == Work::kBoth;
+      if (!seen && !(gives_keys && fresh_keys_)) {
         cursor.skip(count);
         continue;
       }
       keys.load(call_, group_, cursor, key_blocks_.begin(block), key_blocks_.begin(block + 1), k_rows, b_);
-      const bool gives_keys = work == Work::kKeys || work == Work::kBoth;
       if (gives_keys) {
         std::fill_n(w_.dk, count * call_.width, 0.0f);
         std::fill_n(w_.dv, count * call_.width, 0.0f);
@@ -190,6 +206,24 @@ class GroupBackward {
         for (int32_t q = first_block_; q < last_block_; ++q) query_block(q, work, shared);
       }
       if (gives_keys) deliver_keys(shared);
+    }
+  }
+
+  // The sums of `parts` shares of the keys' gradients, each (max_keys, width), `stride` apart.
+  void deliver_parts(const float* dk, const float* dv, int64_t stride, int64_t parts, const Shared& shared) {
+    plan::SlotCursor cursor(call_.groups, group_.key_runs);
+    fresh_keys_ = true;
+    for (int32_t block = 0; block < key_blocks(); ++block) {
+      KeyBlock& keys = w_.block;
+      keys.first = key_blocks_.begin(block) * kLanes;
+      keys.count = std::min(key_blocks_.begin(block + 1) * kLanes, group_.keys) - keys.first;
+      cursor.read(keys.count, keys.codes);
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t from = part * stride + keys.first * call_.width;
+        put_row(w_.dk, dk + from, 1.0f, keys.count * call_.width, part == 0);
+        put_row(w_.dv, dv + from, 1.0f, keys.count * call_.width, part == 0);
+      }
+      deliver_keys(shared);
     }
   }
 
@@ -318,13 +352,20 @@ class GroupBackward {
 
   void deliver_keys(const Shared& shared) {
     const GroupedAttentionBackwardArgs& args = bc_.args;
+    if (shared.dk) {
+      const int64_t at = w_.block.first * call_.width, count = w_.block.count * call_.width;
+      put_row(shared.dk + at, w_.dk, 1.0f, count, fresh_keys_);
+      put_row(shared.dv + at, w_.dv, 1.0f, count, fresh_keys_);
+      return;
+    }
+    const bool assign = bc_.assign_dkv && fresh_keys_;
     for (int32_t i = 0; i < w_.block.count; ++i) {
       const int32_t code = w_.block.codes[i];
       const float* dk = w_.dk + i * call_.width;
       const float* dv = w_.dv + i * call_.width;
       if (plan::is_token(code)) {
-        put_row(head_row(args.dk, b_, h_, code), dk, kLn2, a_.head_dim, bc_.assign_dkv);
-        put_row(head_row(args.dv, b_, h_, code), dv, 1.0f, a_.head_dim, bc_.assign_dkv);
+        put_row(head_row(args.dk, b_, h_, code), dk, kLn2, a_.head_dim, assign);
+        put_row(head_row(args.dv, b_, h_, code), dv, 1.0f, a_.head_dim, assign);
       } else if (code == plan::kPadCode) {
         if (shared.dpad_k) put_row(shared.dpad_k, dk, 1.0f, call_.width, false);
         if (shared.dpad_v) put_row(shared.dpad_v, dv, 1.0f, call_.width, false);
@@ -345,6 +386,7 @@ class GroupBackward {
   plan::Pieces query_blocks_, key_blocks_;  // key blocks in vectors
   int32_t first_block_ = 0, last_block_ = 0, first_ = 0, n_ = 0;  // loaded queries
   plan::RowBounds bounds_;
+  bool fresh_keys_ = true;  // the keys' gradients have nothing of this group yet
 };
 
 // The units of a call whose sums are shared: batch elements, or single groups where no two groups share a row; and their
@@ -354,6 +396,7 @@ struct Plan {
   bool one_thread = false;  // gradient views alias between heads or batch elements
   int64_t groups = 1;       // per batch element, when by_group
   int64_t units = 0, chunks = 1;
+  int64_t parts = 1;        // of the queries of a chunk, which then is one group
   int64_t dbias_elements = 0;  // of a head, rows padded
 
   Plan(const GroupedAttentionBackwardArgs& args, const TokenGroups& tg) {
@@ -370,8 +413,14 @@ struct Plan {
       dbias_elements = padded_elements(tg, tg.biases.size());
       const int64_t one = std::max<int64_t>(1, a.heads * dbias_elements);
       chunks = std::clamp<int64_t>(kMostBiasElements / one, 1, chunks);
+    } else if (by_group && chunks == units && tg.max_keys > 0) {
+      // The parts' shares of the keys' gradients together are no larger than the queries'.
+      const int64_t stretches = tg.max_queries / (kStretchBlocks * kBlockQueries), tasks = std::max<int64_t>(1, chunks * a.heads);
+      const int64_t most = std::max<int64_t>(1, std::min<int64_t>(stretches, tg.max_queries / tg.max_keys));
+      parts = std::clamp<int64_t>((kEnoughTasks + tasks - 1) / tasks, 1, most);
     }
   }
+  int64_t sums() const { return chunks * parts; }  // places for what is summed at the end
   int64_t begin(int64_t chunk) const { return units * chunk / chunks; }
 };
 
@@ -409,11 +458,13 @@ void merge_lse(const Call& call, int64_t b, int64_t h, float* row_lse) {
   }
 }
 
-// A chunk's own sums, one after the other in one allocation: chunk-major, then heads.
+// A chunk's (or its part's) own sums, one after the other in one allocation: chunk-major, then heads.
 struct Partials {
   const Plan& layout;
   int64_t heads, width;
+  int64_t part_elements = 0;           // max_keys * width
   float *dbias = nullptr, *dpad = nullptr;
+  float *dk = nullptr, *dv = nullptr;  // with several parts: (max_keys, width) each
   double* dhead_scale = nullptr;
 
   Shared of(int64_t chunk, int64_t h) const {
@@ -426,6 +477,10 @@ struct Partials {
     s.dpad_k = dpad + 2 * i * width;
     s.dpad_v = s.dpad_k + width;
     std::fill_n(s.dpad_k, 2 * width, 0.0f);
+    if (dk) {
+      s.dk = dk + i * part_elements;
+      s.dv = dv + i * part_elements;
+    }
     dhead_scale[i] = 0;
     return s;
   }
@@ -434,7 +489,7 @@ struct Partials {
 void sum_partials(const BackwardCall& bc, const Partials& p, Context& ctx) {
   const GroupedAttentionBackwardArgs& args = bc.args;
   const GroupedAttentionArgs& a = bc.call.a;
-  const int64_t chunks = p.layout.chunks;
+  const int64_t chunks = p.layout.sums();
   int64_t offset = 0;
   for (size_t t = 0; p.dbias && t < bc.call.groups.biases.size(); ++t) {
     const TokenGroups::Bias& table = bc.call.groups.biases[t];
@@ -474,7 +529,7 @@ TokenGroups::Range unit_groups(const Call& call, const Plan& layout, int64_t uni
 bool cut_groups(const BackwardCall& bc, const Plan& layout, int threads) {
   const TokenGroups& groups = bc.call.groups;
   const int64_t tasks = layout.chunks * bc.call.a.heads;
-  if (threads == 1 || !layout.by_group || layout.chunks != layout.units) return false;
+  if (threads == 1 || !layout.by_group || layout.parts > 1 || layout.chunks != layout.units) return false;
   if ((tasks + threads - 1) / threads * threads * 5 <= 7 * tasks) return false;
   if (int64_t{groups.max_queries} * groups.max_keys < kLargePairs) return false;
   for (const TokenGroups::Group& g : groups.groups)
@@ -500,17 +555,21 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
 
   const int threads = ctx.pool().threads();
   Arena& scratch = ctx.scratch();
-  const int64_t bytes = Workspace::bytes(std::max(groups.max_queries, 1), bc.block_keys, a.head_dim, call.width, call.exclusions);
+  const int64_t stretch_queries = std::clamp(groups.max_queries, 1, kStretchBlocks * kBlockQueries);
+  const int64_t bytes = Workspace::bytes(stretch_queries, bc.block_keys, a.head_dim, call.width, call.exclusions);
   char* memory = scratch.take<char>(bytes * threads);
   float* rows_of_threads = groups.reduction == Reduction::kAssign ? nullptr : scratch.take<float>(a.queries * threads);
-  Partials partials{.layout = layout, .heads = a.heads, .width = call.width};
+  Partials partials{.layout = layout, .heads = a.heads, .width = call.width, .part_elements = groups.max_keys * call.width};
   if (args.dbias && layout.chunks > 1)
     partials.dbias = scratch.take<float>(layout.chunks * a.heads * layout.dbias_elements);
-  partials.dpad = scratch.take<float>(2 * layout.chunks * a.heads * call.width);
-  partials.dhead_scale = scratch.take<double>(layout.chunks * a.heads);
+  partials.dpad = scratch.take<float>(2 * layout.sums() * a.heads * call.width);
+  partials.dhead_scale = scratch.take<double>(layout.sums() * a.heads);
+  if (layout.parts > 1) {
+    partials.dk = scratch.take<float>(layout.sums() * a.heads * partials.part_elements);
+    partials.dv = scratch.take<float>(layout.sums() * a.heads * partials.part_elements);
+  }
   const auto workspace = [&](int thread) {
-    return Workspace(Cutter(memory + thread * bytes), std::max(groups.max_queries, 1), bc.block_keys, a.head_dim, call.width,
-                     call.exclusions);
+    return Workspace(Cutter(memory + thread * bytes), stretch_queries, bc.block_keys, a.head_dim, call.width, call.exclusions);
   };
   const auto share = [&](int64_t n, auto&& f) {
     if (layout.one_thread)
@@ -524,15 +583,15 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
     for (int64_t i = begin; i < end; ++i) zero_gradients(bc, memory_rows, i / a.heads, i % a.heads);
   });
 
-  const int64_t tasks = layout.chunks * a.heads;
+  const int64_t tasks = layout.sums() * a.heads;
   using Work = GroupBackward::Work;
   if (!cut_groups(bc, layout, threads)) {
     share(tasks, [&](int64_t begin, int64_t end, int thread) {
       Workspace w = workspace(thread);
       float* per_row = rows_of_threads ? rows_of_threads + thread * a.queries : nullptr;
       for (int64_t task = begin; task < end; ++task) {
-        const int64_t chunk = task / a.heads, h = task % a.heads;
-        const Shared shared = partials.of(chunk, h);
+        const int64_t chunk = task / a.heads / layout.parts, part = task / a.heads % layout.parts, h = task % a.heads;
+        const Shared shared = partials.of(task / a.heads, h);
         for (int64_t unit = layout.begin(chunk); unit < layout.begin(chunk + 1); ++unit) {
           const int64_t b = unit / layout.groups;
           if (groups.reduction == Reduction::kMean) plan::count_slots(groups, groups.range(b, h), a.queries, per_row);
@@ -540,13 +599,31 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
           const TokenGroups::Range range = unit_groups(call, layout, unit, h);
           for (int32_t g = range.begin; g < range.end; ++g) {
             GroupBackward group(bc, w, groups.groups[static_cast<size_t>(g)], b, h);
-            group.load_queries(0, group.query_blocks(), per_row);
-            group.run(0, group.key_blocks(), Work::kBoth, shared);
-            group.deliver_queries([&](int32_t, double sum) { partials.dhead_scale[task] += sum; });
+            const auto first = static_cast<int32_t>(group.query_blocks() * part / layout.parts);
+            const auto last = static_cast<int32_t>(group.query_blocks() * (part + 1) / layout.parts);
+            group.for_stretches(first, last, [&](int32_t from, int32_t to) {
+              group.load_queries(from, to, per_row);
+              group.run(0, group.key_blocks(), Work::kBoth, shared);
+              group.deliver_queries([&](int32_t, double sum) { partials.dhead_scale[task] += sum; });
+            });
           }
         }
       }
     });
+    if (layout.parts > 1) {
+      share(layout.chunks * a.heads, [&](int64_t begin, int64_t end, int thread) {
+        Workspace w = workspace(thread);
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t chunk = i / a.heads, h = i % a.heads, first = chunk * layout.parts * a.heads + h;
+          const TokenGroups::Range range = unit_groups(call, layout, chunk, h);
+          if (range.begin == range.end) continue;
+          Shared shared{.dpad_k = partials.dpad + 2 * first * call.width, .dpad_v = partials.dpad + (2 * first + 1) * call.width};
+          GroupBackward group(bc, w, groups.groups[static_cast<size_t>(range.begin)], chunk / layout.groups, h);
+          const int64_t at = first * partials.part_elements;
+          group.deliver_parts(partials.dk + at, partials.dv + at, a.heads * partials.part_elements, layout.parts, shared);
+        }
+      });
+    }
   } else {
     const int64_t cuts = int64_t{4} * threads;
     const int64_t query_blocks = plan::Pieces(groups.max_queries, kBlockQueries).pieces;
@@ -568,12 +645,16 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
           const auto first = static_cast<int32_t>(blocks * cut / cuts), last = static_cast<int32_t>(blocks * (cut + 1) / cuts);
           if (first == last) continue;
           if (work == Work::kKeys) {
-            group.load_queries(0, group.query_blocks(), nullptr);
-            group.run(first, last, work, shared[task]);
+            group.for_stretches(0, group.query_blocks(), [&](int32_t from, int32_t to) {
+              group.load_queries(from, to, nullptr);
+              group.run(first, last, work, shared[task]);
+            });
           } else {
-            group.load_queries(first, last, nullptr);
-            group.run(0, group.key_blocks(), work, shared[task]);
-            group.deliver_queries([&](int32_t block, double sum) { block_sums[task * query_blocks + block] = sum; });
+            group.for_stretches(first, last, [&](int32_t from, int32_t to) {
+              group.load_queries(from, to, nullptr);
+              group.run(0, group.key_blocks(), work, shared[task]);
+              group.deliver_queries([&](int32_t block, double sum) { block_sums[task * query_blocks + block] = sum; });
+            });
           }
         }
       });
