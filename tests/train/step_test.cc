@@ -105,8 +105,15 @@ struct Trial {
   }
 };
 
+// The families' own attentions, and every mechanism in one of them.
 TEST(TrainingStep, TakesNoMemoryOnceWarm) {
-  for (const ModelConfig& config : {small_swin(), small_cswin(), small_deit()}) {
+  std::vector<ModelConfig> configs = {small_swin(), small_cswin(), small_deit()};
+  for (const AttentionKind& kind : attention_kinds()) {
+    configs.push_back(kind.traits.prefix ? small_deit() : small_swin());
+    configs.back().attention = kind.name;
+  }
+  for (const ModelConfig& config : configs) {
+    SCOPED_TRACE(config.attention);
     Trial s(kernel_table("auto"), config, 2);
     for (uint64_t i = 0; i < 3; ++i) s.run(i);
     const int64_t tape = s.step.tape().arena().system_allocations(), scratch = s.ctx.scratch().system_allocations();
