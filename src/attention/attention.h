@@ -22,6 +22,7 @@ struct AttentionInputs {
   ConstTensor key_input, value_input;     // (B, Nk, Ck), (B, Nk, Cv): cross attention; empty: x. Only a value: not allowed.
   bool causal = false;                    // a query sees keys at its own position and before
   const uint8_t* key_padding = nullptr;   // (B, Nk) 1 = no key
+  const int8_t* token_state = nullptr;    // (B, N) -1 padding (no key, output 0), 0 local, 1 global; where the mechanism knows it
   ConstTensor mask;                       // (B or 1, H or 1, N, Nk) added to the scores, or empty
   ConstTensor residual;                   // (B, N, C) added to the output, or empty
 };

@@ -18,6 +18,9 @@ class AttentionGeometry {
   virtual double pairs(const TokenGrid& grid) const = 0;
   // Every reason why the mechanism cannot run on such tokens, as sentences.
   virtual std::vector<std::string> unsupported(const TokenGrid& grid) const;
+  // Every key that a query meets is this layer's projection of a token. A bias of all keys then adds the same to each score of
+  // a query, so that it has no gradient (but for norms of q and k), and none is summed up from rounding errors.
+  virtual bool keys_share_projection() const { return false; }
 
   // A score bias by slot, as groups.biases lays it out: (H * groups.bias_elements()), all of it written; and the way back from
   // its gradient to the parameters'.

@@ -234,7 +234,8 @@ void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& grad
                            {batch * r.keys, h, h * d, d}, dk.data, {batch * r.keys, h, kv_stride, d}, ctx);
   }
   if (qkv_) {
-    qkv_->backward_parameters(r.in.x, dqkv, ctx);
+    const bool still = geometry_->keys_share_projection() && !config_.qk_norm;
+    qkv_->backward_parameters(r.in.x, dqkv, still ? Linear::Outputs{inner(), inner()} : Linear::Outputs{}, ctx);
     qkv_->backward_input(dqkv, gradients.dx, Accumulate::kNo, ctx);
     return;
   }

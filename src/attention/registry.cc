@@ -14,6 +14,9 @@ AttentionKind window_attention_kind();
 AttentionKind cross_shaped_attention_kind();
 AttentionKind linformer_attention_kind();
 AttentionKind sampled_attention_kind();
+AttentionKind sparse_attention_kind();
+AttentionKind longformer_attention_kind();
+AttentionKind local_attention_kind();
 
 const std::vector<AttentionKind>& attention_kinds() {
   static const std::vector<AttentionKind> kinds = {
@@ -22,6 +25,9 @@ const std::vector<AttentionKind>& attention_kinds() {
       cross_shaped_attention_kind(),
       linformer_attention_kind(),
       sampled_attention_kind(),
+      sparse_attention_kind(),
+      longformer_attention_kind(),
+      local_attention_kind(),
   };
   return kinds;
 }
@@ -53,6 +59,12 @@ const std::string& AttentionOptions::text(const std::string& key) const {
 }
 
 int64_t AttentionOptions::integer(const std::string& key) const { return parse_integer(key, text(key)); }
+
+std::vector<int64_t> AttentionOptions::integers(const std::string& key) const {
+  std::vector<int64_t> numbers;
+  for (const std::string& number : split(text(key), '_')) numbers.push_back(parse_integer(key, number));
+  return numbers;
+}
 
 std::pair<int64_t, int64_t> AttentionOptions::size(const std::string& key) const {
   const std::string& t = text(key);

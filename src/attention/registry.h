@@ -16,6 +16,7 @@ class AttentionOptions {
   explicit AttentionOptions(std::map<std::string, std::string> values) : values_(std::move(values)) {}
   const std::string& text(const std::string& key) const;
   int64_t integer(const std::string& key) const;                       // throws Error naming the option when it is no number
+  std::vector<int64_t> integers(const std::string& key) const;         // "1_1_2": a list
   std::pair<int64_t, int64_t> size(const std::string& key) const;      // "7" or "7x5": height, width
   std::string choice(const std::string& key, const std::vector<std::string>& allowed) const;
 
@@ -33,6 +34,8 @@ struct AttentionTraits {
   bool batch_independent = true;  // a permutation of the batch permutes the result
   bool separate_qkv = false;  // q, k and v are parameters of their own, so some have no gradient: k.bias, which shifts whole
                               // rows of scores, and where there is one key all of q and k
+  bool token_state = false;       // honours AttentionInputs::token_state
+  std::vector<std::string> prefix_parameters = {};  // those that play a part only where there are prefix tokens
 };
 
 enum class GeometryUse : uint8_t { kAlone, kUnionPart };

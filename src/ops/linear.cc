@@ -79,7 +79,7 @@ void Linear::backward_input(ConstTensor dy, Tensor dx, Accumulate mode, Context&
   ctx.kernels().gemm(g, ctx);
 }
 
-void Linear::backward_parameters(ConstTensor x, ConstTensor dy, Context& ctx) const {
+void Linear::backward_parameters(ConstTensor x, ConstTensor dy, Outputs without_bias, Context& ctx) const {
   if (weight_->frozen) return;
   GemmArgs g;
   g.m = out_;
@@ -94,7 +94,16 @@ void Linear::backward_parameters(ConstTensor x, ConstTensor dy, Context& ctx) co
   g.c_stride = in_;
   g.accumulate = true;
   ctx.kernels().gemm(g, ctx);
-  if (bias_) ctx.kernels().column_sum(dy.rows(), out_, out_, dy.data, bias_->grad.data, ctx);
+  if (!bias_) return;
+  const auto sum = [&](int64_t begin, int64_t end) {
+    const int64_t bytes = begin * static_cast<int64_t>(size_of(dy.dtype));
+    if (begin < end)
+      ctx.kernels().column_sum(dy.rows(), end - begin, out_, static_cast<const char*>(dy.data) + bytes,
+                               static_cast<char*>(bias_->grad.data) + bytes, ctx);
+  };
+  if (without_bias.count == 0) return sum(0, out_);
+  sum(0, without_bias.first);
+  sum(without_bias.first + without_bias.count, out_);
 }
 
 void pack_weights(ParamStore& params, Context& ctx) {

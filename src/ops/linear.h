@@ -39,7 +39,12 @@ class Linear {
   // The parts, for layers that fuse: they keep x themselves.
   void apply(ConstTensor x, Tensor y, const LinearFusion& fusion, Context& ctx) const;
   void backward_input(ConstTensor dy, Tensor dx, Accumulate mode, Context& ctx) const;
-  void backward_parameters(ConstTensor x, ConstTensor dy, Context& ctx) const;
+  void backward_parameters(ConstTensor x, ConstTensor dy, Context& ctx) const { backward_parameters(x, dy, {}, ctx); }
+  // Outputs [first, first + count) whose bias has no gradient by mathematics: sums of rounding errors would move it at random.
+  struct Outputs {
+    int64_t first = 0, count = 0;
+  };
+  void backward_parameters(ConstTensor x, ConstTensor dy, Outputs without_bias, Context& ctx) const;
 
  private:
   int64_t in_, out_;

@@ -54,6 +54,12 @@ class EveryAttention : public testing::TestWithParam<std::string> {
     const bool one_key = c.grid.tokens() == 1 || (kind().name == "sampled" && c.grid.prefix == 0 && c.grid.height * c.grid.width <= 6);
     if (kind().traits.separate_qkv && one_key)
       for (const char* name : {"attn.q.weight", "attn.q.bias", "attn.k.weight"}) o.zero_gradients.push_back(name);
+    if (c.grid.prefix == 0 && !kind().traits.prefix_parameters.empty()) {
+      ParamStore params;
+      const auto attention = make_attention(spec(), Scope(params), c.config);
+      for (const std::string& name : kind().traits.prefix_parameters)
+        if (params.find(name)) o.zero_gradients.push_back("attn." + name);
+    }
     return o;
   }
   template <class F>

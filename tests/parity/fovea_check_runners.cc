@@ -106,6 +106,7 @@ const Runners& runners() {
     add_backbone_runners(r);
     add_linformer_runners(r);
     add_sampled_runners(r);
+    add_patterns_runners(r);
     return r;
   }();
   return table;
