@@ -48,11 +48,11 @@ class AttentionPeer:
     def give(self, name, tensor):
         self.tensors[name] = tensor.detach().float().contiguous().clone()
 
-    def give_qkv(self, q, k, v, prefix="qkv"):
+    def give_qkv(self, q, k, v):
         torch = self.torch
-        self.give(f"{prefix}.weight", torch.cat([layer.weight for layer in (q, k, v)]))
+        self.give("qkv.weight", torch.cat([layer.weight for layer in (q, k, v)]))
         zero = torch.zeros(DIM)
-        self.give(f"{prefix}.bias", torch.cat([zero if layer.bias is None else layer.bias for layer in (q, k, v)]))
+        self.give("qkv.bias", torch.cat([zero if layer.bias is None else layer.bias for layer in (q, k, v)]))
 
     def give_proj(self, layer):
         self.give("proj.weight", layer.weight)
@@ -102,7 +102,10 @@ class AttentionPeer:
         module, proj = LongformerSelfAttention(config, 0), self.linear(DIM)
         self.modules = torch.nn.ModuleList([module, proj])
         self.give_qkv(module.query, module.key, module.value)
-        self.give_qkv(module.query_global, module.key_global, module.value_global, "qkv_global")
+        self.give("q_global.weight", module.query_global.weight)
+        self.give("q_global.bias", module.query_global.bias)
+        self.give("kv_global.weight", torch.cat([module.key_global.weight, module.value_global.weight]))
+        self.give("kv_global.bias", torch.cat([module.key_global.bias, module.value_global.bias]))
         self.give_proj(proj)
         mask = torch.zeros(1, self.tokens)
         nobody = torch.zeros(1, self.tokens, dtype=torch.bool)
@@ -120,8 +123,9 @@ class AttentionPeer:
         for name, layer in (("qkv", qkv), ("proj", proj)):
             self.give(f"{name}.weight", layer.weight)
             self.give(f"{name}.bias", layer.bias)
-        self.give("qkv_global.weight", torch.zeros(3 * DIM, DIM))
-        self.give("qkv_global.bias", torch.zeros(3 * DIM))
+        for name, width in (("q_global", DIM), ("kv_global", 2 * DIM)):  # without global tokens they play no part
+            self.give(f"{name}.weight", torch.zeros(width, DIM))
+            self.give(f"{name}.bias", torch.zeros(width))
         mask = create_block_mask(lambda b, h, i, j: (i - j).abs() <= 256, None, None, self.tokens, self.tokens, device="cpu")
         attend = torch.compile(flex_attention)
 

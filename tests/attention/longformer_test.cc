@@ -116,6 +116,16 @@ TEST(LongformerAttention, GradientsWithGlobalTokens) {
   check("longformer:window=1", {2, 1, 4, 5}, [](AttentionInputs& in) { in.token_state = states.data(); });
 }
 
+TEST(LongformerAttention, NormsOfQueriesAndKeysInBothParts) {
+  AttentionConfig config = config_of(6, 2);
+  config.qk_norm = true;
+  const auto layer = harness::attention_layer(parse_attention("longformer:window=1"), config, {2, 2, 3, 4});
+  harness::OracleOptions options;
+  options.zero_gradients = {"attn.k_norm.bias", "attn.k_global_norm.bias"};  // shift whole rows of scores
+  harness::expect_adjoint(layer, options);
+  for (const KernelTable* table : harness::f32_tables()) harness::expect_like_reference(layer, *table, {}, options);
+}
+
 // Leading global tokens said by the option and by states are the same.
 TEST(LongformerAttention, StatesAndOptionAgree) {
   harness::for_each_table([](const KernelTable& table) {

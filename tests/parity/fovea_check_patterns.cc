@@ -82,7 +82,9 @@ HeadsLayout tokens_first(const Json& j, const char* heads) {
 SparseConfig sparse_config(const Json& j) {
   using Pattern = SparseConfig::Pattern;
   using Factors = SparseConfig::Factors;
-  const std::string mode = j.at("mode");
+  std::string mode = j.at("mode");
+  if (const std::string block = "_block"; mode.size() > block.size() && mode.compare(mode.size() - block.size(), block.size(), block) == 0)
+    mode.resize(mode.size() - block.size());
   SparseConfig s;
   s.stride = std::max<int64_t>(j.at("stride").get<int64_t>(), 1);
   s.summary = j.value("vertsize", int64_t{1}) * j.value("blocksize", int64_t{1});
@@ -95,9 +97,9 @@ SparseConfig sparse_config(const Json& j) {
   if (mode == "all") {
     set(Pattern::kStrided, Factors::kFirst);
     s.stride = j.at("N");
-  } else if (mode == "local" || mode == "local_block") {
+  } else if (mode == "local") {
     set(Pattern::kStrided, Factors::kFirst);
-  } else if (mode == "strided" || mode == "strided_block") {
+  } else if (mode == "strided") {
     set(Pattern::kStrided, Factors::kSecond);
   } else if (mode == "strided_merged") {
     set(Pattern::kStrided, Factors::kMerged);
@@ -247,7 +249,8 @@ void longformer_self_attention(CheckCase& c) {
   a.project_out = false;
   LongformerConfig l;
   l.window = c.config.at("one_sided");
-  if (c.config.contains("dilation")) l.dilation = {c.config.at("dilation").get<int64_t>()};
+  if (c.config.contains("dilation") && !c.config.at("dilation").is_null()) l.dilation = {c.config.at("dilation").get<int64_t>()};
+  if (c.config.contains("dilation_per_head")) l.dilation = c.config.at("dilation_per_head").get<std::vector<int64_t>>();
   const LongformerAttention attention(Scope(c.params), a, l);
   const std::vector<std::string> kinds{".weight", ".bias"};
   for (const std::string& kind : kinds) {
@@ -264,9 +267,12 @@ void longformer_self_attention(CheckCase& c) {
   AttentionInputs in;
   in.x = c.input("x");
   in.grid = sequence(in.x.dim(0), in.x.dim(1));
+  in.causal = flag(c.config, "causal", false);
   std::vector<int8_t> states;
-  for (const int32_t s : c.fixture.ints("in.state")) states.push_back(static_cast<int8_t>(s < 0 ? -1 : s > 0));
-  in.token_state = states.data();
+  if (c.fixture.has("in.state")) {
+    for (const int32_t s : c.fixture.ints("in.state")) states.push_back(static_cast<int8_t>(s < 0 ? -1 : s > 0));
+    in.token_state = states.data();
+  }
   const Tensor dx = c.memory(in.x.shape);
   run_attention(c, attention, in, {dx, {}, {}}, in.x.shape);
   c.input_gradient("x", dx);
