@@ -57,6 +57,7 @@ struct AttentionConfig {
   bool out_bias = true;
   bool qk_norm = false;    // LayerNorm over D on q and k (parameters q_norm, k_norm)
   double norm_epsilon = 1e-6;  // of qk_norm
+  bool cosine = false;     // Swin V2: q and k of length one, exp(min(logit_scale, ln 100)) per head for 1 / sqrt(D), no bias on k
   bool cross = false;      // separate projections q, k, v instead of one fused qkv
   int64_t key_dim = 0;     // Ck, Cv of cross attention; 0: dim
   int64_t value_dim = 0;

@@ -26,6 +26,7 @@ class AttentionGeometry {
   // its gradient to the parameters'.
   virtual bool has_score_bias() const { return false; }
   virtual void score_bias(const AttentionInputs& in, const TokenGroups& groups, Tensor bias, Context& ctx) const;
+  virtual double score_bias_flops(const TokenGrid&) const { return 0; }  // beyond looking it up
   virtual void score_bias_backward(const AttentionInputs& in, const TokenGroups& groups, ConstTensor dbias, Context& ctx) const;
 };
 

@@ -12,12 +12,17 @@ struct MultiHeadAttention::Record {
   int64_t q_token_stride, kv_token_stride;
   Tensor normed_q, normed_k;         // with qk_norm: (B, N, H, D)
   Tensor q_mean, q_rstd, k_mean, k_rstd;
+  Tensor norms, temperature;         // of cosine: (B N, 2 H) lengths of q and k, which stand in the buffer as unit rows; (H)
   const TokenGroups* groups;
   Tensor bias, lse, out;             // out (B, N, H D)
   int64_t keys;                      // Nk
 };
 
 namespace {
+
+// Of cosine attention, as published: temperatures begin at 10 and end at 100.
+const double kFirstLogitScale = std::log(10.0), kLargestLogitScale = std::log(100.0);
+constexpr double kSmallestLength = 1e-12;
 
 // The view of `count` elements from `offset` on, with a shape nobody reads.
 Tensor part(const Tensor& t, int64_t offset) {
@@ -29,7 +34,16 @@ Tensor part(const Tensor& t, int64_t offset) {
 MultiHeadAttention::MultiHeadAttention(const Scope& scope, const AttentionConfig& config,
                                        std::unique_ptr<const AttentionGeometry> geometry)
     : config_(with_defaults(config)), geometry_(std::move(geometry)) {
-  const Bias bias = config_.qkv_bias ? Bias::kYes : Bias::kNo;
+  require(!config_.cosine || (!config_.cross && !config_.qk_norm),
+          "cosine attention normalises q and k by itself and has no second input: build it without qk_norm and cross");
+  if (config_.cosine) {
+    logit_scale_ = scope.param("logit_scale", Shape{config_.heads, 1, 1}, Init::constant(kFirstLogitScale), Decay::kNo);
+    if (config_.qkv_bias) {
+      q_bias_ = scope.param("q_bias", Shape{inner()}, Init::zeros(), Decay::kNo);
+      v_bias_ = scope.param("v_bias", Shape{inner()}, Init::zeros(), Decay::kNo);
+    }
+  }
+  const Bias bias = config_.qkv_bias && !config_.cosine ? Bias::kYes : Bias::kNo;
   if (config_.cross) {
     q_.emplace(scope / "q", config_.dim, inner(), bias);
     k_.emplace(scope / "k", config_.key_dim, inner(), bias);
@@ -54,17 +68,61 @@ void MultiHeadAttention::value_term_backward(const AttentionInputs&, const Const
   check(false, "a mechanism with a term of the values does not say how its gradient goes back");
 }
 
+// q and k become unit rows where they stand. k has no bias, as published.
+void MultiHeadAttention::project_cosine(const AttentionInputs& in, Record& r, Tape* tape, Context& ctx) const {
+  const int64_t rows = in.grid.batch * in.grid.tokens(), h = config_.heads, d = config_.head_dim;
+  LinearFusion fusion;
+  if (q_bias_) {
+    const Tensor bias = ctx.scratch().take(Shape{3, inner()}, ctx.dtype());
+    std::memcpy(bias.slice(0, 1).data, q_bias_->value.data, q_bias_->value.bytes());
+    Tensor(bias.slice(1, 1)).zero();
+    std::memcpy(bias.slice(2, 1).data, v_bias_->value.data, v_bias_->value.bytes());
+    fusion.bias = bias;
+  }
+  qkv_->apply(in.x, r.q, fusion, ctx);
+  r.norms = ctx.activation(Shape{rows, 2 * h}, tape);
+  r.temperature = ctx.activation(Shape{h}, tape);
+  UnitRowsArgs a;
+  a.channels = d;
+  a.epsilon = kSmallestLength;
+  a.x_rows = a.y_rows = {rows, 2 * h, 3 * inner(), d};
+  a.x = a.y = r.q.data;
+  a.norm = r.norms.data;
+  ctx.kernels().unit_rows(a, ctx);
+  ctx.kernels().clamped_exp(h, kLargestLogitScale, logit_scale_->value.data, r.temperature.data, ctx);
+}
+
+// dq = (dq̂ - q̂ <q̂, dq̂>) / |q|, likewise dk, in place of dq̂ and dk̂; dlogit_scale = dτ τ below the clamp.
+void MultiHeadAttention::cosine_backward(const Record& r, Tensor dqkv, ConstTensor dtemperature, Context& ctx) const {
+  const int64_t rows = r.in.grid.batch * r.in.grid.tokens(), h = config_.heads, d = config_.head_dim;
+  const KernelTable& k = ctx.kernels();
+  UnitRowsBackwardArgs a;
+  a.channels = d;
+  a.epsilon = kSmallestLength;
+  a.y_rows = a.dy_rows = a.dx_rows = {rows, 2 * h, 3 * inner(), d};
+  a.y = r.q.data;
+  a.norm = r.norms.data;
+  a.dy = a.dx = dqkv.data;
+  k.unit_rows_backward(a, ctx);
+  k.clamped_exp_backward(h, kLargestLogitScale, logit_scale_->value.data, r.temperature.data, dtemperature.data,
+                         logit_scale_->grad.data, ctx);
+  if (!q_bias_) return;
+  k.column_sum(rows, inner(), 3 * inner(), dqkv.data, q_bias_->grad.data, ctx);
+  k.column_sum(rows, inner(), 3 * inner(), part(dqkv, 2 * inner()).data, v_bias_->grad.data, ctx);
+}
+
 void MultiHeadAttention::project(const AttentionInputs& in, Record& r, Tape* tape, Context& ctx) const {
   const int64_t batch = in.grid.batch, n = in.grid.tokens(), h = config_.heads, d = config_.head_dim;
   if (!config_.cross) {
     require(in.key_input.empty() && in.value_input.empty(), "self attention got a second input; build it with cross = true");
     const Tensor qkv = ctx.activation(Shape{batch, n, 3 * inner()}, tape);
-    qkv_->apply(in.x, qkv, {}, ctx);
     r.q = qkv;
     r.k = part(qkv, inner());
     r.v = part(qkv, 2 * inner());
     r.q_token_stride = r.kv_token_stride = 3 * inner();
     r.keys = n;
+    if (config_.cosine) return project_cosine(in, r, tape, ctx);
+    qkv_->apply(in.x, qkv, {}, ctx);
   } else {
     const ConstTensor key = in.key_input.empty() ? in.x : in.key_input;
     const ConstTensor value = in.value_input.empty() ? key : in.value_input;
@@ -114,6 +172,10 @@ GroupedAttentionArgs MultiHeadAttention::kernel_args(const Record& r, Context&) 
   if (const Param* bias = pad_bias()) {
     a.pad_k = part(bias->value, inner()).data;
     a.pad_v = part(bias->value, 2 * inner()).data;
+  }
+  if (config_.cosine) {
+    a.head_scale = r.temperature.data;
+    if (v_bias_ && pads_are_projected()) a.pad_v = v_bias_->value.data;  // and a key of zeros
   }
   a.bias = r.bias.data;
   if (!in.mask.empty()) {
@@ -217,7 +279,13 @@ void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& grad
     a.dpad_k = part(bias->grad, inner()).data;
     a.dpad_v = part(bias->grad, 2 * inner()).data;
   }
-  Tensor dbias;
+  if (v_bias_ && pads_are_projected() && !v_bias_->frozen) a.dpad_v = v_bias_->grad.data;
+  Tensor dbias, dtemperature;
+  if (config_.cosine) {
+    dtemperature = scratch.take(r.temperature.shape, ctx.dtype());
+    dtemperature.zero();
+    a.dhead_scale = dtemperature.data;
+  }
   if (!r.bias.empty()) {
     dbias = scratch.take(r.bias.shape, ctx.dtype());
     dbias.zero();
@@ -226,6 +294,7 @@ void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& grad
   ctx.kernels().grouped_attention_backward(a, ctx);
   if (!r.bias.empty()) geometry_->score_bias_backward(r.in, *r.groups, dbias, ctx);
   if (has_value_term()) value_term_backward(r.in, a.forward.v, dout, a.dv, ctx);
+  if (config_.cosine) cosine_backward(r, dqkv, dtemperature, ctx);
 
   if (config_.qk_norm) {
     q_norm_->backward_rows(r.q.data, {batch * n, h, r.q_token_stride, d}, r.q_mean, r.q_rstd, dnq.data, {batch * n, h, h * d, d},
@@ -258,7 +327,7 @@ double MultiHeadAttention::flops(const TokenGrid& grid) const {
   const double projections = 2 * tokens * static_cast<double>(inner()) *
                              static_cast<double>((proj_ ? 2 : 1) * config_.dim + config_.key_dim + config_.value_dim);
   const double meeting = 4 * static_cast<double>(grid.batch * inner()) * geometry_->pairs(grid);
-  return projections + meeting + value_term_flops(grid);
+  return projections + meeting + geometry_->score_bias_flops(grid) + value_term_flops(grid);
 }
 
 }  // namespace fovea

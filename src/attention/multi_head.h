@@ -10,7 +10,8 @@ namespace fovea {
 
 class MultiHeadAttention : public Attention {
  public:
-  // Parameters scope/{qkv | q, k, v}, scope/{q_norm, k_norm}, scope/proj (with project_out), and the geometry's.
+  // Parameters scope/{qkv | q, k, v}, scope/{q_norm, k_norm}, scope/proj (with project_out), and the geometry's; with
+  // cosine scope/{logit_scale, q_bias, v_bias} and a qkv without bias.
   MultiHeadAttention(const Scope& scope, const AttentionConfig& config, std::unique_ptr<const AttentionGeometry> geometry);
 
   void forward(const AttentionInputs& in, Tensor y, Tape* tape, Context& ctx) const override;
@@ -37,6 +38,8 @@ class MultiHeadAttention : public Attention {
  private:
   struct Record;
   void project(const AttentionInputs& in, Record& record, Tape* tape, Context& ctx) const;
+  void project_cosine(const AttentionInputs& in, Record& record, Tape* tape, Context& ctx) const;
+  void cosine_backward(const Record& record, Tensor dqkv, ConstTensor dtemperature, Context& ctx) const;
   GroupedAttentionArgs kernel_args(const Record& record, Context& ctx) const;
   const Param* pad_bias() const { return qkv_ && pads_are_projected() ? qkv_->bias() : nullptr; }
 
@@ -44,6 +47,7 @@ class MultiHeadAttention : public Attention {
   std::unique_ptr<const AttentionGeometry> geometry_;
   std::optional<Linear> qkv_, q_, k_, v_;  // either the first or the other three
   std::optional<LayerNorm> q_norm_, k_norm_;
+  Param *logit_scale_ = nullptr, *q_bias_ = nullptr, *v_bias_ = nullptr;  // of cosine; the biases (H D), where there are any
   std::optional<Linear> proj_;             // with project_out; last, so that parameters are in order of use
 };
 

@@ -17,6 +17,7 @@ AttentionKind sampled_attention_kind();
 AttentionKind sparse_attention_kind();
 AttentionKind longformer_attention_kind();
 AttentionKind local_attention_kind();
+AttentionKind window_v2_attention_kind();
 
 const std::vector<AttentionKind>& attention_kinds() {
   static const std::vector<AttentionKind> kinds = {
@@ -28,6 +29,7 @@ const std::vector<AttentionKind>& attention_kinds() {
       sparse_attention_kind(),
       longformer_attention_kind(),
       local_attention_kind(),
+      window_v2_attention_kind(),
   };
   return kinds;
 }

@@ -30,6 +30,7 @@ struct AttentionTraits {
   bool cross = false;     // keys from a second input
   bool mask = false;      // an additive mask
   bool prefix = false;    // prefix tokens before the map
+  bool qk_norm = true;    // AttentionConfig::qk_norm: not where q and k are normalised anyway
   bool key_padding = true;
   bool batch_independent = true;  // a permutation of the batch permutes the result
   bool separate_qkv = false;  // q, k and v are parameters of their own, so some have no gradient: k.bias, which shifts whole

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "attention/registry.h"
-
 namespace fovea {
 
 namespace {
@@ -166,30 +164,27 @@ TokenGroups window_groups(const TokenGrid& grid, const WindowConfig& config) {
   return g;
 }
 
-WindowAttentionGeometry::WindowAttentionGeometry(const Scope& scope, const AttentionConfig& config, const WindowConfig& window)
+WindowsGeometry::WindowsGeometry(const AttentionConfig& config, const WindowConfig& window)
     : window_(window), heads_(config.heads), cross_(config.cross) {
   require(window.window_h > 0 && window.window_w > 0, "a {}x{} window has no tokens", window.window_h, window.window_w);
   require(window.pad_keys || !window.position_bias, "windows without padding have no place for a position bias by slot");
-  if (!window.position_bias) return;
-  table_ = scope.param("relative_position_bias_table",
-                       Shape{(2 * window.window_h - 1) * (2 * window.window_w - 1), heads_}, Init::truncated_normal(0.02), Decay::kNo);
 }
 
-std::vector<std::string> WindowAttentionGeometry::unsupported(const TokenGrid& grid) const {
+std::vector<std::string> WindowsGeometry::unsupported(const TokenGrid& grid) const {
   std::vector<std::string> reasons;
   if (cross_) reasons.push_back("windows have no second input");
   if (grid.batch > 0 && (grid.height == 0 || grid.width == 0)) reasons.push_back("the map is empty");
   return reasons;
 }
 
-const TokenGroups& WindowAttentionGeometry::groups(const AttentionInputs& in, Context& ctx) const {
+const TokenGroups& WindowsGeometry::groups(const AttentionInputs& in, Context& ctx) const {
   require(!in.causal, "window attention on a map has no causal order");
   return ctx.cached<TokenGroups>(
       fmt::format("window {} {}x{} {}", in.grid.prefix, in.grid.height, in.grid.width, config_key(window_)),
       [&] { return window_groups(in.grid, window_); });
 }
 
-std::vector<PairPattern> WindowAttentionGeometry::pattern(const TokenGrid& grid, bool causal) const {
+std::vector<PairPattern> WindowsGeometry::pattern(const TokenGrid& grid, bool causal) const {
   check(window_.strict && !causal, "only strict windows without a causal order are a plain pattern");
   const WindowMap map(grid, window_);
   std::vector<int32_t> labels(static_cast<size_t>(grid.tokens()), -1);
@@ -208,17 +203,14 @@ std::vector<PairPattern> WindowAttentionGeometry::pattern(const TokenGrid& grid,
   return {pattern};
 }
 
-double WindowAttentionGeometry::pairs(const TokenGrid& grid) const {
+double WindowsGeometry::pairs(const TokenGrid& grid) const {
   const WindowGeometry w = window_geometry(grid.height, grid.width, window_);
   const auto map = static_cast<double>(grid.height * grid.width), prefix = static_cast<double>(grid.prefix);
   return map * (static_cast<double>(w.window_h * w.window_w) + prefix) + prefix * (map + prefix);
 }
 
-// Slot pair -> row of the table: (y_i - y_j + Wh - 1)(2 Ww - 1) + (x_i - x_j + Ww - 1), query minus key, W the table's
-// window: a window that shrank uses the central offsets. Prefix keys come last and have none.
-const std::vector<int32_t>& WindowAttentionGeometry::table_index(const TokenGrid& grid, Context& ctx) const {
+const std::vector<int32_t>& WindowsGeometry::table_index(const TokenGrid& grid, int64_t table_h, int64_t table_w, Context& ctx) const {
   const WindowGeometry w = window_geometry(grid.height, grid.width, window_);
-  const int64_t table_h = window_.window_h, table_w = window_.window_w;
   return ctx.cached<std::vector<int32_t>>(
       fmt::format("window index {} {}x{} {}x{}", grid.prefix, w.window_h, w.window_w, table_h, table_w), [&] {
         std::vector<int32_t> index;
@@ -233,15 +225,51 @@ const std::vector<int32_t>& WindowAttentionGeometry::table_index(const TokenGrid
       });
 }
 
+WindowAttentionGeometry::WindowAttentionGeometry(const Scope& scope, const AttentionConfig& config, const WindowConfig& w)
+    : WindowsGeometry(config, w) {
+  if (w.position_bias)
+    table_ = scope.param("relative_position_bias_table", Shape{(2 * w.window_h - 1) * (2 * w.window_w - 1), heads()},
+                         Init::truncated_normal(0.02), Decay::kNo);
+}
+
 void WindowAttentionGeometry::score_bias(const AttentionInputs& in, const TokenGroups&, Tensor bias, Context& ctx) const {
-  const auto& index = table_index(in.grid, ctx);
-  ctx.kernels().table_bias(static_cast<int64_t>(index.size()), heads_, table_->value.data, index.data(), bias.data, ctx);
+  const auto& index = table_index(in.grid, window().window_h, window().window_w, ctx);
+  ctx.kernels().table_bias(static_cast<int64_t>(index.size()), heads(), table_->value.data, index.data(), bias.data, ctx);
 }
 
 void WindowAttentionGeometry::score_bias_backward(const AttentionInputs& in, const TokenGroups&, ConstTensor dbias, Context& ctx) const {
-  const auto& index = table_index(in.grid, ctx);
-  ctx.kernels().table_bias_backward(static_cast<int64_t>(index.size()), heads_, dbias.data, index.data(),
-                                    table_->grad.data, ctx);
+  const auto& index = table_index(in.grid, window().window_h, window().window_w, ctx);
+  ctx.kernels().table_bias_backward(static_cast<int64_t>(index.size()), heads(), dbias.data, index.data(), table_->grad.data, ctx);
+}
+
+std::vector<AttentionKind::Option> window_options(const std::string& default_size) {
+  return {{"size", default_size, "window, H or HxW, in tokens"},
+          {"rule", "timm", "what happens at odd and small maps: timm, microsoft, torchvision or mmdet"},
+          {"shrink", "rule", "shrink the window to a smaller map: no, axis or both; rule: as the rule says"},
+          {"zero_shift", "rule", "do not shift where the window covers the map: no, axis or both; rule: as the rule says"},
+          {"pad", "rule", "pad the map before or after the shift: before, after; rule: as the rule says"}};
+}
+
+WindowConfig window_config(const AttentionOptions& o, int64_t block) {
+  WindowConfig w;
+  std::tie(w.window_h, w.window_w) = o.size("size");
+  if (block % 2 == 1) {
+    w.shift_h = w.window_h / 2;
+    w.shift_w = w.window_w / 2;
+  }
+  w.rule = WindowRule::named(o.text("rule"));
+  const std::string shrink = o.choice("shrink", {"rule", "no", "axis", "both"});
+  if (shrink == "no") w.rule.shrink = WindowRule::Shrink::kNo;
+  if (shrink == "axis") w.rule.shrink = WindowRule::Shrink::kPerAxis;
+  if (shrink == "both") w.rule.shrink = WindowRule::Shrink::kBothAxes;
+  const std::string zero = o.choice("zero_shift", {"rule", "no", "axis", "both"});
+  if (zero == "no") w.rule.zero_shift = WindowRule::ZeroShift::kNo;
+  if (zero == "axis") w.rule.zero_shift = WindowRule::ZeroShift::kPerAxis;
+  if (zero == "both") w.rule.zero_shift = WindowRule::ZeroShift::kBothAxes;
+  const std::string pad = o.choice("pad", {"rule", "before", "after"});
+  if (pad == "before") w.rule.pad = WindowRule::Pad::kBeforeRoll;
+  if (pad == "after") w.rule.pad = WindowRule::Pad::kAfterRoll;
+  return w;
 }
 
 AttentionKind window_attention_kind() {
@@ -250,35 +278,14 @@ AttentionKind window_attention_kind() {
   k.summary = "tokens meet inside windows, which are shifted by half in every second block (Swin)";
   k.paper = "Liu et al. 2021, arXiv:2103.14030";
   k.cost = "O(N n C + N C^2), n tokens a window";
-  k.options = {{"size", "7", "window, H or HxW, in tokens"},
-               {"rule", "timm", "what happens at odd and small maps: timm, microsoft, torchvision or mmdet"},
-               {"shrink", "rule", "shrink the window to a smaller map: no, axis or both; rule: as the rule says"},
-               {"zero_shift", "rule", "do not shift where the window covers the map: no, axis or both; rule: as the rule says"},
-               {"pad", "rule", "pad the map before or after the shift: before, after; rule: as the rule says"},
-               {"bias", "table", "table: a learned bias by relative position; none (the local half of Twins)"},
-               {"edge", "pad", "windows that leave the map: pad holds tokens of zeros as keys, smaller leaves them out (with bias=none)"}};
+  k.options = window_options("7");
+  k.options.push_back({"bias", "table", "table: a learned bias by relative position; none (the local half of Twins)"});
+  k.options.push_back({"edge", "pad", "windows that leave the map: pad holds tokens of zeros as keys, smaller leaves them out (with bias=none)"});
   k.traits.prefix = true;
   k.make_geometry = [](const Scope& scope, const AttentionConfig& config, const AttentionOptions& o,
                        GeometryUse use) -> std::unique_ptr<const AttentionGeometry> {
-    WindowConfig w;
+    WindowConfig w = window_config(o, config.block);
     w.strict = use == GeometryUse::kUnionPart;
-    std::tie(w.window_h, w.window_w) = o.size("size");
-    if (config.block % 2 == 1) {
-      w.shift_h = w.window_h / 2;
-      w.shift_w = w.window_w / 2;
-    }
-    w.rule = WindowRule::named(o.text("rule"));
-    const std::string shrink = o.choice("shrink", {"rule", "no", "axis", "both"});
-    if (shrink == "no") w.rule.shrink = WindowRule::Shrink::kNo;
-    if (shrink == "axis") w.rule.shrink = WindowRule::Shrink::kPerAxis;
-    if (shrink == "both") w.rule.shrink = WindowRule::Shrink::kBothAxes;
-    const std::string zero = o.choice("zero_shift", {"rule", "no", "axis", "both"});
-    if (zero == "no") w.rule.zero_shift = WindowRule::ZeroShift::kNo;
-    if (zero == "axis") w.rule.zero_shift = WindowRule::ZeroShift::kPerAxis;
-    if (zero == "both") w.rule.zero_shift = WindowRule::ZeroShift::kBothAxes;
-    const std::string pad = o.choice("pad", {"rule", "before", "after"});
-    if (pad == "before") w.rule.pad = WindowRule::Pad::kBeforeRoll;
-    if (pad == "after") w.rule.pad = WindowRule::Pad::kAfterRoll;
     w.position_bias = o.choice("bias", {"table", "none"}) == "table";
     w.pad_keys = o.choice("edge", {"pad", "smaller"}) == "pad";
     return std::make_unique<WindowAttentionGeometry>(scope, config, w);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention/multi_head.h"
+#include "attention/registry.h"
 
 namespace fovea {
 
@@ -40,25 +41,43 @@ WindowGeometry window_geometry(int64_t height, int64_t width, const WindowConfig
 // meet all.
 TokenGroups window_groups(const TokenGrid& grid, const WindowConfig& config);
 
-class WindowAttentionGeometry : public AttentionGeometry {
- public:
-  // Parameter scope/relative_position_bias_table ((2 Wh - 1)(2 Ww - 1), H), with position_bias.
-  WindowAttentionGeometry(const Scope& scope, const AttentionConfig& config, const WindowConfig& window);
+// The options of a SPEC that say which windows, and what they say for a block of a stage.
+std::vector<AttentionKind::Option> window_options(const std::string& default_size);
+WindowConfig window_config(const AttentionOptions& options, int64_t block);
 
+// Who meets whom in windows, whatever place adds to a score.
+class WindowsGeometry : public AttentionGeometry {
+ public:
   const TokenGroups& groups(const AttentionInputs& in, Context& ctx) const override;
   std::vector<PairPattern> pattern(const TokenGrid& grid, bool causal) const override;
   double pairs(const TokenGrid& grid) const override;
   std::vector<std::string> unsupported(const TokenGrid& grid) const override;
+
+ protected:
+  WindowsGeometry(const AttentionConfig& config, const WindowConfig& window);
+
+  const WindowConfig& window() const { return window_; }
+  int64_t heads() const { return heads_; }
+  // Slot pair -> row of a table of offsets, (y_i - y_j + Th - 1)(2 Tw - 1) + (x_i - x_j + Tw - 1), query minus key, for a table of
+  // windows Th x Tw: a smaller window uses its central offsets. Prefix keys come last and have none.
+  const std::vector<int32_t>& table_index(const TokenGrid& grid, int64_t table_h, int64_t table_w, Context& ctx) const;
+
+ private:
+  WindowConfig window_;
+  int64_t heads_;
+  bool cross_;
+};
+
+class WindowAttentionGeometry : public WindowsGeometry {
+ public:
+  // Parameter scope/relative_position_bias_table ((2 Wh - 1)(2 Ww - 1), H), with position_bias.
+  WindowAttentionGeometry(const Scope& scope, const AttentionConfig& config, const WindowConfig& window);
+
   bool has_score_bias() const override { return table_ != nullptr; }
   void score_bias(const AttentionInputs& in, const TokenGroups& groups, Tensor bias, Context& ctx) const override;
   void score_bias_backward(const AttentionInputs& in, const TokenGroups& groups, ConstTensor dbias, Context& ctx) const override;
 
  private:
-  const std::vector<int32_t>& table_index(const TokenGrid& grid, Context& ctx) const;
-
-  WindowConfig window_;
-  int64_t heads_;
-  bool cross_;
   Param* table_ = nullptr;
 };
 

@@ -26,8 +26,11 @@ const std::vector<int32_t>& merging_index(const TokenGrid& g, Context& ctx) {
 
 }  // namespace
 
-PatchMerging::PatchMerging(const Scope& scope, int64_t dim, double norm_epsilon)
-    : dim_(dim), norm_(scope / "norm", 4 * dim, norm_epsilon), reduction_(scope / "reduction", 4 * dim, 2 * dim, Bias::kNo) {}
+PatchMerging::PatchMerging(const Scope& scope, int64_t dim, double norm_epsilon, MergingNorm placement)
+    : dim_(dim),
+      placement_(placement),
+      norm_(scope / "norm", (placement == MergingNorm::kBefore ? 4 : 2) * dim, norm_epsilon),
+      reduction_(scope / "reduction", 4 * dim, 2 * dim, Bias::kNo) {}
 
 TokenGrid PatchMerging::merged(const TokenGrid& g) { return {g.batch, 0, (g.height + 1) / 2, (g.width + 1) / 2}; }
 
@@ -36,10 +39,16 @@ void PatchMerging::forward(ConstTensor x, const TokenGrid& grid, Tensor y, Tape*
   ArenaScope scope(ctx.scratch());
   const TokenGrid to = merged(grid);
   const Tensor joined = ctx.activation(Shape{to.batch, to.tokens(), 4 * dim_}, tape);
-  const Tensor normed = ctx.activation(joined.shape, tape);
   ctx.kernels().gather_rows(4 * to.batch * to.tokens(), dim_, x.data, merging_index(grid, ctx).data(), joined.data, ctx);
-  norm_.forward(joined, normed, tape, ctx);
-  reduction_.forward(normed, y, tape, ctx);
+  const bool before = placement_ == MergingNorm::kBefore;
+  const Tensor middle = ctx.activation(before ? joined.shape : y.shape, tape);
+  if (before) {
+    norm_.forward(joined, middle, tape, ctx);
+    reduction_.forward(middle, y, tape, ctx);
+  } else {
+    reduction_.forward(joined, middle, tape, ctx);
+    norm_.forward(middle, y, tape, ctx);
+  }
   if (tape) tape->push(MergingRecord{grid});
 }
 
@@ -48,8 +57,14 @@ void PatchMerging::backward(ConstTensor dy, Tensor dx, Tape& tape, Context& ctx)
   ArenaScope scope(ctx.scratch());
   const TokenGrid to = merged(r.grid);
   const Tensor d = ctx.scratch().take(Shape{to.batch, to.tokens(), 4 * dim_}, ctx.dtype());
-  reduction_.backward(dy, d, Accumulate::kNo, tape, ctx);
-  norm_.backward(d, d, Accumulate::kNo, tape, ctx);
+  if (placement_ == MergingNorm::kBefore) {
+    reduction_.backward(dy, d, Accumulate::kNo, tape, ctx);
+    norm_.backward(d, d, Accumulate::kNo, tape, ctx);
+  } else {
+    const Tensor middle = ctx.scratch().take(dy.shape, ctx.dtype());
+    norm_.backward(dy, middle, Accumulate::kNo, tape, ctx);
+    reduction_.backward(middle, d, Accumulate::kNo, tape, ctx);
+  }
   dx.zero();
   ctx.kernels().scatter_add_rows(4 * to.batch * to.tokens(), dim_, d.data, merging_index(r.grid, ctx).data(), dx.data, ctx);
 }

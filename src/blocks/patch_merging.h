@@ -6,10 +6,15 @@
 
 namespace fovea {
 
+enum class MergingNorm : uint8_t {
+  kBefore,  // of the 4 C joined channels: Swin
+  kAfter,   // of the 2 C that come out: Swin V2
+};
+
 class PatchMerging {
  public:
-  // Parameters scope/norm (4 C), scope/reduction/weight (2 C, 4 C).
-  PatchMerging(const Scope& scope, int64_t dim, double norm_epsilon);
+  // Parameters scope/norm (4 C or 2 C), scope/reduction/weight (2 C, 4 C).
+  PatchMerging(const Scope& scope, int64_t dim, double norm_epsilon, MergingNorm placement = MergingNorm::kBefore);
 
   static TokenGrid merged(const TokenGrid& grid);  // half of each side, rounded up: an odd side is padded with zeros
 
@@ -20,6 +25,7 @@ class PatchMerging {
 
  private:
   int64_t dim_;
+  MergingNorm placement_;
   LayerNorm norm_;
   Linear reduction_;
 };

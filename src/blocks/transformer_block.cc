@@ -2,15 +2,22 @@
 
 namespace fovea {
 
+namespace {
+
+// Norms at the end of a residual branch begin as zeros: a fresh block is the identity, as published with Swin V2.
+Init first_gamma(NormPlacement placement) { return placement == NormPlacement::kResPost ? Init::zeros() : Init::ones(); }
+
+}  // namespace
+
 TransformerBlock::TransformerBlock(const Scope& scope, const BlockConfig& c) : TransformerBlock(scope, c, nullptr) {}
 
 TransformerBlock::TransformerBlock(const Scope& scope, const BlockConfig& c, std::unique_ptr<Attention> attention)
     : placement_(c.norm),
-      norm1_(scope / "norm1", c.heads.dim, c.norm_epsilon),
+      norm1_(scope / "norm1", c.heads.dim, c.norm_epsilon, first_gamma(c.norm)),
       attention_(attention ? std::move(attention)
                            : make_attention(c.attention, c.attention_scope.empty() ? scope : scope / c.attention_scope, c.heads)),
       residual1_(scope / "ls1", {c.heads.dim, c.layer_scale, c.dropout, c.drop_path, 2 * c.tag}),
-      norm2_(scope / "norm2", c.heads.dim, c.norm_epsilon),
+      norm2_(scope / "norm2", c.heads.dim, c.norm_epsilon, first_gamma(c.norm)),
       mlp_(scope / "mlp", c.heads.dim, c.mlp_hidden, c.activation),
       residual2_(scope / "ls2", {c.heads.dim, c.layer_scale, c.dropout, c.drop_path, 2 * c.tag + 1}) {}
 

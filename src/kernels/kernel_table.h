@@ -96,6 +96,26 @@ struct LayerNormBackwardArgs {
   void* dbeta = nullptr;        // (channels) += ..., or null
 };
 
+// Rows of length one, y = x / max(|x|, epsilon): the q and k of cosine attention (Liu et al. 2021, 2111.09883, section 3.3).
+struct UnitRowsArgs {
+  int64_t channels = 0;
+  double epsilon = 1e-12;
+  RowLayout x_rows, y_rows;
+  const void* x = nullptr;
+  void* y = nullptr;            // may be x itself
+  void* norm = nullptr;         // (rows) max(|x|, epsilon), or null: not kept
+};
+
+struct UnitRowsBackwardArgs {
+  int64_t channels = 0;
+  double epsilon = 1e-12;
+  RowLayout y_rows, dy_rows, dx_rows;
+  const void* y = nullptr;      // as the forward gave it; x is not needed
+  const void* norm = nullptr;   // (rows) likewise
+  const void* dy = nullptr;
+  void* dx = nullptr;           // written; may be dy itself
+};
+
 // ---- attention ------------------------------------------------------------------------------------------------------
 
 // Rows of heads inside any buffer: element (b, row, head, d) is data[b * batch + row * token + head * head + d].
@@ -237,6 +257,8 @@ struct KernelTable {
 
   void (*layer_norm)(const LayerNormArgs&, Context&);
   void (*layer_norm_backward)(const LayerNormBackwardArgs&, Context&);
+  void (*unit_rows)(const UnitRowsArgs&, Context&);
+  void (*unit_rows_backward)(const UnitRowsBackwardArgs&, Context&);
 
   // y = act(x); dx = dy · act'(x), x before the activation; dx may be dy.
   void (*activation)(Activation, int64_t count, const void* x, void* y, Context&);
@@ -280,6 +302,12 @@ struct KernelTable {
   // out (B, out_height, out_width, C) = the bins' means; backward: dx, which has the strides of x, is written.
   void (*adaptive_pool)(const AdaptivePoolArgs&, const void* x, void* out, Context&);
   void (*adaptive_pool_backward)(const AdaptivePoolArgs&, const void* dout, void* dx, Context&);
+  // y = exp(min(x, limit)), a temperature; backward: dx += dy · y where x <= limit. `limit` is meant in the table's precision.
+  void (*clamped_exp)(int64_t count, double limit, const void* x, void* y, Context&);
+  void (*clamped_exp_backward)(int64_t count, double limit, const void* x, const void* y, const void* dy, void* dx, Context&);
+  // y = scale / (1 + exp(-x)), a bounded bias; backward: dx = dy · scale · s (1 - s), which may be dy.
+  void (*scaled_sigmoid)(int64_t count, double scale, const void* x, void* y, Context&);
+  void (*scaled_sigmoid_backward)(int64_t count, double scale, const void* x, const void* dy, void* dx, Context&);
 
   void (*adamw)(const AdamWArgs&, Context&);
   double (*sum_of_squares)(int64_t count, const void* x, Context&);  // in double; NaN or infinity where x has one

@@ -48,6 +48,7 @@ void visit_fields(Config& c, Visit&& visit) {
   visit("prefix_positions", c.prefix_positions);
   visit("depths", c.depths);
   visit("stage_heads", c.stage_heads);
+  visit("swin_version", c.swin_version);
   visit("pyramid_norms", c.pyramid_norms);
 }
 
@@ -150,6 +151,7 @@ void validate(const ModelConfig& c) {
     require(c.head_dim > 0 || c.dim % c.heads == 0, "{} channels do not divide into {} heads; set head_dim or heads", c.dim, c.heads);
     require(!c.distillation_token || c.class_token, "a distillation token needs a class token");
   } else {
+    require(c.swin_version == 1 || c.swin_version == 2, "swin_version must be 1 or 2, got {}", c.swin_version);
     require(!c.depths.empty() && c.depths.size() == c.stage_heads.size(), "depths and stage_heads must be equally long, got {} and {}",
             c.depths.size(), c.stage_heads.size());
     for (size_t i = 0; i < c.depths.size(); ++i)

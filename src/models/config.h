@@ -45,9 +45,13 @@ struct ModelConfig {
   // swin, cswin
   std::vector<int64_t> depths = {2, 2, 6, 2}, stage_heads = {3, 6, 12, 24};
 
+  // swin
+  int64_t swin_version = 1;              // 2: norms at the end of residual branches and after merging
+
   // cswin
   bool pyramid_norms = false;            // a layer norm for each map of the pyramid, for dense heads, instead of one at the end
 
+  bool swin_v2() const { return family == "swin" && swin_version == 2; }
   bool hierarchical() const { return family == "swin" || family == "cswin"; }
 };
 

@@ -98,6 +98,23 @@ ModelPreset cswin(const CSwinRow& row, int64_t size) {
   return p;
 }
 
+// Published for windows of 8 and 16 at 256 pixels; larger images of the two large sizes were fine-tuned from windows of 12 at 192,
+// where the last stage's map of 6 x 6 was one window.
+ModelPreset swin_v2(const SwinRow& row, int64_t window, int64_t size, bool fine_tuned) {
+  ModelConfig c = swin(row, window, size).config;
+  c.name = fine_tuned ? fmt::format("swinv2_{}_window12to{}_192to{}", row.size, window, size)
+                      : fmt::format("swinv2_{}_window{}_{}", row.size, window, size);
+  c.swin_version = 2;
+  c.attention = fmt::format("window_v2:size={}", window);
+  if (fine_tuned) {
+    const std::string early = c.attention + ":pretrained_window=12";
+    c.attention = fmt::format("{0}/{0}/{0}/window_v2:size={1}:pretrained_window=6", early, window);
+  }
+  set_size(c, size, size == 384 ? 1.0 : 0.9);
+  const std::string official = fmt::format("swinv2_{}_patch4_{}", row.size, c.name.substr(c.name.find("window")));
+  return {c, fmt::format("Swin V2, windows of {0}x{0}, {1} channels in its first stage", window, row.dim), {official}};
+}
+
 ModelPreset vit_mini() {
   ModelConfig c;
   c.name = "vit_mini";
@@ -147,6 +164,14 @@ std::vector<ModelPreset> all_presets() {
   for (const CSwinRow& row : kCSwinRows) {
     p.push_back(cswin(row, 224));
     if (row.large_images) p.push_back(cswin(row, 384));
+  }
+  for (const SwinRow& row : kSwinRows) {
+    if (row.dim <= 128)
+      for (const int64_t window : {8, 16}) p.push_back(swin_v2(row, window, 256, false));
+    if (!row.large_images) continue;
+    p.push_back(swin_v2(row, 12, 192, false));
+    p.push_back(swin_v2(row, 16, 256, true));
+    p.push_back(swin_v2(row, 24, 384, true));
   }
   for (const ModelPreset& preset : p) validate(preset.config);
   return p;

@@ -31,6 +31,7 @@ StageBlocks::StageBlocks(const Scope& scope, const ModelConfig& c, size_t stage,
     b.heads.max_tokens = max_tokens;
     b.mlp_hidden = static_cast<int64_t>(static_cast<double>(channels) * c.mlp_ratio);
     b.activation = activation_named(c.activation);
+    b.norm = c.swin_v2() ? NormPlacement::kResPost : NormPlacement::kPre;
     b.norm_epsilon = c.norm_epsilon;
     b.layer_scale = c.layer_scale;
     b.dropout = c.dropout;

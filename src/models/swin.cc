@@ -25,7 +25,9 @@ PatchEmbedConfig embed_config(const ModelConfig& c) {
 
 SwinStage::SwinStage(const Scope& scope, const ModelConfig& c, size_t stage, const TokenGrid& in)
     : channels_(c.dim << stage),
-      downsample_(stage > 0 ? std::make_optional<PatchMerging>(scope / "downsample", channels_ / 2, c.norm_epsilon) : std::nullopt),
+      downsample_(stage > 0 ? std::make_optional<PatchMerging>(scope / "downsample", channels_ / 2, c.norm_epsilon,
+                                                               c.swin_v2() ? MergingNorm::kAfter : MergingNorm::kBefore)
+                            : std::nullopt),
       blocks_(scope / "blocks", c, stage, out_grid(in).tokens()) {}
 
 Tensor SwinStage::merge(Tensor x, const TokenGrid& in, Tape* tape, Context& ctx) const {

@@ -1,5 +1,6 @@
-// The hierarchical backbone of Swin V1 (Liu et al. 2021, 2103.14030), parameter names as in timm: patch embedding, stages
-// of blocks, and merging at the start of every stage but the first.
+// The hierarchical backbones of Swin (Liu et al. 2021, 2103.14030) and Swin V2 (2111.09883), parameter names as in timm: patch
+// embedding, stages of blocks, and merging at the start of every stage but the first. They differ in where norms stand; which
+// attention runs is the SPEC's choice in both.
 #pragma once
 
 #include <deque>

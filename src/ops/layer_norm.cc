@@ -10,10 +10,10 @@ struct LayerNormRecord {
 
 }  // namespace
 
-LayerNorm::LayerNorm(const Scope& scope, int64_t channels, double epsilon)
+LayerNorm::LayerNorm(const Scope& scope, int64_t channels, double epsilon, const Init& gamma)
     : channels_(channels),
       epsilon_(epsilon),
-      gamma_(scope.param("weight", Shape{channels}, Init::ones(), Decay::kNo)),
+      gamma_(scope.param("weight", Shape{channels}, gamma, Decay::kNo)),
       beta_(scope.param("bias", Shape{channels}, Init::zeros(), Decay::kNo)) {}
 
 void LayerNorm::forward(ConstTensor x, Tensor y, Tape* tape, Context& ctx) const {

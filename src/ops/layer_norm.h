@@ -7,8 +7,8 @@ namespace fovea {
 
 class LayerNorm {
  public:
-  // Parameters scope/weight and scope/bias, both (channels).
-  LayerNorm(const Scope& scope, int64_t channels, double epsilon);
+  // Parameters scope/weight and scope/bias, both (channels); `gamma` says how a fresh weight begins.
+  LayerNorm(const Scope& scope, int64_t channels, double epsilon, const Init& gamma = Init::ones());
 
   int64_t channels() const { return channels_; }
   const Param& gamma() const { return *gamma_; }

@@ -15,10 +15,10 @@ struct LinearRecord {
 }  // namespace
 
 Linear::Linear(const Scope& scope, int64_t in, int64_t out, Bias bias)
-    : in_(in),
-      out_(out),
-      weight_(scope.param("weight", Shape{out, in}, Init::truncated_normal(0.02 * std::sqrt(768.0 / static_cast<double>(in))),
-                          Decay::kYes)) {
+    : Linear(scope, in, out, bias, Init::truncated_normal(0.02 * std::sqrt(768.0 / static_cast<double>(in))), Decay::kYes) {}
+
+Linear::Linear(const Scope& scope, int64_t in, int64_t out, Bias bias, const Init& weight, Decay decay)
+    : in_(in), out_(out), weight_(scope.param("weight", Shape{out, in}, weight, decay)) {
   weight_->packable = true;
   if (bias == Bias::kYes) bias_ = scope.param("bias", Shape{out}, Init::zeros(), Decay::kNo);
 }
@@ -51,6 +51,7 @@ void Linear::apply(ConstTensor x, Tensor y, const LinearFusion& fusion, Context&
   g.c = y.data;
   g.c_stride = out_;
   if (bias_) g.bias = bias_->value.data;
+  if (!fusion.bias.empty()) g.bias = fusion.bias.data;
   if (fusion.norm) {
     g.norm_mean = fusion.mean.data;
     g.norm_rstd = fusion.rstd.data;

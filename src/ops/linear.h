@@ -16,6 +16,7 @@ class LayerNorm;
 struct LinearFusion {
   const LayerNorm* norm = nullptr;  // normalises x first
   ConstTensor mean, rstd;           // (rows) of x, with norm
+  ConstTensor bias;                 // (out) instead of the layer's own, whose parameters the caller keeps; or empty
   Activation activation = Activation::kNone;
   Tensor pre_activation;            // (rows, out) keeps the value before the activation
   ConstTensor residual;             // (rows, out) added last; may be y itself
@@ -26,6 +27,8 @@ class Linear {
   // Parameters scope/weight (out, in), with decay, and scope/bias (out). A fresh weight's deviation is 0.02 at the width of
   // ViT-B (768), as published, and goes with 1 / sqrt(in) at others, so that narrow models start with as strong a signal.
   Linear(const Scope& scope, int64_t in, int64_t out, Bias bias);
+  // The same with a weight of another beginning or without decay.
+  Linear(const Scope& scope, int64_t in, int64_t out, Bias bias, const Init& weight, Decay decay);
 
   int64_t in() const { return in_; }
   int64_t out() const { return out_; }

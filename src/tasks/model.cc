@@ -95,6 +95,7 @@ ModelInfo Model::info() const {
                      {"mean", joined(c.input.mean)}, {"std", joined(c.input.std)}};
   i.architecture = {{"stem", c.convolutional_stem ? "early convolutions" : c.family == "cswin" ? "7x7 convolution" : "patches"}, {"patch", fmt::format("{}", c.patch)},
                     {"dim", fmt::format("{}", c.dim)}};
+  if (c.swin_v2()) i.architecture.emplace_back("swin_version", "2");
   if (c.hierarchical()) {
     i.architecture.emplace_back("depths", joined(c.depths));
     i.architecture.emplace_back("stage_heads", joined(c.stage_heads));

@@ -46,7 +46,8 @@ const ModelConfig* preset_in_name(const std::string& path, const ModelConfig& li
   const ModelConfig* best = nullptr;
   for (const ModelPreset& p : model_presets()) {
     const ModelConfig& c = p.config;
-    const bool fits = c.family == like.family && c.dim == like.dim && c.patch == like.patch && c.input.channels == like.input.channels &&
+    const bool fits = c.family == like.family && c.swin_version == like.swin_version && c.dim == like.dim && c.patch == like.patch &&
+                      c.input.channels == like.input.channels &&
                       (c.hierarchical() ? c.depths == like.depths : c.depth == like.depth && c.distillation_token == like.distillation_token);
     if (fits && name.find(c.name) != std::string::npos && (!best || c.name.size() > best->name.size())) best = &c;
   }
@@ -108,18 +109,32 @@ void set_vit(ModelConfig& c, const RecognisedModel& m, const Settings& settings)
   c.prefix_positions = prefix == 0 || exact_root(tokens - prefix).has_value() || !exact_root(tokens).has_value();
 }
 
-void set_swin(ModelConfig& c, const RecognisedModel& m) {
+// One attention for each stage of Swin V1 or V2; a single one where all stages have the same.
+std::string window_specs(const RecognisedModel& m) {
+  const bool second = m.integer("swin_version", 1) == 2;
+  const std::vector<std::string> windows = split(fact_text(m, "window_sizes"), ','), pretrained = split(fact_text(m, "pretrained_windows"), ',');
+  std::vector<std::string> specs;
+  for (size_t i = 0; i < windows.size(); ++i) {
+    specs.push_back(fmt::format("{}:size={}", second ? "window_v2" : "window", windows[i]));
+    if (second && m.facts.contains("pretrained_windows") && pretrained[i] != windows[i]) specs.back() += ":pretrained_window=" + pretrained[i];
+  }
+  if (std::all_of(specs.begin(), specs.end(), [&](const std::string& s) { return s == specs.front(); })) specs.resize(1);
+  return fmt::format("{}", fmt::join(specs, "/"));
+}
+
+void set_swin(ModelConfig& c, const RecognisedModel& m, const std::string& path, const Settings& settings) {
   c.family = "swin";
+  c.swin_version = m.integer("swin_version", 1);
   c.depths = integers(fact_text(m, "depths"));
   c.stage_heads = integers(fact_text(m, "num_heads"));
-  const std::vector<std::string> windows = split(fact_text(m, "window_sizes"), ',');
-  require(windows.size() == c.depths.size(), "the file does not tell its windows, which are not square; give them as --set "
-          "attention=window:size=HxW");
-  const bool same = std::all_of(windows.begin(), windows.end(), [&](const std::string& w) { return w == windows.front(); });
-  std::vector<std::string> specs;
-  for (const std::string& w : windows)
-    if (specs.empty() || !same) specs.push_back("window:size=" + w);
-  c.attention = fmt::format("{}", fmt::join(specs, "/"));
+  if (m.facts.contains("window_sizes")) {
+    c.attention = window_specs(m);
+  } else if (const ModelConfig* preset = preset_in_name(path, c); preset && c.swin_version == 2) {  // whose parameters tell none
+    c.attention = preset->attention;
+  } else {
+    require(is_set(settings, "attention"), "'{}' does not tell its windows; give them as --set attention={}", path,
+            c.swin_version == 2 ? "window_v2:size=N" : "window:size=HxW");
+  }
 }
 
 // Neither heads nor stripes show in the shapes: heads go with the width as published; stripes are a 32nd of the image in the
@@ -162,7 +177,7 @@ ModelConfig stranger_config(const WeightFile& file, const RecognisedModel& m, co
   require(c.dim > 0, "'{}' has no patch embedding", file.path());
   c.mlp_ratio = static_cast<double>(m.integer("mlp_width")) / static_cast<double>(c.dim);
   if (m.kind == "swin")
-    set_swin(c, m);
+    set_swin(c, m, file.path(), settings);
   else if (m.kind == "cswin")
     set_cswin(c, m, settings);
   else
@@ -175,6 +190,8 @@ ModelConfig stranger_config(const WeightFile& file, const RecognisedModel& m, co
     if (!is_set(settings, key)) assumed.push_back(fmt::format("{}={}{}", key, value, from));
   };
 
+  if (has(m.unknown, "window_sizes") && preset && c.swin_v2()) assume("attention", c.attention);
+
   // Input size.
   if (const int64_t side = m.integer("image_size"); side > 0) {
     c.input.height = c.input.width = side;
@@ -185,7 +202,8 @@ ModelConfig stranger_config(const WeightFile& file, const RecognisedModel& m, co
     c.input.height = stated.size[1];
     c.input.width = stated.size[2];
   } else if (m.kind == "swin" || m.kind == "cswin") {
-    c.input.height = c.input.width = fact_text(m, "window_sizes").starts_with("12") ? 384 : 224;
+    const std::string window = split(fact_text(m, "window_sizes"), ',').front();
+    c.input.height = c.input.width = c.swin_v2() ? (window == "24" ? 384 : window == "12" ? 192 : 256) : window == "12" ? 384 : 224;
     if (size.first == 0) assume("height", fmt::format("{} and width={}", c.input.height, c.input.width));
   } else {
     require(size.first > 0, "'{}' does not tell the size of its images, which are not square; give it as --size HxW", file.path());

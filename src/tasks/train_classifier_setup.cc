@@ -195,7 +195,8 @@ RunConfig resolve_training(const TrainOptions& options, const DataSplits& data) 
     const ModelConfig& from = init.classifier->config();
     if (from.name == run.model.name) run.model = from;  // with the sizes that --set gave it then
     run.model.input = from.input;
-    if (o.attention.empty() && from.family == run.model.family) run.model.attention = from.attention;
+    if (o.attention.empty() && from.family == run.model.family && from.swin_version == run.model.swin_version)
+      run.model.attention = from.attention;
     for (const std::string& a : init.assumed) run.notes.push_back(a);
   }
   choose_input(run, look_at(*data.train));

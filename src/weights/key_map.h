@@ -21,8 +21,9 @@ struct Dialect;
 //     mlp_width, num_classes (0: no head), tokens (rows of the position table, prefix included; 0: none), prefix_tokens,
 //     class_token, register_tokens, qkv_bias, qk_norm, layer_scale (each 0 or 1; a count for register_tokens), norm_eps,
 //     pool ("token" or "avg"), image_size where the patch tokens form a square, num_heads (see `assumed`)
-//   kind "swin": patch_size, in_channels, dim, depths ("2,2,6,2"), num_heads ("3,6,12,24"), window_sizes ("7,7,7,7"; absent
-//     when the windows are not square), mlp_width (of the first stage), num_classes, qkv_bias, norm_eps
+//   kind "swin": swin_version (1 or 2), patch_size, in_channels, dim, depths ("2,2,6,2"), num_heads ("3,6,12,24"), window_sizes
+//     ("7,7,7,7"; absent when the windows are not square or, in version 2, not told by buffers), pretrained_windows (version 2,
+//     likewise, where buffers tell them), mlp_width (of the first stage), num_classes, qkv_bias, norm_eps
 //   kind "cswin": patch_size, in_channels, dim, depths, branches ("2,2,2,1": of each stage), num_heads (see `assumed`), mlp_width (of
 //     the first stage), num_classes, qkv_bias, qk_norm, layer_scale, pyramid_norms, norm_eps; stripes are unknown
 struct RecognisedModel {

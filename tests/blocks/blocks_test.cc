@@ -83,20 +83,21 @@ TEST(TransformerBlock, StochasticDepthDropsWholeSamplesAtItsRate) {
   EXPECT_NEAR(unchanged / 400.0, 0.25, 0.07);  // both branches dropped
 }
 
-TEST(PatchMerging, EvenAndOddMaps) {
-  for (const TokenGrid& grid : {TokenGrid{2, 0, 4, 6}, TokenGrid{1, 0, 5, 3}, TokenGrid{1, 0, 1, 1}}) {
-    SCOPED_TRACE(grid.str());
-    const TokenGrid to = PatchMerging::merged(grid);
-    expect_right(harness::built<PatchMerging>({{Shape{grid.batch, grid.tokens(), 3}},
-                                               {Shape{to.batch, to.tokens(), 6}},
-                                               [](ParamStore& p) { return std::make_unique<PatchMerging>(Scope(p), 3, 1e-5); },
-                                               [grid](PatchMerging& m, auto x, auto y, Tape* tape, Context& ctx) {
-                                                 m.forward(x[0], grid, y[0], tape, ctx);
-                                               },
-                                               [](PatchMerging& m, auto dy, auto dx, Tape& tape, Context& ctx) {
-                                                 m.backward(dy[0], dx[0], tape, ctx);
-                                               }}));
-  }
+TEST(PatchMerging, EvenAndOddMapsNormsOnEitherSide) {
+  for (const MergingNorm norm : {MergingNorm::kBefore, MergingNorm::kAfter})
+    for (const TokenGrid& grid : {TokenGrid{2, 0, 4, 6}, TokenGrid{1, 0, 5, 3}, TokenGrid{1, 0, 1, 1}}) {
+      SCOPED_TRACE(grid.str());
+      const TokenGrid to = PatchMerging::merged(grid);
+      expect_right(harness::built<PatchMerging>({{Shape{grid.batch, grid.tokens(), 3}},
+                                                 {Shape{to.batch, to.tokens(), 6}},
+                                                 [=](ParamStore& p) { return std::make_unique<PatchMerging>(Scope(p), 3, 1e-5, norm); },
+                                                 [grid](PatchMerging& m, auto x, auto y, Tape* tape, Context& ctx) {
+                                                   m.forward(x[0], grid, y[0], tape, ctx);
+                                                 },
+                                                 [](PatchMerging& m, auto dy, auto dx, Tape& tape, Context& ctx) {
+                                                   m.backward(dy[0], dx[0], tape, ctx);
+                                                 }}));
+    }
 }
 
 TEST(ConvMerging, EvenAndOddMaps) {

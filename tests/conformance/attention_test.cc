@@ -29,9 +29,9 @@ std::vector<Case> cases(const AttentionKind& kind) {
   shifted.block = 1;
   all.push_back({"odd block, 9x8", shifted, {2, 0, 9, 8}});
   AttentionConfig normed = config_of(8, 2);
-  normed.qk_norm = true;
+  normed.qk_norm = kind.traits.qk_norm;
   normed.qkv_bias = false;
-  all.push_back({"qk_norm without bias", normed, {2, 0, 4, 3}});
+  all.push_back({"without bias, with qk_norm where there is one", normed, {2, 0, 4, 3}});
   AttentionConfig wide = config_of(4, 2);
   wide.head_dim = 5;
   all.push_back({"head_dim beyond dim / heads", wide, {1, 0, 4, 5}});
@@ -47,6 +47,9 @@ class EveryAttention : public testing::TestWithParam<std::string> {
   harness::OracleOptions options(const Case& c) const {
     harness::OracleOptions o;
     if (c.grid.tokens() == 1 && kind().name == "window") o.zero_gradients.push_back("attn.relative_position_bias_table");
+    if (c.grid.tokens() == 1 && kind().name == "window_v2")
+      for (const char* p : {"logit_scale", "q_bias", "cpb_mlp.0.weight", "cpb_mlp.0.bias", "cpb_mlp.2.weight"})
+        o.zero_gradients.push_back(fmt::format("attn.{}", p));
     // Stripes that leave the map have keys of zeros besides, whose scores no bias shifts.
     if (c.config.qk_norm && kind().name != "cross_shaped") o.zero_gradients.push_back("attn.k_norm.bias");
     if (kind().traits.separate_qkv && c.config.qkv_bias) o.zero_gradients.push_back("attn.k.bias");

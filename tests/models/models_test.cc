@@ -3,6 +3,7 @@
 
 #include <thread>
 
+#include "core/convert.h"
 #include "harness/expect.h"
 #include "harness/layers.h"
 #include "heads/classifier.h"
@@ -45,6 +46,13 @@ ModelConfig small_cswin() {
   return c;
 }
 
+ModelConfig small_swin_v2() {
+  ModelConfig c = small_swin();
+  c.swin_version = 2;
+  c.attention = "window_v2:size=3";
+  return c;
+}
+
 // Images -> logits (both heads side by side).
 class ClassifierLayer : public harness::LayerUnderTest {
  public:
@@ -81,14 +89,15 @@ class ClassifierLayer : public harness::LayerUnderTest {
 };
 
 // `zero`: gradients that are zero by mathematics (a bias of all keys shifts whole rows of scores).
-void expect_right(const ModelConfig& config, int64_t height, int64_t width, const std::vector<std::string>& zero = {}) {
+void expect_right(const ModelConfig& config, int64_t height, int64_t width, const std::vector<std::string>& zero = {},
+                  const harness::TableTolerance& tolerance = {1e-5, 2.5e-5, 1e-6}) {
   harness::OracleOptions o;
   o.zero_gradients = zero;
   const harness::LayerFactory layer = [=] { return std::make_unique<ClassifierLayer>(config, 2, height, width); };
   harness::expect_adjoint(layer, o);
   for (const KernelTable* table : harness::f32_tables()) {
     SCOPED_TRACE(std::string(table->name));
-    harness::expect_like_reference(layer, *table, {1e-5, 2.5e-5, 1e-6}, o);
+    harness::expect_like_reference(layer, *table, tolerance, o);
   }
 }
 
@@ -186,8 +195,54 @@ TEST(CSwin, NamesAndPyramid) {
   }
 }
 
-TEST(Swin, PyramidStrides) {
-  ModelConfig c = preset_config("swin_tiny_patch4_window7_224");
+// Temperatures of about 10 multiply what float32 scores err.
+TEST(SwinV2, GradientsOfEveryParameterAtEvenAndOddSizes) {
+  expect_right(small_swin_v2(), 12, 12, {}, {1e-4, 5e-4, 1e-6});
+  expect_right(small_swin_v2(), 14, 9, {}, {1e-4, 5e-4, 1e-6});
+}
+
+TEST(SwinV2, OtherAttentionsInItsBackboneAndItsAttentionInOthers) {
+  ModelConfig c = small_swin_v2();
+  c.attention = "window_v2:size=3:pretrained_window=4/window:size=2/global";
+  c.qkv_bias = false;
+  c.drop_path = 0.1;
+  expect_right(c, 12, 10, {}, {1e-4, 5e-4, 1e-6});
+  c = small_swin();
+  c.attention = "window_v2:size=3";
+  expect_right(c, 12, 10, {}, {1e-4, 5e-4, 1e-6});
+  c = small_vit();
+  c.attention = "window_v2:size=2";
+  // The class token alone leaves the last block, and it has no position term.
+  const std::string last = "blocks.1.attn.cpb_mlp.";
+  expect_right(c, 8, 12, {last + "0.weight", last + "0.bias", last + "2.weight"}, {1e-4, 5e-4, 1e-6});
+  c.class_token = false;
+  c.pool = "avg";
+  expect_right(c, 8, 12, {}, {1e-4, 5e-4, 1e-6});
+}
+
+// Norms at the end of the residual branches begin as zeros, so that a fresh stage is its merging alone.
+TEST(SwinV2, AFreshBlockIsTheIdentity) {
+  Classifier model(small_swin_v2());
+  const KernelTable& table = kernel_table("auto");
+  model.params().allocate(table.dtype, ParamStore::Gradients::kNo);
+  model.params().initialise(Rng(1));
+  EXPECT_EQ(load_scalar(model.params().find("layers.0.blocks.1.norm2.weight")->value, 0), 0);
+  EXPECT_EQ(load_scalar(model.params().find("layers.1.downsample.norm.weight")->value, 0), 1);
+  EXPECT_EQ(model.params().find("layers.1.downsample.norm.weight")->shape, (Shape{16}));
+  Context ctx(table, table.dtype, 1);
+  ArenaScope scope(ctx.scratch());
+  const auto x = harness::random_tensor(Shape{1, 3, 12, 12}, Rng(2), table.dtype);
+  const auto first = model.forward(x, nullptr, ctx).backbone.pyramid[0].tokens;
+  const harness::HostTensor before = harness::copy_of(first);
+  for (const char* name : {"layers.0.blocks.0.attn.qkv.weight", "layers.0.blocks.1.mlp.fc1.weight"})
+    harness::fill(model.params().find(name)->value, 3);
+  harness::expect_same_bits(model.forward(x, nullptr, ctx).backbone.pyramid[0].tokens, before, "first stage");
+}
+
+class SwinPyramid : public testing::TestWithParam<const char*> {};
+
+TEST_P(SwinPyramid, Strides) {
+  ModelConfig c = preset_config(GetParam());
   c.dim = 12;
   c.depths = {1, 1, 1, 1};
   Classifier model(c);
@@ -207,6 +262,10 @@ TEST(Swin, PyramidStrides) {
     EXPECT_EQ(out.backbone.pyramid[i].tokens.last(), 12 << i);
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Presets, SwinPyramid,
+                         testing::Values("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "swinv2_base_window12to16_192to256"),
+                         [](const auto& i) { return std::string(i.param); });
 
 // One constant model, four threads, each with a context of its own.
 TEST(Classifier, ServesManyThreads) {
@@ -231,17 +290,19 @@ TEST(Classifier, ServesManyThreads) {
 }
 
 TEST(Classifier, ASteadyInferenceAllocatesNothing) {
-  Classifier model(small_swin());
-  const KernelTable& table = kernel_table("auto");
-  model.params().allocate(table.dtype, ParamStore::Gradients::kNo);
-  model.params().initialise(Rng(1));
-  Context ctx(table, table.dtype, 1);
-  const auto x = harness::random_tensor(Shape{2, 3, 12, 12}, Rng(2), table.dtype);
-  const harness::HostTensor logits(Shape{2, 3}, table.dtype);
-  for (int i = 0; i < 3; ++i) model.classify(x, logits, ctx);
-  const int64_t before = ctx.scratch().system_allocations();
-  for (int i = 0; i < 10; ++i) model.classify(x, logits, ctx);
-  EXPECT_EQ(ctx.scratch().system_allocations(), before);
+  for (const ModelConfig& config : {small_swin(), small_swin_v2()}) {
+    Classifier model(config);
+    const KernelTable& table = kernel_table("auto");
+    model.params().allocate(table.dtype, ParamStore::Gradients::kNo);
+    model.params().initialise(Rng(1));
+    Context ctx(table, table.dtype, 1);
+    const auto x = harness::random_tensor(Shape{2, 3, 12, 12}, Rng(2), table.dtype);
+    const harness::HostTensor logits(Shape{2, 3}, table.dtype);
+    for (int i = 0; i < 3; ++i) model.classify(x, logits, ctx);
+    const int64_t before = ctx.scratch().system_allocations();
+    for (int i = 0; i < 10; ++i) model.classify(x, logits, ctx);
+    EXPECT_EQ(ctx.scratch().system_allocations(), before);
+  }
 }
 
 // timm's parameter counts.
@@ -251,7 +312,10 @@ TEST(Presets, ParameterCountsAreTimms) {
       {"vit_large_patch16_224", 304326632}, {"vit_base_patch16_384", 86859496},            {"deit_tiny_patch16_224", 5717416},
       {"deit_tiny_distilled_patch16_224", 5910800}, {"deit_base_distilled_patch16_224", 87338192},
       {"swin_tiny_patch4_window7_224", 28288354}, {"swin_small_patch4_window7_224", 49606258},
-      {"swin_base_patch4_window7_224", 87768224}, {"swin_large_patch4_window12_384", 196735516}};
+      {"swin_base_patch4_window7_224", 87768224}, {"swin_large_patch4_window12_384", 196735516},
+      {"swinv2_tiny_window8_256", 28347154}, {"swinv2_tiny_window16_256", 28347154}, {"swinv2_small_window8_256", 49728418},
+      {"swinv2_small_window16_256", 49728418}, {"swinv2_base_window8_256", 87918816}, {"swinv2_base_window16_256", 87918816},
+      {"swinv2_base_window12to24_192to384", 87918816}, {"swinv2_large_window12to16_192to256", 196739932}};
   for (const auto& [name, count] : expected) EXPECT_EQ(Classifier(preset_config(name)).params().count(), count) << name;
 }
 
@@ -275,6 +339,7 @@ TEST(Presets, FlopsAreTheDefinitions) {
   EXPECT_NEAR(Classifier(preset_config("vit_small_patch16_224")).flops(1, 224, 224) / 2e9, 4.6, 0.05);
   EXPECT_NEAR(Classifier(preset_config("cswin_tiny_224")).flops(1, 224, 224) / 2e9, 4.3, 0.1);
   EXPECT_NEAR(Classifier(preset_config("cswin_base_384")).flops(1, 384, 384) / 2e9, 47.0, 0.5);
+  EXPECT_NEAR(Classifier(preset_config("swinv2_tiny_window8_256")).flops(1, 256, 256) / 2e9, 5.96, 0.06);
 }
 
 TEST(Presets, AMisspeltNameSuggestsTheRightOne) {
@@ -287,6 +352,8 @@ TEST(Presets, AMisspeltNameSuggestsTheRightOne) {
 }
 
 TEST(ModelConfig, JsonRoundTripAndMistakes) {
+  EXPECT_EQ(config_from_json("{\"family\": \"swin\"}", "f").swin_version, 1);  // stored before there were two
+  EXPECT_THROW((void)config_from_json("{\"family\": \"swin\", \"swin_version\": 3}", "f"), Error);
   for (const ModelPreset& p : model_presets()) EXPECT_EQ(to_json(config_from_json(to_json(p.config), "test")), to_json(p.config));
   EXPECT_THROW((void)config_from_json("[1]", "f"), Error);
   EXPECT_THROW((void)config_from_json("{\"dim\": \"wide\"}", "f"), Error);

@@ -61,8 +61,9 @@ void backbone_vit(CheckCase& c, bool distilled) {
   model.collect_gradients();
 }
 
-// The windows of each stage: what the fixture says was used, or what the tables' sizes say (square windows).
-std::string window_specs(const CheckCase& c, const std::string& rule) {
+// The windows of each stage: what the fixture says was used, or what the tables' sizes say (square windows), or, in version 2,
+// what was asked for.
+std::string window_specs(const CheckCase& c, const std::string& rule, int64_t version) {
   const Json& j = c.config;
   std::string spec;
   int64_t block = 0;
@@ -71,12 +72,16 @@ std::string window_specs(const CheckCase& c, const std::string& rule) {
     int64_t h = 0, w = 0;
     if (j.contains("windows_used") && j["windows_used"].is_array()) {
       std::tie(h, w) = pair_of(j["windows_used"].at(static_cast<size_t>(block)).at(0));
+    } else if (version == 2) {
+      std::tie(h, w) = pair_of(j.at("window_size"));
     } else {
       const int64_t rows = c.fixture.tensor(fmt::format("w.layers.{}.blocks.0.attn.relative_position_bias_table", s)).dim(0);
       h = w = (std::lround(std::sqrt(static_cast<double>(rows))) + 1) / 2;
     }
     block += depths[s];
-    spec += fmt::format("{}window:size={}x{}:rule={}", s == 0 ? "" : "/", h, w, rule);
+    spec += fmt::format("{}window{}:size={}x{}:rule={}", s == 0 ? "" : "/", version == 2 ? "_v2" : "", h, w, rule);
+    if (version != 2 || !j.contains("pretrained_window_sizes")) continue;
+    if (const auto [ph, pw] = pair_of(j["pretrained_window_sizes"].at(s)); ph > 0) spec += fmt::format(":pretrained_window={}x{}", ph, pw);
   }
   return spec;
 }
@@ -89,13 +94,14 @@ std::string microsoft_name(const std::string& key) {
   return fmt::format("layers.{}{}", std::stoi(key.substr(7, at - 7)) + 1, key.substr(at));
 }
 
-void backbone_swin(CheckCase& c, bool microsoft) {
+void backbone_swin(CheckCase& c, bool microsoft, int64_t version) {
   const Json& j = c.config;
   ModelConfig m = model_config(j);
   m.family = "swin";
   m.depths = j.at("depths").get<std::vector<int64_t>>();
   m.stage_heads = j.at("num_heads").get<std::vector<int64_t>>();
-  m.attention = window_specs(c, microsoft ? "microsoft" : "timm");
+  m.attention = window_specs(c, microsoft ? "microsoft" : "timm", version);
+  m.swin_version = version;
   ModelCase model(c, m);
   model.load(microsoft ? std::function<std::string(const std::string&)>(microsoft_name) : nullptr);
   const auto& swin = dynamic_cast<const SwinTransformer&>(model.model.backbone());
@@ -137,8 +143,10 @@ void add_backbone_runners(Runners& runners) {
   runners["pos_embed_resample"] = pos_embed_resample;
   runners["backbone_vit"] = [](CheckCase& c) { backbone_vit(c, false); };
   runners["backbone_deit_distilled"] = [](CheckCase& c) { backbone_vit(c, true); };
-  runners["backbone_swin"] = [](CheckCase& c) { backbone_swin(c, true); };
-  runners["backbone_swin_timm"] = [](CheckCase& c) { backbone_swin(c, false); };
+  runners["backbone_swin"] = [](CheckCase& c) { backbone_swin(c, true, 1); };
+  runners["backbone_swin_timm"] = [](CheckCase& c) { backbone_swin(c, false, 1); };
+  runners["backbone_swin_v2"] = [](CheckCase& c) { backbone_swin(c, true, 2); };
+  runners["backbone_swin_v2_timm"] = [](CheckCase& c) { backbone_swin(c, false, 2); };
 }
 
 }  // namespace fovea::parity

@@ -15,6 +15,9 @@ double tolerance_of(const nlohmann::json& config, const std::string& tensor, DTy
   const bool output = tensor.rfind("out.", 0) == 0;
   const std::string mechanism = config.at("mechanism"), name = config.value("case", "");
   if (name.find("large_logits") != std::string::npos) return output ? 1e-5 : 1.1e-4;
+  // A temperature of up to 100 multiplies what the scores err.
+  if (mechanism.rfind("swin_v2", 0) == 0) return output ? 4e-5 : 3.5e-4;
+  if (mechanism.rfind("backbone_swin_v2", 0) == 0) return output ? 1e-4 : 5e-4;
   if (mechanism.rfind("backbone", 0) == 0) return output ? 1e-5 : 2.5e-5;
   return output ? 5e-6 : 1.5e-5;
 }

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 
 #include "cli/run_cli.h"
@@ -130,6 +131,63 @@ TEST(LoadModel, CSwinIsReadOffItsShapesAndItsName) {
   EXPECT_EQ(m.classifier->config().stage_heads, (std::vector<int64_t>{4, 8, 16, 32}));
   EXPECT_EQ(m.classifier->config().attention, a.attention);
   EXPECT_EQ(m.height, 200);
+}
+
+// In timm's names nothing in a file tells the windows of Swin V2; official files hold buffers that do, and that tell too which window
+// the position bias was trained with.
+TEST(LoadModel, SwinV2FindsItsWindows) {
+  const TemporaryFolder f;
+  LoadOptions narrow = with({{"dim", "16"}, {"depths", "1,2"}, {"stage_heads", "1,2"}, {"attention", "window_v2:size=6/window_v2:size=4:pretrained_window=3"}});
+  const LoadedModel preset = load_model("swinv2_tiny_window8_256", narrow, DType::kF32);
+  const ParamStore& params = preset.classifier->params();
+  save(f / "weights.safetensors", params, {});
+  EXPECT_THAT([&] { (void)load_model(f / "weights.safetensors", {}, DType::kF32); },
+              ThrowsMessage<Error>(HasSubstr("--set attention=window_v2:size=N")));
+  const LoadedModel told = load_model(f / "weights.safetensors", with({{"attention", "window_v2:size=6"}}), DType::kF32);
+  EXPECT_EQ(told.classifier->config().attention, "window_v2:size=6");
+  EXPECT_EQ(told.classifier->config().swin_version, 2);
+  EXPECT_EQ(told.classifier->config().input.height, 256);
+
+  // The official layout: merging at the end of a stage, one name for the head, buffers.
+  std::vector<TensorToWrite> tensors;
+  std::vector<std::vector<float>> buffers;
+  for (const Param& p : params.params()) {
+    std::string name = p.name;
+    if (name.starts_with("layers.1.downsample.")) name.replace(0, 8, "layers.0");
+    if (name.starts_with("head.fc.")) name.replace(0, 8, "head.");
+    tensors.push_back({name, DType::kF32, p.shape, p.value.data});
+  }
+  const auto coordinates = [&](int64_t window, int64_t reference) {
+    std::vector<float>& table = buffers.emplace_back();
+    for (int64_t y = 1 - window; y < window; ++y)
+      for (int64_t x = 1 - window; x < window; ++x)
+        for (const int64_t o : {y, x}) {
+          const double u = 8.0 * static_cast<double>(o) / static_cast<double>(reference - 1);
+          table.push_back(static_cast<float>(std::copysign(std::log2(std::fabs(u) + 1) / 3, u)));
+        }
+    return table.data();
+  };
+  tensors.push_back({"layers.0.blocks.0.attn.relative_coords_table", DType::kF32, Shape{1, 11, 11, 2}, coordinates(6, 6)});
+  tensors.push_back({"layers.1.blocks.0.attn.relative_coords_table", DType::kF32, Shape{1, 7, 7, 2}, coordinates(4, 3)});
+  write_safetensors(f / "official.safetensors", tensors, {});
+  const LoadedModel official = load_model(f / "official.safetensors", {}, DType::kF32);
+  EXPECT_EQ(official.dialect, "microsoft-swin");
+  EXPECT_EQ(official.classifier->config().attention, preset.classifier->config().attention);
+  for (const Param& p : params.params()) {
+    const Param* q = official.classifier->params().find(p.name);
+    ASSERT_NE(q, nullptr) << p.name;
+    EXPECT_EQ(std::memcmp(q->value.data, p.value.data, p.value.bytes()), 0) << p.name;
+  }
+}
+
+TEST(LoadModel, SwinV2TakesItsWindowsFromAPresetInTheFilesName) {
+  const TemporaryFolder f;
+  const LoadedModel tiny = load_model("swinv2_tiny_window16_256", {}, DType::kF32);
+  save(f / "swinv2_tiny_window16_256.ms_in1k.safetensors", tiny.classifier->params(), {});
+  const LoadedModel m = load_model(f / "swinv2_tiny_window16_256.ms_in1k.safetensors", {}, DType::kF32);
+  EXPECT_EQ(m.classifier->config().attention, "window_v2:size=16");
+  EXPECT_EQ(m.classifier->config().input.height, 256);
+  EXPECT_THAT(m.assumed, testing::Contains(HasSubstr("attention=window_v2:size=16 (as swinv2_tiny_window16_256 has it)")));
 }
 
 TEST(LoadModel, SaysWhatIsWrong) {

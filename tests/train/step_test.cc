@@ -56,6 +56,13 @@ ModelConfig small_swin() {
   return c;
 }
 
+ModelConfig small_swin_v2() {
+  ModelConfig c = small_swin();
+  c.swin_version = 2;
+  c.attention = "window_v2:size=4";
+  return c;
+}
+
 ModelConfig small_cswin() {
   ModelConfig c = small_swin();
   c.family = "cswin";
@@ -107,7 +114,7 @@ struct Trial {
 
 // The families' own attentions, and every mechanism in one of them.
 TEST(TrainingStep, TakesNoMemoryOnceWarm) {
-  std::vector<ModelConfig> configs = {small_swin(), small_cswin(), small_deit()};
+  std::vector<ModelConfig> configs = {small_swin(), small_swin_v2(), small_cswin(), small_deit()};
   for (const AttentionKind& kind : attention_kinds()) {
     configs.push_back(kind.traits.prefix ? small_deit() : small_swin());
     configs.back().attention = kind.name;

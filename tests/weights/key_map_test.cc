@@ -190,6 +190,43 @@ TEST(Recognise, CSwinWhoseHeadsGoWithItsWidth) {
   EXPECT_THAT(require_recognised(zeros(cswin(8))).unknown, Contains("num_heads"));
 }
 
+// Version 2 with the buffers that its official files hold, or without them as timm writes it.
+Entries swin_v2(bool timm) {
+  Entries e{{"patch_embed.proj.weight", {8, 3, 4, 4}}};
+  for (int64_t s = 0; s < 2; ++s) {
+    for (int64_t b = 0; b < 2; ++b) {
+      const std::string n = fmt::format("layers.{}.blocks.{}.", s, b);
+      e.insert(e.end(), {{n + "attn.qkv.weight", {24 << s, 8 << s}}, {n + "attn.logit_scale", {2 << s, 1, 1}}, {n + "attn.q_bias", {8 << s}},
+                         {n + "attn.v_bias", {8 << s}}, {n + "attn.cpb_mlp.0.weight", {512, 2}}, {n + "attn.cpb_mlp.0.bias", {512}},
+                         {n + "attn.cpb_mlp.2.weight", {2 << s, 512}}});
+      if (!timm) e.insert(e.end(), {{n + "attn.relative_coords_table", {1, s == 0 ? 15 : 7, s == 0 ? 15 : 7, 2}},
+                                    {n + "attn.relative_position_index", {s == 0 ? 64 : 16, s == 0 ? 64 : 16}}, {n + "attn_mask", {4, 64, 64}}});
+    }
+    if (s == 0) e.push_back({fmt::format("layers.{}.downsample.reduction.weight", timm ? 1 : 0), {16, 32}});
+  }
+  e.push_back({timm ? "head.fc.weight" : "head.weight", {5, 16}});
+  return e;
+}
+
+TEST(Recognise, SwinV2InBothLayouts) {
+  for (bool timm : {true, false}) {
+    const WeightFile file = zeros(swin_v2(timm));
+    const RecognisedModel m = require_recognised(file);
+    EXPECT_EQ(m.dialect->name, timm ? "timm" : "microsoft-swin");
+    EXPECT_EQ(m.kind, "swin");
+    EXPECT_EQ(m.integer("swin_version"), 2);
+    EXPECT_EQ(m.integer("qkv_bias"), 1);
+    EXPECT_EQ(text_of(m, "num_heads"), "2,4");
+    if (timm) EXPECT_THAT(m.unknown, Contains("window_sizes"));
+    else EXPECT_EQ(text_of(m, "window_sizes"), "8,4");
+    EXPECT_FALSE(m.facts.contains("pretrained_windows"));  // the buffers of this file are zeros
+    const MappedWeights mapped = map_keys(file, m);
+    EXPECT_THAT(names_of(mapped), IsSupersetOf({"layers.1.downsample.reduction.weight", "head.fc.weight", "layers.1.blocks.1.attn.logit_scale"}));
+    EXPECT_EQ(mapped.ignored.size(), timm ? 0u : 12u);
+    EXPECT_TRUE(mapped.unmatched.empty());
+  }
+}
+
 Entries lucidrains(bool current) {
   const std::string proj = current ? "to_patch_embedding.2." : "to_patch_embedding.1.";
   Entries e{{"pos_embedding", {1, 50, 8}}, {"cls_token", {1, 1, 8}}, {proj + "weight", {8, 48}}, {proj + "bias", {8}}};

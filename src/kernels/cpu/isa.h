@@ -38,6 +38,7 @@ enum class Isa : uint8_t { kBaseline, kAvx2, kAvx512 };  // SSSE3; AVX2 + FMA; A
 void fill_gemm(KernelTable&, Isa);               // gemm, gemm_packed_bytes, gemm_pack
 void fill_layer_norm(KernelTable&, Isa);         // layer_norm, layer_norm_backward
 void fill_activation(KernelTable&, Isa);         // activation, activation_backward
+void fill_cosine(KernelTable&, Isa);             // unit_rows, clamped_exp, scaled_sigmoid and their backwards
 void fill_grouped_attention(KernelTable&, Isa);  // grouped_attention, grouped_attention_backward
 void fill_cross_entropy(KernelTable&, Isa);      // cross_entropy, cross_entropy_backward
 void fill_rows(KernelTable&, Isa);               // gather_rows, scatter_add_rows, table_bias(_backward), mean_tokens(_backward)

@@ -6,19 +6,7 @@
 #include <hwy/highway.h>
 
 #include "kernels/cpu/loops-inl.h"
-
-#ifndef FOVEA_KERNELS_CPU_LAYER_NORM_ROWS
-#define FOVEA_KERNELS_CPU_LAYER_NORM_ROWS
-namespace fovea {
-
-inline int64_t row_offset(const RowLayout& rows, int64_t row) {
-  if (rows.inner == 1) return row * rows.outer_stride;
-  const int64_t i = row / rows.inner;
-  return i * rows.outer_stride + (row - i * rows.inner) * rows.inner_stride;
-}
-
-}  // namespace fovea
-#endif
+#include "kernels/cpu/row_layout.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fovea::HWY_NAMESPACE::layer_norm_file {
@@ -26,38 +14,7 @@ namespace fovea::HWY_NAMESPACE::layer_norm_file {
 // Rows are taken four at a time, so that their reductions share instructions; a row's bits do not depend on its place.
 // What reaches memory (the first look at an input, every output) goes row after row all the same: the processor's
 // prefetchers follow that, and not four rows side by side.
-constexpr int kGroup = 4;
-using D4 = hn::FixedTag<float, 4>;
-using V4 = hn::Vec<D4>;
-
-template <class D>
-HWY_INLINE V4 Fold(D d, hn::Vec<D> v) {
-  if constexpr (hn::MaxLanes(D()) == 4) {
-    (void)d;
-    return v;
-  } else {
-    const hn::Half<D> half;
-    return Fold(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
-  }
-}
-
-// The sums of four vectors' lanes.
-HWY_INLINE V4 Sums(VF v0, VF v1, VF v2, VF v3) {
-  const DF d;
-  const D4 d4;
-  const V4 a = Fold(d, v0), b = Fold(d, v1), c = Fold(d, v2), e = Fold(d, v3);
-  const V4 ab = hn::Add(hn::InterleaveLower(d4, a, b), hn::InterleaveUpper(d4, a, b));
-  const V4 ce = hn::Add(hn::InterleaveLower(d4, c, e), hn::InterleaveUpper(d4, c, e));
-  return hn::Add(hn::ConcatLowerLower(d4, ce, ab), hn::ConcatUpperUpper(d4, ce, ab));
-}
-
-template <int R>
-HWY_INLINE V4 SumsOf(const VF (&v)[R]) {
-  if constexpr (R == kGroup)
-    return Sums(v[0], v[1], v[2], v[3]);
-  else
-    return Sums(v[0], v[0], v[0], v[0]);
-}
+constexpr int kGroup = kSumRows;
 
 // Lane sums of a row, in four parts: an addition need not wait for the one before it.
 HWY_INLINE VF row_sum(int64_t channels, const float* x) {

@@ -35,6 +35,40 @@ HWY_INLINE void Transform(int64_t begin, int64_t end, float* y, F&& f, const X*.
   ForVectors(begin, end, [&](int64_t, auto load, auto store) { store(f(load(x)...), y); });
 }
 
+// Rows whose sums are taken together, and a vector of one result for each.
+constexpr int kSumRows = 4;
+using D4 = hn::FixedTag<float, 4>;
+using V4 = hn::Vec<D4>;
+
+template <class D>
+HWY_INLINE V4 Fold(D d, hn::Vec<D> v) {
+  if constexpr (hn::MaxLanes(D()) == 4) {
+    (void)d;
+    return v;
+  } else {
+    const hn::Half<D> half;
+    return Fold(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
+  }
+}
+
+// The sums of four vectors' lanes.
+HWY_INLINE V4 Sums(VF v0, VF v1, VF v2, VF v3) {
+  const DF d;
+  const D4 d4;
+  const V4 a = Fold(d, v0), b = Fold(d, v1), c = Fold(d, v2), e = Fold(d, v3);
+  const V4 ab = hn::Add(hn::InterleaveLower(d4, a, b), hn::InterleaveUpper(d4, a, b));
+  const V4 ce = hn::Add(hn::InterleaveLower(d4, c, e), hn::InterleaveUpper(d4, c, e));
+  return hn::Add(hn::ConcatLowerLower(d4, ce, ab), hn::ConcatUpperUpper(d4, ce, ab));
+}
+
+template <int R>
+HWY_INLINE V4 SumsOf(const VF (&v)[R]) {
+  if constexpr (R == kSumRows)
+    return Sums(v[0], v[1], v[2], v[3]);
+  else
+    return Sums(v[0], v[0], v[0], v[0]);
+}
+
 // sum (channels) += the rows of partial (count, channels), in their order.
 HWY_INLINE void AddPartials(int64_t count, int64_t channels, const float* partial, float* sum) {
   ForVectors(0, channels, [&](int64_t, auto load, auto store) {

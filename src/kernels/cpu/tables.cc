@@ -13,6 +13,7 @@ KernelTable make_table(std::string_view name, Isa isa) {
   fill_gemm(t, isa);
   fill_layer_norm(t, isa);
   fill_activation(t, isa);
+  fill_cosine(t, isa);
   fill_grouped_attention(t, isa);
   fill_cross_entropy(t, isa);
   fill_rows(t, isa);

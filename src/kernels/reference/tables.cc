@@ -1,6 +1,7 @@
 #include "kernels/reference/tables.h"
 
 #include "kernels/reference/activation.h"
+#include "kernels/reference/cosine.h"
 #include "kernels/reference/cross_entropy.h"
 #include "kernels/reference/depthwise.h"
 #include "kernels/reference/elementwise.h"
@@ -25,6 +26,8 @@ KernelTable make_table(std::string_view name) {
   t.gemm_pack = reference::gemm_pack<T>;
   t.layer_norm = reference::layer_norm<T>;
   t.layer_norm_backward = reference::layer_norm_backward<T>;
+  t.unit_rows = reference::unit_rows<T>;
+  t.unit_rows_backward = reference::unit_rows_backward<T>;
   t.activation = reference::activation<T>;
   t.activation_backward = reference::activation_backward<T>;
   t.grouped_attention = reference::grouped_attention<T>;
@@ -50,6 +53,10 @@ KernelTable make_table(std::string_view name) {
   t.depthwise3x3_backward = reference::depthwise3x3_backward<T>;
   t.adaptive_pool = reference::adaptive_pool<T>;
   t.adaptive_pool_backward = reference::adaptive_pool_backward<T>;
+  t.clamped_exp = reference::clamped_exp<T>;
+  t.clamped_exp_backward = reference::clamped_exp_backward<T>;
+  t.scaled_sigmoid = reference::scaled_sigmoid<T>;
+  t.scaled_sigmoid_backward = reference::scaled_sigmoid_backward<T>;
   t.adamw = reference::adamw<T>;
   t.sum_of_squares = reference::sum_of_squares<T>;
   return t;

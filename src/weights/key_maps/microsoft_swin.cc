@@ -1,4 +1,4 @@
-// The official Swin layout: a stage ends with its merge (timm: begins with it), and the head is one Linear.
+// The official layout of Swin and Swin V2: a stage ends with its merge (timm: begins with it), and the head is one Linear.
 #include "weights/key_maps/key_maps.h"
 
 namespace fovea {
@@ -16,7 +16,7 @@ std::optional<RecognisedModel> recognise_microsoft(const WeightFile& file) {
 Dialect microsoft_swin_dialect() {
   return {"microsoft-swin",
           {{"layers.{s}.downsample.{*}", "layers.{s+1}.downsample.{*}"}, {"head.{*}", "head.fc.{*}"}, {"{*}", "{*}"}},
-          {"layers.{s}.blocks.{b}.attn.relative_position_index", "layers.{s}.blocks.{b}.attn_mask"},
+          swin_buffers(),
           recognise_microsoft};
 }
 

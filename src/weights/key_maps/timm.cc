@@ -1,4 +1,7 @@
 // timm's names are ours, so nothing is renamed; what remains is to read the model off its shapes.
+#include <algorithm>
+#include <cmath>
+
 #include "core/check.h"
 #include "weights/key_maps/key_maps.h"
 
@@ -65,28 +68,61 @@ std::optional<RecognisedModel> recognise_timm(const WeightFile& file) {
 
 }  // namespace
 
+namespace {
+
+// A block's window, square, as far as its tensors tell: the bias table of version 1 has (2 w - 1)^2 rows; in version 2 only
+// buffers depend on it, which newer files leave out.
+std::optional<int64_t> window_of(const WeightFile& file, const std::string& attention) {
+  const int64_t offsets = dimension(file, attention + "relative_position_bias_table", 0);
+  if (const auto span = exact_root(offsets); offsets > 0 && span && *span % 2 == 1) return (*span + 1) / 2;
+  const int64_t rows = dimension(file, attention + "relative_coords_table", 1), columns = dimension(file, attention + "relative_coords_table", 2);
+  if (offsets == 0 && rows > 0 && rows == columns && rows % 2 == 1) return (rows + 1) / 2;
+  const int64_t tokens = dimension(file, attention + "relative_position_index", 0);
+  if (const auto side = exact_root(tokens); offsets == 0 && tokens > 0 && side) return *side;
+  return std::nullopt;
+}
+
+// What version 2 measures its offsets against, from the largest of them: t = log8(8 (w - 1) / (w' - 1) + 1).
+std::optional<int64_t> pretrained_window_of(const WeightFile& file, const std::string& attention, int64_t window) {
+  const std::string name = attention + "relative_coords_table";
+  const WeightTensor* table = file.find(name);
+  if (table == nullptr || table->shape.elements() < 1 || window < 2) return std::nullopt;
+  std::vector<float> values(static_cast<size_t>(table->shape.elements()));
+  file.read_f32(name, values.data());
+  const double u = std::exp2(3.0 * static_cast<double>(*std::ranges::max_element(values))) - 1;
+  if (!(u > 1e-3)) return std::nullopt;
+  return 1 + std::llround(8.0 * static_cast<double>(window - 1) / u);
+}
+
+}  // namespace
+
+std::vector<std::string_view> swin_buffers() {
+  return {"layers.{s}.blocks.{b}.attn.relative_position_index", "layers.{s}.blocks.{b}.attn.relative_coords_table", "layers.{s}.blocks.{b}.attn_mask"};
+}
+
 std::optional<RecognisedModel> recognise_swin(const WeightFile& file, std::string_view head) {
   const WeightTensor* patches = file.find("patch_embed.proj.weight");
   if (patches == nullptr || patches->shape.rank() != 4) return std::nullopt;
-  std::vector<int64_t> depths, heads, windows;
-  bool square = true;
+  const int64_t version = file.find("layers.0.blocks.0.attn.cpb_mlp.0.weight") != nullptr ? 2 : 1;
+  std::vector<int64_t> depths, heads, windows, pretrained;
   while (true) {
-    const std::string stage = fmt::format("layers.{}.blocks.", depths.size());
+    const std::string stage = fmt::format("layers.{}.blocks.", depths.size()), attention = stage + "0.attn.";
     const int64_t depth = count_keys(file, stage + "{i}.attn.qkv.weight");
     if (depth == 0) break;
-    const WeightTensor* table = file.find(stage + "0.attn.relative_position_bias_table");
-    if (table == nullptr || table->shape.rank() != 2) return std::nullopt;
+    const WeightTensor* per_head = file.find(attention + (version == 2 ? "logit_scale" : "relative_position_bias_table"));
+    if (per_head == nullptr || per_head->shape.rank() != (version == 2 ? 3 : 2)) return std::nullopt;
     depths.push_back(depth);
-    heads.push_back(table->shape[1]);
-    // The table has (2 wh - 1)(2 ww - 1) rows.
-    const auto span = exact_root(table->shape[0]);
-    square = square && span && *span % 2 == 1;
-    windows.push_back(square ? (*span + 1) / 2 : 0);
+    heads.push_back(per_head->shape[version == 2 ? 0 : 1]);
+    const auto window = window_of(file, attention);
+    if (!window) continue;
+    windows.push_back(*window);
+    if (const auto reference = version == 2 ? pretrained_window_of(file, attention, *window) : std::nullopt) pretrained.push_back(*reference);
   }
   if (depths.empty()) return std::nullopt;
 
   RecognisedModel m;
   m.kind = "swin";
+  m.facts["swin_version"] = version;
   m.facts["dim"] = patches->shape[0];
   m.facts["patch_size"] = patches->shape[2];
   m.facts["in_channels"] = patches->shape[1];
@@ -94,11 +130,12 @@ std::optional<RecognisedModel> recognise_swin(const WeightFile& file, std::strin
   m.facts["num_heads"] = fmt::format("{}", fmt::join(heads, ","));
   m.facts["mlp_width"] = dimension(file, "layers.0.blocks.0.mlp.fc1.weight", 0);
   m.facts["num_classes"] = dimension(file, head, 0);
-  m.facts["qkv_bias"] = int64_t{file.find("layers.0.blocks.0.attn.qkv.bias") != nullptr};
+  m.facts["qkv_bias"] = int64_t{file.find(fmt::format("layers.0.blocks.0.attn.{}", version == 2 ? "q_bias" : "qkv.bias")) != nullptr};
   m.facts["norm_eps"] = 1e-5;
   m.assumed.push_back("norm_eps");
-  if (square) m.facts["window_sizes"] = fmt::format("{}", fmt::join(windows, ","));
+  if (windows.size() == depths.size()) m.facts["window_sizes"] = fmt::format("{}", fmt::join(windows, ","));
   else m.unknown.push_back("window_sizes");
+  if (pretrained.size() == depths.size()) m.facts["pretrained_windows"] = fmt::format("{}", fmt::join(pretrained, ","));
   m.unknown.insert(m.unknown.end(), {"image_size", "mean", "std"});
   return m;
 }
@@ -106,7 +143,7 @@ std::optional<RecognisedModel> recognise_swin(const WeightFile& file, std::strin
 Dialect timm_dialect() {
   return {"timm",
           {{"{*}", "{*}"}},
-          {"layers.{s}.blocks.{b}.attn.relative_position_index", "layers.{s}.blocks.{b}.attn_mask"},
+          swin_buffers(),
           recognise_timm};
 }
 

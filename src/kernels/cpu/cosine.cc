@@ -1,0 +1,135 @@
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/cosine.cc"
+#include "kernels/cpu/isa.h"
+
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include <cmath>
+
+#include "kernels/cpu/loops-inl.h"
+#include "kernels/cpu/row_layout.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fovea::HWY_NAMESPACE::cosine_file {
+
+// Calls f(rows from `row` on, as a compile-time number) over [0, rows): the reductions of kSumRows short rows share
+// instructions. A row's bits do not depend on its place.
+template <class F>
+HWY_INLINE void for_row_groups(int64_t rows, int64_t channels, Context& context, F&& f) {
+  parallel_for(context, (rows + kSumRows - 1) / kSumRows, kSumRows * channels, [&](int64_t begin, int64_t end) {
+    int64_t row = begin * kSumRows;
+    const int64_t last = std::min(end * kSumRows, rows);
+    for (; row + kSumRows <= last; row += kSumRows) f.template operator()<kSumRows>(row);
+    for (; row < last; ++row) f.template operator()<1>(row);
+  });
+}
+
+void unit_rows(const UnitRowsArgs& a, Context& context) {
+  const float epsilon = static_cast<float>(a.epsilon);
+  for_row_groups(a.x_rows.rows(), a.channels, context, [&]<int R>(int64_t row) {
+    const DF d;
+    const D4 d4;
+    const float* x[R];
+    VF square[R];
+    for (int r = 0; r < R; ++r) {
+      x[r] = f32(a.x) + row_offset(a.x_rows, row + r);
+      square[r] = hn::Zero(d);
+    }
+    ForVectors(0, a.channels, [&](int64_t, auto load, auto) {
+      for (int r = 0; r < R; ++r) {
+        const VF v = load(x[r]);
+        square[r] = hn::MulAdd(v, v, square[r]);
+      }
+    });
+    HWY_ALIGN float norm[kSumRows], inverse[kSumRows];
+    const V4 n = hn::Max(hn::Set(d4, epsilon), hn::Sqrt(SumsOf(square)));  // the bound first: NaN passes
+    hn::Store(n, d4, norm);
+    hn::Store(hn::Div(hn::Set(d4, 1.0f), n), d4, inverse);
+    for (int r = 0; r < R; ++r) {
+      if (a.norm) f32(a.norm)[row + r] = norm[r];
+      const VF scale = hn::Set(d, inverse[r]);
+      Transform(0, a.channels, f32(a.y) + row_offset(a.y_rows, row + r), [scale](VF v) { return hn::Mul(v, scale); }, x[r]);
+    }
+  });
+}
+
+// With y = x / n: dx = (dy - y <y, dy>) / n where n = |x|, dx = dy / n where n = epsilon, a constant.
+void unit_rows_backward(const UnitRowsBackwardArgs& a, Context& context) {
+  const float epsilon = static_cast<float>(a.epsilon);
+  for_row_groups(a.y_rows.rows(), a.channels, context, [&]<int R>(int64_t row) {
+    const DF d;
+    const D4 d4;
+    const float *y[R], *dy[R];
+    VF product[R];
+    for (int r = 0; r < R; ++r) {
+      y[r] = f32(a.y) + row_offset(a.y_rows, row + r);
+      dy[r] = f32(a.dy) + row_offset(a.dy_rows, row + r);
+      product[r] = hn::Zero(d);
+    }
+    ForVectors(0, a.channels, [&](int64_t, auto load, auto) {
+      for (int r = 0; r < R; ++r) product[r] = hn::MulAdd(load(y[r]), load(dy[r]), product[r]);
+    });
+    HWY_ALIGN float dot[kSumRows];
+    hn::Store(SumsOf(product), d4, dot);
+    for (int r = 0; r < R; ++r) {
+      const float norm = f32(a.norm)[row + r];
+      const VF along = hn::Set(d, norm > epsilon ? dot[r] : 0.0f), scale = hn::Set(d, 1.0f / norm);
+      Transform(0, a.channels, f32(a.dx) + row_offset(a.dx_rows, row + r),
+                [along, scale](VF u, VF g) { return hn::Mul(hn::NegMulAdd(u, along, g), scale); }, y[r], dy[r]);
+    }
+  });
+}
+
+// A value for each head: too few for vectors or threads.
+void clamped_exp(int64_t count, double limit, const void* x, void* y, Context&) {
+  for (int64_t i = 0; i < count; ++i)
+    f32(y)[i] = static_cast<float>(std::exp(static_cast<double>(std::min(f32(x)[i], static_cast<float>(limit)))));
+}
+
+// dx += dy y where x <= limit, nothing above.
+void clamped_exp_backward(int64_t count, double limit, const void* x, const void* y, const void* dy, void* dx, Context&) {
+  for (int64_t i = 0; i < count; ++i)
+    if (f32(x)[i] <= static_cast<float>(limit)) f32(dx)[i] += f32(dy)[i] * f32(y)[i];
+}
+
+void scaled_sigmoid(int64_t count, double scale, const void* x, void* y, Context& context) {
+  parallel_elements(context, count, [&](int64_t begin, int64_t end) {
+    const DF d;
+    const VF factor = hn::Set(d, static_cast<float>(scale)), one = hn::Set(d, 1.0f);
+    Transform(begin, end, f32(y), [=](VF v) { return hn::Div(factor, hn::Add(one, Exp(d, hn::Neg(v)))); }, f32(x));
+  });
+}
+
+// dx = dy scale e / (1 + e)^2, e = exp(-|x|)
+void scaled_sigmoid_backward(int64_t count, double scale, const void* x, const void* dy, void* dx, Context& context) {
+  parallel_elements(context, count, [&](int64_t begin, int64_t end) {
+    const DF d;
+    const VF factor = hn::Set(d, static_cast<float>(scale)), one = hn::Set(d, 1.0f);
+    Transform(begin, end, f32(dx),
+              [=](VF v, VF g) {
+                const VF e = Exp(d, hn::Neg(hn::Abs(v)));
+                const VF whole = hn::Add(one, e);
+                return hn::Div(hn::Mul(hn::Mul(g, factor), e), hn::Mul(whole, whole));
+              },
+              f32(x), f32(dy));
+  });
+}
+
+void fill(KernelTable& t) {
+  t.unit_rows = unit_rows;
+  t.unit_rows_backward = unit_rows_backward;
+  t.clamped_exp = clamped_exp;
+  t.clamped_exp_backward = clamped_exp_backward;
+  t.scaled_sigmoid = scaled_sigmoid;
+  t.scaled_sigmoid_backward = scaled_sigmoid_backward;
+}
+
+}  // namespace fovea::HWY_NAMESPACE::cosine_file
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace fovea {
+void fill_cosine(KernelTable& t, Isa isa) { FOVEA_FILL(t, isa, cosine_file); }
+}  // namespace fovea
+#endif
