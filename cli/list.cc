@@ -45,7 +45,11 @@ void attentions(bool json) {
     fmt::print("\n");
   }
   if (json) return print(list);
-  fmt::print("Options follow the name, as in window:size=7:rule=timm; A/B/C names one attention for each stage, the last one repeats.\n");
+  fmt::print(
+      "Options follow the name, as in window:size=7:rule=timm. Combinations, from the tightest binding to the loosest:\n"
+      "  A+B     one softmax over the union of their keys\n"
+      "  A@2,B   parallel heads: shares of the heads by weight (default 1)\n"
+      "  A/B/C   one for each stage, the last one repeats\n");
 }
 
 void datasets(bool json) {

@@ -217,6 +217,7 @@ AttentionKind linformer_attention_kind() {
                {"max_tokens", "auto", "tokens that the parameters are made for, class token included; auto: those of the model's input "
                                       "size. Images with fewer tokens run too, with more they are refused"}};
   k.traits.cross = k.traits.prefix = true;
+  k.no_union_reason = "its keys are slots, which mix all tokens";
   k.make = [](const Scope& scope, const AttentionConfig& config, const AttentionOptions& o) -> std::unique_ptr<Attention> {
     LinformerConfig c;
     c.max_tokens = o.text("max_tokens") == "auto" ? config.max_tokens : o.integer("max_tokens");

@@ -4,6 +4,8 @@
 #include <charconv>
 
 #include "attention/multi_head.h"
+#include "attention/parallel.h"
+#include "attention/union.h"
 #include "core/text.h"
 
 namespace fovea {
@@ -84,45 +86,50 @@ std::string AttentionOptions::choice(const std::string& key, const std::vector<s
   return t;
 }
 
-std::string AttentionSpec::str() const {
-  std::string s = name;
-  for (const auto& [key, value] : options) s += ":" + key + "=" + value;
-  return s;
-}
+namespace {
 
-AttentionSpec parse_attention(const std::string& text) {
-  const size_t operator_at = text.find_first_of("+,@");
-  require(operator_at == std::string::npos, "attention '{}': '{}' combines attentions, which this version does not do; name a single one",
-          text, operator_at == std::string::npos ? ' ' : text[operator_at]);
-  std::vector<std::string> parts = split(text, ':');
-  require(!parts.empty() && !parts[0].empty(), "the attention '{}' has no name", text);
-  AttentionSpec spec{parts[0], {}};
-  const AttentionKind& kind = attention_kind(spec.name);
-  std::vector<std::string> known;
-  for (const auto& o : kind.options) known.push_back(o.name);
-  for (size_t i = 1; i < parts.size(); ++i) {
-    const size_t eq = parts[i].find('=');
-    require(eq != std::string::npos && eq > 0 && eq + 1 < parts[i].size(), "attention '{}': '{}' is not of the form key=value", text, parts[i]);
-    const std::string key = parts[i].substr(0, eq);
-    require(std::find(known.begin(), known.end(), key) != known.end(), "attention '{}' has no option '{}'; {}", spec.name, key,
-            known.empty() ? std::string("it has none") : fmt::format("it has {}", fmt::join(known, ", ")));
-    require(spec.options.emplace(key, parts[i].substr(eq + 1)).second, "attention '{}': option '{}' is given twice", text, key);
-  }
-  return spec;
-}
-
-std::vector<AttentionSpec> parse_attention_stages(const std::string& text) {
-  std::vector<AttentionSpec> stages;
-  for (const std::string& part : split(text, '/')) stages.push_back(parse_attention(part));
-  return stages;
-}
-
-std::unique_ptr<Attention> make_attention(const AttentionSpec& spec, const Scope& scope, const AttentionConfig& config) {
-  const AttentionKind& kind = attention_kind(spec.name);
+AttentionOptions options_of(const AttentionSpec& spec, const AttentionKind& kind) {
   std::map<std::string, std::string> values;
   for (const auto& o : kind.options) values[o.name] = o.default_value;
   for (const auto& [key, value] : spec.options) values[key] = value;
-  const AttentionOptions options(std::move(values));
+  return AttentionOptions(std::move(values));
+}
+
+std::unique_ptr<Attention> make_union(const AttentionSpec& spec, const Scope& scope, const AttentionConfig& config) {
+  require(!config.cross, "attention '{}': a union has no second input", spec.str());
+  std::vector<UnionGeometry::Part> parts;
+  for (const AttentionSpec& part : spec.parts) {
+    const AttentionKind& kind = attention_kind(part.name);
+    check(kind.make_geometry != nullptr, "{} in a union", part.name);
+    const Scope own = scope / fmt::format("part{}", parts.size());
+    parts.push_back({part.str(), kind.make_geometry(own, config, options_of(part, kind), GeometryUse::kUnionPart)});
+  }
+  const std::string key = fmt::format("{} block {} heads {}", spec.str(), config.block, config.heads);
+  return std::make_unique<MultiHeadAttention>(scope, config, std::make_unique<UnionGeometry>(key, config.heads, std::move(parts)));
+}
+
+std::unique_ptr<Attention> make_parallel(const AttentionSpec& spec, const Scope& scope, const AttentionConfig& config) {
+  std::vector<double> weights;
+  for (const AttentionSpec& part : spec.parts) weights.push_back(part.weight);
+  const std::vector<int64_t> shares = head_shares(config.heads, weights);
+  std::vector<ParallelAttention::Part> parts;
+  for (size_t i = 0; i < spec.parts.size(); ++i) {
+    const AttentionSpec& part = spec.parts[i];
+    require(shares[i] > 0, "attention '{}': {} head(s) leave none for '{}'; give it more weight, or take a model with more heads",
+            spec.str(), config.heads, part.str());
+    parts.push_back({part.str(), shares[i],
+                     make_attention(part, scope / static_cast<int64_t>(i), ParallelAttention::part_config(config, shares[i]))});
+  }
+  return std::make_unique<ParallelAttention>(scope, config, std::move(parts));
+}
+
+}  // namespace
+
+std::unique_ptr<Attention> make_attention(const AttentionSpec& spec, const Scope& scope, const AttentionConfig& config) {
+  if (spec.form == AttentionSpec::Form::kUnion) return make_union(spec, scope, config);
+  if (spec.form == AttentionSpec::Form::kParallel) return make_parallel(spec, scope, config);
+  const AttentionKind& kind = attention_kind(spec.name);
+  const AttentionOptions options = options_of(spec, kind);
   if (kind.make) return kind.make(scope, config, options);
   return std::make_unique<MultiHeadAttention>(scope, config, kind.make_geometry(scope, config, options, GeometryUse::kAlone));
 }

@@ -1,11 +1,12 @@
 // All mechanisms by name, with what the command line, the docs and the conformance tests need to know of them; and the
-// grammar of an attention SPEC: name:key=value:key=value, A/B/C per stage (the last one repeats).
+// attention that a SPEC (attention/spec.h) describes.
 #pragma once
 
 #include <functional>
 #include <map>
 
 #include "attention/geometry.h"
+#include "attention/spec.h"
 
 namespace fovea {
 
@@ -60,18 +61,8 @@ struct AttentionKind {
 const std::vector<AttentionKind>& attention_kinds();
 const AttentionKind& attention_kind(const std::string& name);  // throws Error with the nearest names
 
-// One mechanism with its options.
-struct AttentionSpec {
-  std::string name;
-  std::map<std::string, std::string> options;  // as given
-  std::string str() const;                     // canonical text
-};
-
-// Parses one stage's spec; throws Error that says what is wrong with it and what would be right.
-AttentionSpec parse_attention(const std::string& text);
-// "A/B" -> {A, B}; the entry for a stage is min(stage, size - 1).
-std::vector<AttentionSpec> parse_attention_stages(const std::string& text);
-
+// Unions keep the parts' own parameters in scope/part0, scope/part1, ...; parallel heads are scope/0, scope/1, ... with one
+// scope/proj.
 std::unique_ptr<Attention> make_attention(const AttentionSpec& spec, const Scope& scope, const AttentionConfig& config);
 
 }  // namespace fovea

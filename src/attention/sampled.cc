@@ -265,6 +265,7 @@ AttentionKind sampled_attention_kind() {
                {"offset", "0", "strided: the first row and column"},
                {"grid", "7", "linear: keys, G or GxG"}};
   k.traits.prefix = k.traits.separate_qkv = true;
+  k.no_union_reason = "its keys are projections of their own, not the tokens'";
   k.make = [](const Scope& scope, const AttentionConfig& config, const AttentionOptions& o) -> std::unique_ptr<Attention> {
     SampledConfig s;
     const std::string kind = o.choice("kind", {"pooled", "linear", "strided"});

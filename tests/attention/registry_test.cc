@@ -32,7 +32,6 @@ TEST(AttentionSpec, EachMistakeIsNamed) {
   EXPECT_THAT(error_of("global:size=7"), testing::HasSubstr("it has none"));
   EXPECT_THAT(error_of(""), testing::HasSubstr("no name"));
   EXPECT_THAT(error_of("global/"), testing::HasSubstr("no name"));
-  EXPECT_THAT(error_of("global+window"), testing::HasSubstr("combines"));
 }
 
 TEST(AttentionSpec, ValuesAreCheckedWhenBuilt) {

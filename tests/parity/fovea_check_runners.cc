@@ -107,6 +107,7 @@ const Runners& runners() {
     add_linformer_runners(r);
     add_sampled_runners(r);
     add_patterns_runners(r);
+    add_parallel_runners(r);
     return r;
   }();
   return table;
