@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 
 #include "attention/multi_head.h"
 #include "attention/parallel.h"
@@ -20,6 +21,7 @@ AttentionKind sparse_attention_kind();
 AttentionKind longformer_attention_kind();
 AttentionKind local_attention_kind();
 AttentionKind window_v2_attention_kind();
+AttentionKind performer_attention_kind();
 
 const std::vector<AttentionKind>& attention_kinds() {
   static const std::vector<AttentionKind> kinds = {
@@ -32,6 +34,7 @@ const std::vector<AttentionKind>& attention_kinds() {
       longformer_attention_kind(),
       local_attention_kind(),
       window_v2_attention_kind(),
+      performer_attention_kind(),
   };
   return kinds;
 }
@@ -68,6 +71,14 @@ std::vector<int64_t> AttentionOptions::integers(const std::string& key) const {
   std::vector<int64_t> numbers;
   for (const std::string& number : split(text(key), '_')) numbers.push_back(parse_integer(key, number));
   return numbers;
+}
+
+double AttentionOptions::real(const std::string& key) const {
+  const std::string& t = text(key);
+  double value = 0;
+  const auto [end, error] = std::from_chars(t.data(), t.data() + t.size(), value);
+  require(error == std::errc() && end == t.data() + t.size() && std::isfinite(value), "attention option {}={}: expected a number", key, t);
+  return value;
 }
 
 std::pair<int64_t, int64_t> AttentionOptions::size(const std::string& key) const {

@@ -18,6 +18,7 @@ class AttentionOptions {
   const std::string& text(const std::string& key) const;
   int64_t integer(const std::string& key) const;                       // throws Error naming the option when it is no number
   std::vector<int64_t> integers(const std::string& key) const;         // "1_1_2": a list
+  double real(const std::string& key) const;                           // likewise
   std::pair<int64_t, int64_t> size(const std::string& key) const;      // "7" or "7x5": height, width
   std::string choice(const std::string& key, const std::vector<std::string>& allowed) const;
 
@@ -33,6 +34,7 @@ struct AttentionTraits {
   bool prefix = false;    // prefix tokens before the map
   bool qk_norm = true;    // AttentionConfig::qk_norm: not where q and k are normalised anyway
   bool key_padding = true;
+  bool softmax = true;    // a softmax over keys: what all keys' scores share changes nothing
   bool batch_independent = true;  // a permutation of the batch permutes the result
   bool separate_qkv = false;  // q, k and v are parameters of their own, so some have no gradient: k.bias, which shifts whole
                               // rows of scores, and where there is one key all of q and k

@@ -11,12 +11,6 @@ namespace {
 
 constexpr int64_t kSlabAlign = 16;  // elements; 64 bytes in f32
 
-uint64_t hash(const std::string& s) {  // FNV-1a: stable across platforms
-  uint64_t h = 0xcbf29ce484222325ULL;
-  for (const char c : s) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
-  return h;
-}
-
 double draw(const Init& init, const Rng& rng, uint64_t i) {
   switch (init.kind) {
     case Init::Kind::kZeros: return 0;
@@ -47,23 +41,29 @@ Param* ParamStore::add(std::string name, const Shape& shape, const Init& init, D
   return &params_.back();
 }
 
+Param* ParamStore::add_buffer(std::string name, const Shape& shape, const Init& init) {
+  Param* p = add(std::move(name), shape, init, Decay::kNo);
+  p->frozen = p->buffer = true;
+  return p;
+}
+
 void ParamStore::allocate(DType dtype, Gradients gradients) {
   check(!allocated_, "parameters are allocated twice");
   allocated_ = true;
   dtype_ = dtype;
-  const auto place = [&](Decay decay) {
-    for (Param& p : params_)
-      if (p.decay == decay) slab_elements_ += (p.shape.elements() + kSlabAlign - 1) / kSlabAlign * kSlabAlign;
-  };
-  place(Decay::kYes);
-  decay_elements_ = slab_elements_;
-  place(Decay::kNo);
+  const auto padded = [](const Param& p) { return (p.shape.elements() + kSlabAlign - 1) / kSlabAlign * kSlabAlign; };
+  const auto range = [](const Param& p) { return p.buffer ? 2 : p.decay == Decay::kNo ? 1 : 0; };
+  int64_t next[4] = {};  // where each range begins, and the end
+  for (const Param& p : params_) next[range(p) + 1] += padded(p);
+  for (int i = 1; i < 4; ++i) next[i] += next[i - 1];
+  decay_elements_ = next[1];
+  trained_elements_ = next[2];
+  slab_elements_ = next[3];
   values_ = Buffer(static_cast<size_t>(slab_elements_) * size_of(dtype));
-  int64_t next[2] = {decay_elements_, 0};  // indexed by Decay
   for (Param& p : params_) {
-    int64_t& offset = next[static_cast<int>(p.decay)];
+    int64_t& offset = next[range(p)];
     p.value = {static_cast<char*>(values_.data()) + offset * static_cast<int64_t>(size_of(dtype)), p.shape, dtype};
-    offset += (p.shape.elements() + kSlabAlign - 1) / kSlabAlign * kSlabAlign;
+    offset += padded(p);
   }
   if (gradients == Gradients::kYes) add_gradients();
 }
@@ -73,19 +73,30 @@ void ParamStore::add_gradients() {
   if (grads_.data() != nullptr) return;
   grads_ = Buffer(static_cast<size_t>(slab_elements_) * size_of(dtype_));
   for (Param& p : params_)
-    p.grad = {static_cast<char*>(grads_.data()) + slab_offset(p) * static_cast<int64_t>(size_of(dtype_)), p.shape, dtype_};
+    if (!p.buffer)
+      p.grad = {static_cast<char*>(grads_.data()) + slab_offset(p) * static_cast<int64_t>(size_of(dtype_)), p.shape, dtype_};
 }
 
 void ParamStore::initialise(const Rng& rng) {
   drop_packed();
   for (Param& p : params_) {
-    const Rng own = rng.fork(hash(p.name));
+    const Rng own = rng.fork(name_tag(p.name));
+    if (p.fill) {
+      p.fill(own, p.value);
+      continue;
+    }
     const int64_t n = p.value.elements();
     for (int64_t i = 0; i < n; ++i) {
       // Through float, so that a model in f64 starts from exactly the numbers of one in f32.
       store_scalar(p.value, i, static_cast<double>(static_cast<float>(draw(p.init, own, static_cast<uint64_t>(i)))));
     }
   }
+}
+
+uint64_t ParamStore::name_tag(const std::string& name) {  // FNV-1a: stable across platforms
+  uint64_t h = 0xcbf29ce484222325ULL;
+  for (const char c : name) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
+  return h;
 }
 
 Param* ParamStore::find(const std::string& name) {
@@ -96,7 +107,7 @@ Param* ParamStore::find(const std::string& name) {
 
 int64_t ParamStore::count() const {
   int64_t n = 0;
-  for (const Param& p : params_) n += p.shape.elements();
+  for (const Param& p : params_) n += p.buffer ? 0 : p.shape.elements();
   return n;
 }
 

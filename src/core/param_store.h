@@ -31,12 +31,15 @@ struct Param {
   std::string name;
   Shape shape;
   Init init;
+  // Fills `value` as a whole where its elements do not stand for themselves (orthogonal matrices); replaces `init`.
+  std::function<void(const Rng&, const Tensor& value)> fill;
   Decay decay = Decay::kNo;
   Tensor value;                  // set by ParamStore::allocate
   Tensor grad;                   // likewise, when gradients are wanted; layers add to it
   const void* packed = nullptr;  // the GEMM's own form of a weight [out, in], while it is valid (ops/pack.h)
   bool packable = false;         // a Linear's weight
   bool frozen = false;           // the optimizer leaves it alone
+  bool buffer = false;           // state that is stored with the model but not trained: no gradient (add_buffer)
 };
 
 class ParamStore {
@@ -47,23 +50,27 @@ class ParamStore {
 
   // Throws when the name is taken or allocate() has been called. The pointer stays valid.
   Param* add(std::string name, const Shape& shape, const Init& init, Decay decay);
+  // The same for state that layers themselves keep (centroids, random features): changed in end_step alone.
+  Param* add_buffer(std::string name, const Shape& shape, const Init& init);
 
   enum class Gradients : uint8_t { kNo, kYes };
   void allocate(DType dtype, Gradients gradients);  // once; values are zero until initialise() or a checkpoint fills them
   void add_gradients();                             // later, when a loaded model is to be trained
-  void initialise(const Rng& rng);                  // draws every parameter
+  void initialise(const Rng& rng);                  // draws every parameter from rng.fork(name_tag(its name))
+  static uint64_t name_tag(const std::string& name);
 
   Param* find(const std::string& name);             // nullptr when there is none
   const std::deque<Param>& params() const { return params_; }
   std::deque<Param>& params() { return params_; }
-  int64_t count() const;                            // number of scalars, padding excluded
+  int64_t count() const;                            // number of scalars, padding and buffers excluded
   DType dtype() const { return dtype_; }
 
-  // The slabs: parameters with decay first, then those without; each parameter starts at a multiple of 64 bytes and the
-  // gaps are zero, so an optimizer runs over two flat ranges.
+  // The slabs: parameters with decay first, then those without, then buffers; each parameter starts at a multiple of 64
+  // bytes and the gaps are zero, so an optimizer runs over two flat ranges.
   Tensor values() const;
   Tensor grads() const;                             // empty without gradients
   int64_t decay_elements() const { return decay_elements_; }  // length of the first range
+  int64_t trained_elements() const { return trained_elements_; }  // of the first two
   int64_t slab_elements() const { return slab_elements_; }
   int64_t slab_offset(const Param& param) const;    // in elements
   void zero_grads() const;
@@ -76,7 +83,7 @@ class ParamStore {
   std::deque<Param> params_;
   DType dtype_ = DType::kF32;
   Buffer values_, grads_, packed_;
-  int64_t decay_elements_ = 0, slab_elements_ = 0;
+  int64_t decay_elements_ = 0, trained_elements_ = 0, slab_elements_ = 0;
   bool allocated_ = false;
 };
 
@@ -88,6 +95,9 @@ class Scope {
   Scope operator/(int64_t index) const { return *this / std::to_string(index); }
   Param* param(const std::string& name, const Shape& shape, const Init& init, Decay decay) const {
     return store_->add((*this / name).prefix_, shape, init, decay);
+  }
+  Param* buffer(const std::string& name, const Shape& shape, const Init& init) const {
+    return store_->add_buffer((*this / name).prefix_, shape, init);
   }
   const std::string& prefix() const { return prefix_; }
   ParamStore& store() const { return *store_; }

@@ -167,6 +167,45 @@ struct GroupedAttentionBackwardArgs {
   void* dhead_scale = nullptr;          // (H) +=, or null
 };
 
+// Features of kernelised attention, phi(x) for x~ = input_scale · x and u = W x~ (kNone: u = x~).
+enum class FeatureKernel : uint8_t {
+  kSoftmax,  // exp(u - |x~|^2 / 2 - c) + epsilon: positive random features of the softmax kernel (2009.14794, lemma 1)
+  kRelu,     // f(u) + epsilon, the generalised kernels
+  kExp,
+  kGelu,
+  kNone,     // queries: softmax over D; keys: softmax over the keys per feature, or exp(u - c) when causal (1812.01243)
+};
+
+// out_i = phi(q_i) · sum_j phi(k_j) v_j^T / phi(q_i) · sum_j phi(k_j), over all keys or, causal, over those of j <= i.
+// Choromanski et al. 2020 (2009.14794). The stabiliser c of a query is the maximum of its u; that of the keys is the maximum over
+// the features of all keys that the query meets, so that a causal row is what the prefix alone would give. With epsilon = 0 the
+// result does not depend on c. A row that meets no key gives zeros.
+struct FeatureAttentionArgs {
+  int64_t batch = 0, heads = 0, head_dim = 0, value_dim = 0;
+  int64_t queries = 0, keys = 0;         // token rows; the same number when causal
+  FeatureKernel map = FeatureKernel::kSoftmax;
+  int64_t features = 0;                  // M; D for kNone
+  const void* projection = nullptr;      // W (M, D) of all heads; null for kNone
+  double input_scale = 1;
+  double epsilon = 0;                    // 0 for kNone
+  bool causal = false;
+  ConstHeadsView q, k, v;
+  const uint8_t* key_padding = nullptr;  // (B, keys) 1 = this token row is no key, or null
+  HeadsView out;
+  void* state = nullptr;                 // what the backward needs: feature_attention_state elements; null: not kept
+
+  // What official implementations do differently, for comparison with them.
+  bool constant_stabilisers = false;     // c is no function of q and k: no gradient goes through it
+  bool whole_stabiliser = false;         // causal: c is the maximum over all keys, later ones too
+  double causal_epsilon = 0;             // causal: added to each feature of the sum over keys in the denominator
+};
+
+struct FeatureAttentionBackwardArgs {
+  FeatureAttentionArgs forward;          // as in the forward; forward.out and forward.state hold its results
+  ConstHeadsView dout;
+  HeadsView dq, dk, dv;                  // every row is written
+};
+
 // ---- small operators ------------------------------------------------------------------------------------------------
 
 // Patches of a map as matrix rows, zero outside the map: out row (b, oy, ox), column (c, ky, kx) = x(b, c, oy*stride_h -
@@ -266,6 +305,10 @@ struct KernelTable {
 
   void (*grouped_attention)(const GroupedAttentionArgs&, Context&);
   void (*grouped_attention_backward)(const GroupedAttentionBackwardArgs&, Context&);
+
+  void (*feature_attention)(const FeatureAttentionArgs&, Context&);
+  void (*feature_attention_backward)(const FeatureAttentionBackwardArgs&, Context&);
+  int64_t (*feature_attention_state)(const FeatureAttentionArgs&);
 
   void (*cross_entropy)(const CrossEntropyArgs&, Context&);
   void (*cross_entropy_backward)(const CrossEntropyArgs&, Context&);

@@ -318,17 +318,17 @@ void start_from(const std::string& init, Classifier& model, DType dtype, Context
   for (Param& p : model.params().params()) {
     const Param* x = from.find(p.name);
     if (x == nullptr) {
-      missing.push_back(p.name);
+      if (!p.buffer) missing.push_back(p.name);
     } else if (x->shape == p.shape) {
       convert(x->value, p.value);
     } else if (p.name == "pos_embed" && p.shape.last() == x->shape.last()) {
       resample_positions(*loaded.classifier, *x, model, p, ctx);
-    } else if (!is_head(p.name) || loaded.classifier->config().classes == model.config().classes) {
+    } else if (!p.buffer && (!is_head(p.name) || loaded.classifier->config().classes == model.config().classes)) {
       misshapen.push_back(fmt::format("{} is {} instead of {}", p.name, x->shape.str(), p.shape.str()));
     }
   }
   for (const Param& p : from.params())
-    if (model.params().find(p.name) == nullptr) unexpected.push_back(p.name);
+    if (!p.buffer && model.params().find(p.name) == nullptr) unexpected.push_back(p.name);
   std::string text;
   const auto list = [&](const char* what, std::vector<std::string>& names) {
     if (names.empty()) return;

@@ -59,6 +59,7 @@ StepResult ClassificationStep::accumulate(ConstTensor images, const int32_t* lab
   model_.backward(dlogits, {}, {}, {}, tape_, ctx);
   check(tape_.empty(), "the backward of the model left {} records on the tape", tape_.size());
   ctx.set_training(false);
+  rng_ = rng;
   return result;
 }
 
@@ -67,7 +68,10 @@ double ClassificationStep::update(double lr, Context& ctx) {
   if (!std::isfinite(norm)) return norm;
   optimizer_.step(lr, clip_scale(norm, config_.clip_norm), ctx);
   model_.params().zero_grads();
+  // What layers draw anew after a step is a function of the step's random numbers too, so that a resumed run draws the same.
+  ctx.set_training(true, rng_);
   model_.backbone().end_step(ctx);
+  ctx.set_training(false);
   return norm;
 }
 

@@ -41,6 +41,7 @@ class ClassificationStep {
   StepConfig config_;
   AdamW optimizer_;
   Tape tape_;
+  Rng rng_;  // of the last accumulate
 };
 
 // Index of the largest of each row's values, the first of equals; rows with NaN give -1.

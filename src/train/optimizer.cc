@@ -34,11 +34,12 @@ void AdamW::update(int64_t begin, int64_t count, double decay, double lr, double
 void AdamW::step(double lr, double grad_scale, Context& ctx) {
   ++steps_;
   params_.drop_packed();
-  const bool any_frozen = std::any_of(params_.params().begin(), params_.params().end(), [](const Param& p) { return p.frozen; });
+  const bool any_frozen =
+      std::any_of(params_.params().begin(), params_.params().end(), [](const Param& p) { return p.frozen && !p.buffer; });
   if (!any_frozen) {
     const int64_t split = params_.decay_elements();
     update(0, split, config_.weight_decay, lr, grad_scale, ctx);
-    update(split, params_.slab_elements() - split, 0, lr, grad_scale, ctx);
+    update(split, params_.trained_elements() - split, 0, lr, grad_scale, ctx);
     return;
   }
   for (const Param& p : params_.params())

@@ -152,5 +152,20 @@ TEST(ParamStore, NewValuesDropPackedForms) {
   EXPECT_EQ(store.packed_buffer().data(), nullptr);
 }
 
+TEST(ParamStore, ATensorMayBeFilledAsAWhole) {
+  ParamStore store;
+  Param* a = store.add_buffer("a.w", Shape{3}, Init::zeros());
+  Param* b = store.add_buffer("b.w", Shape{3}, Init::zeros());
+  for (Param* p : {a, b})
+    p->fill = [](const Rng& rng, const Tensor& value) {
+      for (int64_t i = 0; i < 3; ++i) store_scalar(value, i, rng.uniform(0) + static_cast<double>(i));
+    };
+  store.allocate(DType::kF64, ParamStore::Gradients::kYes);
+  store.initialise(Rng(5));
+  const double first = Rng(5).fork(ParamStore::name_tag("a.w")).uniform(0);
+  for (int64_t i = 0; i < 3; ++i) EXPECT_EQ(load_scalar(a->value, i), first + static_cast<double>(i));
+  EXPECT_NE(load_scalar(b->value, 0), first) << "each tensor has numbers of its own";
+}
+
 }  // namespace
 }  // namespace fovea

@@ -75,7 +75,8 @@ bool contains(const std::vector<std::string>& names, const std::string& name) {
 std::vector<LayerRun::Gradient> run_backward(LayerUnderTest& layer, const std::vector<HostTensor>& doutputs, Tape& tape,
                                              Context& ctx) {
   const DType dtype = layer.params().params().empty() ? ctx.dtype() : layer.params().dtype();
-  for (const Param& p : layer.params().params()) fill(p.grad, kGradientStart);
+  for (const Param& p : layer.params().params())
+    if (!p.buffer) fill(p.grad, kGradientStart);
   std::vector<HostTensor> owned;
   std::vector<Tensor> dinputs;
   const auto shapes = layer.input_shapes();
@@ -91,6 +92,7 @@ std::vector<LayerRun::Gradient> run_backward(LayerUnderTest& layer, const std::v
   for (size_t i = 0; i < shapes.size(); ++i)
     if (layer.input_differentiable(i)) gradients.push_back({fmt::format("input {}", i), std::move(owned[i])});
   for (const Param& p : layer.params().params()) {
+    if (p.buffer) continue;
     gradients.push_back({p.name, copy_of(p.grad)});
     const Tensor& g = gradients.back().value;
     for (int64_t i = 0; i < g.elements(); ++i) store_scalar(g, i, load_scalar(g, i) - kGradientStart);
@@ -108,7 +110,8 @@ class DualForward {
     set_mode(ctx_, options);
     for (size_t i = 0; i < inputs_.size(); ++i)
       if (layer_->input_differentiable(i)) blocks_.push_back(inputs_[i]);
-    for (const Param& p : layer_->params().params()) blocks_.push_back(p.value);
+    for (const Param& p : layer_->params().params())
+      if (!p.buffer) blocks_.push_back(p.value);
   }
 
   // Inputs and parameters in the order of LayerRun::gradients.

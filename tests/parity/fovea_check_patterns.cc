@@ -32,9 +32,6 @@ struct HeadsLayout {
 };
 
 // The kernel on given q, k, v; results are tensors like them.
-struct KernelRun {
-  Tensor y, dq, dk, dv;
-};
 KernelRun run_kernel(CheckCase& c, const TokenGroups& groups, const HeadsLayout& layout, const Tensor& q, const Tensor& k, const Tensor& v,
                      const Tensor& dy, const uint8_t* key_padding) {
   KernelRun r{c.memory(q.shape), c.memory(q.shape), c.memory(q.shape), c.memory(q.shape)};
@@ -191,46 +188,7 @@ Tensor unit_rows(CheckCase& c, const Tensor& x, const Tensor* dy) {
 }
 
 void local_block_attention(CheckCase& c) {
-  const Json& j = c.config;
-  const bool causal = j.at("causal"), shared = flag(j, "shared_qk", false), rotary = flag(j, "rotary", false);
-  LocalConfig local;
-  local.window = j.at("window");
-  local.back = j.at("look_backward");
-  local.forward = j.at("look_forward");
-  local.exact = flag(j, "exact_windowsize", false);
-  if (shared) local.self_penalty = -5e4f;
-  HeadsLayout layout{j.at("B"), j.at("num_heads"), j.at("N"), j.at("dim_head"), true};
-  const int64_t tokens = layout.tokens;
-  const Tensor q = c.input("q"), k = c.input("k"), v = c.input("v");
-  const Shape rows{layout.batch * layout.heads, tokens, 1, layout.head_dim};
-  // Queries take the positions of the last block that they see, `forward` blocks too far.
-  const int64_t query_first = local.forward * local.window;
-  const auto turned = [&](const Tensor& x, int64_t first, bool back) {
-    if (!rotary) return x;
-    const Tensor y = c.memory(x.shape);
-    if (back)
-      Rotary().backward(x.reshaped(rows), first, y.reshaped(rows), c.ctx);
-    else
-      Rotary().forward(x.reshaped(rows), first, y.reshaped(rows), c.ctx);
-    return y;
-  };
-  Tensor kq = turned(q, query_first, false), kk = turned(shared ? unit_rows(c, k, nullptr) : k, 0, false), kv = v, dy = c.upstream("y");
-  const uint8_t* padding = nullptr;
-  if (c.fixture.has("in.mask")) {
-    uint8_t* p = const_cast<uint8_t*>(c.bytes("mask"));  // 1 = keep there, 1 = no key here
-    for (int64_t i = 0; i < layout.batch * tokens; ++i) p[i] = p[i] == 0;
-    padding = p;
-  } else {
-    // Without a mask the tokens that fill the last block are zeros which everybody may see.
-    layout.tokens = (tokens + local.window - 1) / local.window * local.window;
-    for (Tensor* t : {&kq, &kk, &kv, &dy}) *t = with_tokens(c, *t, layout.tokens);
-  }
-  const KernelRun r = run_kernel(c, local_groups(local, 0, layout.tokens, causal), layout, kq, kk, kv, dy, padding);
-  c.output("y", with_tokens(c, r.y, tokens));
-  c.input_gradient("q", turned(with_tokens(c, r.dq, tokens), query_first, true));
-  const Tensor dk = turned(with_tokens(c, r.dk, tokens), 0, true);
-  c.input_gradient("k", shared ? unit_rows(c, k, &dk) : dk);
-  c.input_gradient("v", with_tokens(c, r.dv, tokens));
+  give(c, run_local_blocks(c, c.input("q"), c.input("k"), c.input("v"), c.upstream("y")));
 }
 
 // ---- Longformer -----------------------------------------------------------------------------------------------------
@@ -293,6 +251,46 @@ void token_shift(CheckCase& c) {
 }
 
 }  // namespace
+
+KernelRun run_local_blocks(CheckCase& c, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& upstream) {
+  const Json& j = c.config;
+  const bool causal = j.at("causal"), shared = flag(j, "shared_qk", false), rotary = flag(j, "rotary", false);
+  LocalConfig local;
+  local.window = j.at("window");
+  local.back = j.at("look_backward");
+  local.forward = j.at("look_forward");
+  local.exact = flag(j, "exact_windowsize", false);
+  if (shared) local.self_penalty = -5e4f;
+  HeadsLayout layout{q.dim(0), q.dim(1), q.dim(2), q.dim(3), true};
+  const int64_t tokens = layout.tokens;
+  const Shape rows{layout.batch * layout.heads, tokens, 1, layout.head_dim};
+  // Queries take the positions of the last block that they see, `forward` blocks too far.
+  const int64_t query_first = local.forward * local.window;
+  const auto turned = [&](const Tensor& x, int64_t first, bool back) {
+    if (!rotary) return x;
+    const Tensor y = c.memory(x.shape);
+    if (back)
+      Rotary().backward(x.reshaped(rows), first, y.reshaped(rows), c.ctx);
+    else
+      Rotary().forward(x.reshaped(rows), first, y.reshaped(rows), c.ctx);
+    return y;
+  };
+  Tensor kq = turned(q, query_first, false), kk = turned(shared ? unit_rows(c, k, nullptr) : k, 0, false), kv = v, dy = upstream;
+  const uint8_t* padding = nullptr;
+  if (c.fixture.has("in.mask")) {
+    uint8_t* p = const_cast<uint8_t*>(c.bytes("mask"));  // 1 = keep there, 1 = no key here
+    for (int64_t i = 0; i < layout.batch * tokens; ++i) p[i] = p[i] == 0;
+    padding = p;
+  } else {
+    // Without a mask the tokens that fill the last block are zeros which everybody may see.
+    layout.tokens = (tokens + local.window - 1) / local.window * local.window;
+    for (Tensor* t : {&kq, &kk, &kv, &dy}) *t = with_tokens(c, *t, layout.tokens);
+  }
+  const KernelRun r = run_kernel(c, local_groups(local, 0, layout.tokens, causal), layout, kq, kk, kv, dy, padding);
+  const Tensor dk = turned(with_tokens(c, r.dk, tokens), 0, true);
+  return {with_tokens(c, r.y, tokens), turned(with_tokens(c, r.dq, tokens), query_first, true), shared ? unit_rows(c, k, &dk) : dk,
+          with_tokens(c, r.dv, tokens)};
+}
 
 void add_patterns_runners(Runners& runners) {
   runners["sparse_transformer"] = sparse_transformer;

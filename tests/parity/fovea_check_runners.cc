@@ -92,7 +92,8 @@ void ModelCase::load(const std::function<std::string(const std::string&)>& renam
 }
 
 void ModelCase::collect_gradients() {
-  for (const Param& p : model.params().params()) convert(p.grad, c.params.find(p.name)->grad);
+  for (const Param& p : model.params().params())
+    if (!p.buffer) convert(p.grad, c.params.find(p.name)->grad);
 }
 
 namespace {
@@ -103,6 +104,7 @@ const Runners& runners() {
     add_global_runners(r);
     add_swin_runners(r);
     add_cswin_runners(r);
+    add_performer_runners(r);
     add_backbone_runners(r);
     add_linformer_runners(r);
     add_sampled_runners(r);

@@ -13,6 +13,7 @@ using Runners = std::map<std::string, std::function<void(CheckCase&)>>;  // by c
 void add_global_runners(Runners& runners);
 void add_swin_runners(Runners& runners);
 void add_cswin_runners(Runners& runners);
+void add_performer_runners(Runners& runners);
 void add_backbone_runners(Runners& runners);
 void add_linformer_runners(Runners& runners);
 void add_sampled_runners(Runners& runners);
@@ -31,6 +32,12 @@ void apply_mask(CheckCase& c, const std::string& name, int64_t queries, int64_t 
 void run_attention(CheckCase& c, const Attention& attention, AttentionInputs& in, const AttentionGradients& gradients, const Shape& y_shape);
 // The same for a block, and the gradient of x.
 void run_block(CheckCase& c, const TransformerBlock& block, AttentionInputs in);
+
+// Blocked local attention of lucidrains with the fixture's options, forward and backward: q, k, v and the results are (B, H, N, D).
+struct KernelRun {
+  Tensor y, dq, dk, dv;
+};
+KernelRun run_local_blocks(CheckCase& c, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& upstream);
 
 ModelConfig model_config(const Json& config);
 // A model is built by its configuration alone, so the case binds to the classifier's own store by moving values across.

@@ -5,6 +5,7 @@
 #include "kernels/reference/cross_entropy.h"
 #include "kernels/reference/depthwise.h"
 #include "kernels/reference/elementwise.h"
+#include "kernels/reference/feature_attention.h"
 #include "kernels/reference/gemm.h"
 #include "kernels/reference/grouped_attention.h"
 #include "kernels/reference/layer_norm.h"
@@ -32,6 +33,9 @@ KernelTable make_table(std::string_view name) {
   t.activation_backward = reference::activation_backward<T>;
   t.grouped_attention = reference::grouped_attention<T>;
   t.grouped_attention_backward = reference::grouped_attention_backward<T>;
+  t.feature_attention = reference::feature_attention<T>;
+  t.feature_attention_backward = reference::feature_attention_backward<T>;
+  t.feature_attention_state = [](const FeatureAttentionArgs&) -> int64_t { return 0; };
   t.cross_entropy = reference::cross_entropy<T>;
   t.cross_entropy_backward = reference::cross_entropy_backward<T>;
   t.gather_rows = reference::gather_rows<T>;
