@@ -81,14 +81,16 @@ class AttentionPeer:
         self.modules = module
         self.give_qkv(module.to_q, module.to_k, module.to_v)
         self.give_proj(module.to_out)
-        self.give("features", module.fast_attention.projection_matrix)
+        self.give("projection_matrix", module.fast_attention.projection_matrix)
         return module
 
     def make_linformer(self):
         from linformer import LinformerSelfAttention
         module = LinformerSelfAttention(DIM, self.tokens, k=256, heads=HEADS)
         self.modules = module
-        self.give_qkv(module.to_q, module.to_k, module.to_v)
+        for name, layer in (("q", module.to_q), ("k", module.to_k), ("v", module.to_v)):
+            self.give(f"{name}.weight", layer.weight)
+            self.give(f"{name}.bias", self.torch.zeros(DIM))
         self.give_proj(module.to_out)
         self.give("proj_k", module.proj_k)
         self.give("proj_v", module.proj_v)

@@ -9,9 +9,17 @@
 
 namespace fovea {
 
+// Occupied cells of sparse grids, those of all samples together: tokens of a batch whose samples differ in length.
+struct CellGrid {
+  int64_t samples = 0, depth = 1, height = 0, width = 0;  // of the grids
+  const int32_t* cells = nullptr;                         // (count, 4) sample, z, y, x of each token
+  int64_t count = 0;
+};
+
 // The tokens of a batch: `prefix` tokens (class, distillation, registers) before height x width map tokens, row-major.
 struct TokenGrid {
   int64_t batch = 0, prefix = 0, height = 0, width = 0;
+  const CellGrid* cells = nullptr;  // tokens are occupied cells: batch 1, no prefix, height 1, as wide as there are cells
   int64_t tokens() const { return prefix + height * width; }
   std::string str() const;  // "2 x (1 + 14x14)"
 };

@@ -9,6 +9,10 @@ std::vector<PairPattern> AttentionGeometry::pattern(const TokenGrid&, bool) cons
 
 std::vector<std::string> AttentionGeometry::unsupported(const TokenGrid&) const { return {}; }
 
+void AttentionGeometry::position(const AttentionInputs&, Tensor, Context&) const {
+  check(false, "a geometry that adds places does not say what they are");
+}
+
 void AttentionGeometry::score_bias(const AttentionInputs&, const TokenGroups&, Tensor, Context&) const {
   check(false, "a geometry with a score bias does not say what it is");
 }

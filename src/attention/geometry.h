@@ -10,7 +10,7 @@ class AttentionGeometry {
  public:
   virtual ~AttentionGeometry() = default;
 
-  // Who meets whom; the reference stays valid as long as the context.
+  // Who meets whom; the reference stays valid as long as the context, or, for occupied cells, until the next call.
   virtual const TokenGroups& groups(const AttentionInputs& in, Context& ctx) const = 0;
   // The same as a predicate, for unions: one pattern for all heads, or pattern h % size for head h. Self attention only.
   virtual std::vector<PairPattern> pattern(const TokenGrid& grid, bool causal) const;
@@ -21,6 +21,11 @@ class AttentionGeometry {
   // Every key that a query meets is this layer's projection of a token. A bias of all keys then adds the same to each score of
   // a query, so that it has no gradient (but for norms of q and k), and none is summed up from rounding errors.
   virtual bool keys_share_projection() const { return false; }
+
+  // What place adds to the tokens that queries and keys (not values) are projected from: p (N, C), all of it written, for each
+  // batch element alike.
+  virtual bool has_position() const { return false; }
+  virtual void position(const AttentionInputs& in, Tensor p, Context& ctx) const;
 
   // A score bias by slot, as groups.biases lays it out: (H * groups.bias_elements()), all of it written; and the way back from
   // its gradient to the parameters'.

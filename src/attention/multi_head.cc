@@ -68,18 +68,48 @@ void MultiHeadAttention::value_term_backward(const AttentionInputs&, const Const
   check(false, "a mechanism with a term of the values does not say how its gradient goes back");
 }
 
+// The tokens with their places added, in scratch.
+Tensor MultiHeadAttention::placed(const AttentionInputs& in, Context& ctx) const {
+  const int64_t n = in.grid.tokens();
+  const Tensor x = ctx.scratch().take(in.x.shape, ctx.dtype()), p = ctx.scratch().take(Shape{n, config_.dim}, ctx.dtype());
+  geometry_->position(in, p, ctx);
+  for (int64_t b = 0; b < in.grid.batch; ++b)
+    ctx.kernels().add(n * config_.dim, in.x.slice(b, 1).data, p.data, x.slice(b, 1).data, ctx);
+  return x;
+}
+
+// The fused projection; `bias` (3 H D) stands for its own where it is not empty.
+void MultiHeadAttention::project_self(const AttentionInputs& in, ConstTensor bias, Tensor qkv, Context& ctx) const {
+  if (!geometry_->has_position()) {
+    LinearFusion fusion;
+    fusion.bias = bias;
+    return qkv_->apply(in.x, qkv, fusion, ctx);
+  }
+  ArenaScope scope(ctx.scratch());
+  qkv_->apply_part(placed(in, ctx), 0, 2 * inner(), bias, qkv, ctx);
+  qkv_->apply_part(in.x, 2 * inner(), inner(), bias, qkv, ctx);
+}
+
+// Places are constants, so the input's gradient is that of one product; the parameters' are those of two.
+void MultiHeadAttention::self_parameters_backward(const AttentionInputs& in, ConstTensor dqkv, Linear::Outputs without_bias,
+                                                  Context& ctx) const {
+  if (!geometry_->has_position()) return qkv_->backward_parameters(in.x, dqkv, without_bias, ctx);
+  ArenaScope scope(ctx.scratch());
+  qkv_->backward_parameters_part(placed(in, ctx), 0, 2 * inner(), dqkv, ctx);
+  qkv_->backward_parameters_part(in.x, 2 * inner(), inner(), dqkv, ctx);
+}
+
 // q and k become unit rows where they stand. k has no bias, as published.
 void MultiHeadAttention::project_cosine(const AttentionInputs& in, Record& r, Tape* tape, Context& ctx) const {
   const int64_t rows = in.grid.batch * in.grid.tokens(), h = config_.heads, d = config_.head_dim;
-  LinearFusion fusion;
+  Tensor bias;
   if (q_bias_) {
-    const Tensor bias = ctx.scratch().take(Shape{3, inner()}, ctx.dtype());
+    bias = ctx.scratch().take(Shape{3, inner()}, ctx.dtype());
     std::memcpy(bias.slice(0, 1).data, q_bias_->value.data, q_bias_->value.bytes());
     Tensor(bias.slice(1, 1)).zero();
     std::memcpy(bias.slice(2, 1).data, v_bias_->value.data, v_bias_->value.bytes());
-    fusion.bias = bias;
   }
-  qkv_->apply(in.x, r.q, fusion, ctx);
+  project_self(in, bias, r.q, ctx);
   r.norms = ctx.activation(Shape{rows, 2 * h}, tape);
   r.temperature = ctx.activation(Shape{h}, tape);
   UnitRowsArgs a;
@@ -122,7 +152,7 @@ void MultiHeadAttention::project(const AttentionInputs& in, Record& r, Tape* tap
     r.q_token_stride = r.kv_token_stride = 3 * inner();
     r.keys = n;
     if (config_.cosine) return project_cosine(in, r, tape, ctx);
-    qkv_->apply(in.x, qkv, {}, ctx);
+    project_self(in, {}, qkv, ctx);
   } else {
     const ConstTensor key = in.key_input.empty() ? in.x : in.key_input;
     const ConstTensor value = in.value_input.empty() ? key : in.value_input;
@@ -231,7 +261,8 @@ void MultiHeadAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape
 // values alone has the same G and adds to dV; the projections around it are affine. A residual input's gradient is the caller's
 // (it equals dy).
 void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& gradients, Tape& tape, Context& ctx) const {
-  const auto r = tape.pop<Record>();
+  auto r = tape.pop<Record>();
+  if (r.in.grid.cells) r.groups = &geometry_->groups(r.in, ctx);  // another layer has built its own since
   const int64_t batch = r.in.grid.batch, n = r.in.grid.tokens(), h = config_.heads, d = config_.head_dim;
   ArenaScope scope(ctx.scratch());
   Arena& scratch = ctx.scratch();
@@ -304,7 +335,7 @@ void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& grad
   }
   if (qkv_) {
     const bool still = geometry_->keys_share_projection() && !config_.qk_norm;
-    qkv_->backward_parameters(r.in.x, dqkv, still ? Linear::Outputs{inner(), inner()} : Linear::Outputs{}, ctx);
+    self_parameters_backward(r.in, dqkv, still ? Linear::Outputs{inner(), inner()} : Linear::Outputs{}, ctx);
     qkv_->backward_input(dqkv, gradients.dx, Accumulate::kNo, ctx);
     return;
   }

@@ -40,6 +40,9 @@ class MultiHeadAttention : public Attention {
   void project(const AttentionInputs& in, Record& record, Tape* tape, Context& ctx) const;
   void project_cosine(const AttentionInputs& in, Record& record, Tape* tape, Context& ctx) const;
   void cosine_backward(const Record& record, Tensor dqkv, ConstTensor dtemperature, Context& ctx) const;
+  void project_self(const AttentionInputs& in, ConstTensor bias, Tensor qkv, Context& ctx) const;
+  void self_parameters_backward(const AttentionInputs& in, ConstTensor dqkv, Linear::Outputs without_bias, Context& ctx) const;
+  Tensor placed(const AttentionInputs& in, Context& ctx) const;
   GroupedAttentionArgs kernel_args(const Record& record, Context& ctx) const;
   const Param* pad_bias() const { return qkv_ && pads_are_projected() ? qkv_->bias() : nullptr; }
 

@@ -14,6 +14,8 @@ namespace fovea {
 // One line for each mechanism.
 AttentionKind global_attention_kind();
 AttentionKind window_attention_kind();
+AttentionKind routing_attention_kind();
+AttentionKind regional_attention_kind();
 AttentionKind cross_shaped_attention_kind();
 AttentionKind linformer_attention_kind();
 AttentionKind sampled_attention_kind();
@@ -27,6 +29,8 @@ const std::vector<AttentionKind>& attention_kinds() {
   static const std::vector<AttentionKind> kinds = {
       global_attention_kind(),
       window_attention_kind(),
+      routing_attention_kind(),
+      regional_attention_kind(),
       cross_shaped_attention_kind(),
       linformer_attention_kind(),
       sampled_attention_kind(),

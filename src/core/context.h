@@ -32,10 +32,18 @@ class Context {
 
   bool training() const { return training_; }  // dropout, stochastic depth: on
   const Rng& rng() const { return rng_; }      // of this step; layers fork it by their own tag
-  void set_training(bool training, Rng rng = Rng()) {
+  void set_training(bool training, Rng rng = Rng(), double loss_weight = 1) {
     training_ = training;
     rng_ = rng;
+    loss_weight_ = loss_weight;
+    auxiliary_loss_ = 0;
   }
+
+  // Losses of layers beside the model's own (the distance of routed tokens from their centroids). In training a forward adds
+  // the value, and the layer's backward adds loss_weight() times its gradient by itself.
+  double loss_weight() const { return loss_weight_; }        // share of this forward in the update
+  double auxiliary_loss() const { return auxiliary_loss_; }  // since set_training
+  void add_auxiliary_loss(double loss) { auxiliary_loss_ += loss; }
 
   // Something that depends on sizes alone (token groups, index tables): built at its first use, then kept.
   template <class T>
@@ -45,6 +53,21 @@ class Context {
     return *std::any_cast<const std::shared_ptr<T>&>(it->second);
   }
 
+  // Memory of one owner between calls, one T each, default-constructed at first: what a layer's training forwards gather for
+  // its end_step. A forward leaves the model as it is and writes here, where no other caller looks.
+  template <class T>
+  T& state(const void* owner) {
+    auto it = states_.find(owner);
+    if (it == states_.end()) it = states_.emplace(owner, std::make_shared<T>()).first;
+    return *std::any_cast<const std::shared_ptr<T>&>(it->second);
+  }
+  // One T for everybody to build something in that a single call needs, so that its capacity stays.
+  template <class T>
+  T& reusable() {
+    static const char key = 0;
+    return state<T>(&key);
+  }
+
  private:
   const KernelTable& kernels_;
   DType dtype_;
@@ -52,7 +75,9 @@ class Context {
   Arena scratch_;
   bool training_ = false;
   Rng rng_;
+  double loss_weight_ = 1, auxiliary_loss_ = 0;
   std::unordered_map<std::string, std::any> cache_;
+  std::unordered_map<const void*, std::any> states_;
 };
 
 }  // namespace fovea

@@ -113,7 +113,8 @@ struct UnitRowsBackwardArgs {
   const void* y = nullptr;      // as the forward gave it; x is not needed
   const void* norm = nullptr;   // (rows) likewise
   const void* dy = nullptr;
-  void* dx = nullptr;           // written; may be dy itself
+  void* dx = nullptr;           // may be dy itself
+  bool accumulate_dx = false;   // dx += ...
 };
 
 // ---- attention ------------------------------------------------------------------------------------------------------
@@ -204,6 +205,26 @@ struct FeatureAttentionBackwardArgs {
   FeatureAttentionArgs forward;          // as in the forward; forward.out and forward.state hold its results
   ConstHeadsView dout;
   HeadsView dq, dk, dv;                  // every row is written
+};
+
+// Rows of heads held against centroids (Roy et al. 2020, 2003.05997, section 4.1): the similarity of row n and cluster c is
+// x^_n · means_c, with x^ = x / max(|x|, 1e-12) or, without `unit`, x itself.
+struct ClusterArgs {
+  int64_t batch = 0, heads = 0, head_dim = 0;
+  int64_t rows = 0, clusters = 0;       // of each batch element and head; of each head
+  bool unit = true;
+  ConstHeadsView x;
+  const void* means = nullptr;          // (H, clusters, D)
+  const uint8_t* padding = nullptr;     // 1 = this row takes no part: row n of batch element b at b * padding_stride + n; or null
+  int64_t padding_stride = 0;
+};
+
+struct ClusterDistanceArgs {
+  ClusterArgs clusters;
+  const int32_t* nearest = nullptr;     // (B, H, rows) as nearest_clusters gives it; -1: the row takes no part
+  void* distance = nullptr;             // (1) += sum of |x^_n - means_nearest(n)|^2
+  void* totals = nullptr;               // (H, clusters, D) += sum of x^ over the rows of a cluster
+  void* counts = nullptr;               // (H, clusters) += their number
 };
 
 // ---- small operators ------------------------------------------------------------------------------------------------
@@ -309,6 +330,15 @@ struct KernelTable {
   void (*feature_attention)(const FeatureAttentionArgs&, Context&);
   void (*feature_attention_backward)(const FeatureAttentionBackwardArgs&, Context&);
   int64_t (*feature_attention_state)(const FeatureAttentionArgs&);
+  // nearest (B, H, rows): the cluster of the greatest similarity, the first of equals; -1 for padding.
+  void (*nearest_clusters)(const ClusterArgs&, int32_t* nearest, Context&);
+  // chosen (B, H, clusters, count): for each cluster the `count` rows of the greatest similarity (the first of equals) in
+  // ascending order; -1 behind them where fewer rows than that are no padding.
+  void (*top_rows)(const ClusterArgs&, int64_t count, int32_t* chosen, Context&);
+  // Distances from the nearest centroids, and what new ones are made of. Backward: dx += scale · d(distance)/dx; means and
+  // choices are constants.
+  void (*cluster_distance)(const ClusterDistanceArgs&, Context&);
+  void (*cluster_distance_backward)(const ClusterDistanceArgs&, double scale, const HeadsView& dx, Context&);
 
   void (*cross_entropy)(const CrossEntropyArgs&, Context&);
   void (*cross_entropy_backward)(const CrossEntropyArgs&, Context&);

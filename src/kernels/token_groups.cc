@@ -59,8 +59,36 @@ void TokenGroups::add_key_run(const Run& run) {
   g.free_keys = g.free_keys || run.free;
 }
 
+void TokenGroups::clear() {
+  runs.clear();
+  groups.clear();
+  query_labels.clear();
+  key_labels.clear();
+  rules.clear();
+  terms.clear();
+  ranges.clear();
+  biases.clear();
+  reduction = Reduction::kAssign;
+  mean_epsilon = 0;
+  batches = heads = 1;
+  keys_disjoint = false;
+  query_slots = key_slots = most_query_slots = most_key_slots = 0;
+  max_queries = max_keys = 0;
+  range_open = false;
+}
+
+void TokenGroups::begin_range() {
+  most_query_slots = std::max(most_query_slots, query_slots);
+  most_key_slots = std::max(most_key_slots, key_slots);
+  query_slots = key_slots = 0;
+  const auto next = static_cast<int32_t>(groups.size());
+  ranges.push_back({next, next});
+  range_open = true;
+}
+
 void TokenGroups::end_group() {
   const Group& g = groups.back();
+  if (range_open) ranges.back().end = static_cast<int32_t>(groups.size());
   query_slots += g.queries;
   key_slots += g.keys;
   max_queries = std::max(max_queries, g.queries);
@@ -69,6 +97,8 @@ void TokenGroups::end_group() {
 
 void TokenGroups::finish() {
   if (ranges.empty()) ranges.push_back({0, static_cast<int32_t>(groups.size())});
+  query_slots = std::max(most_query_slots, query_slots);
+  key_slots = std::max(most_key_slots, key_slots);
   check(static_cast<int64_t>(ranges.size()) == batches * heads, "token groups: {} ranges for {} x {}", ranges.size(), batches,
         heads);
   for (const PairRule& rule : rules) {

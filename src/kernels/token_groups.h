@@ -119,6 +119,14 @@ struct TokenGroups {
   void add_key_run(const Run& run);  // all query runs of the group come first
   void end_group();
   void finish();
+
+  // For groups that are built anew in each call: forgets everything but the memory.
+  void clear();
+  // The groups that follow are those of the next range, whose slots count from zero again, so that log-sum-exps stay as many
+  // as the largest range has slots. Labels do not go with it.
+  void begin_range();
+  int64_t most_query_slots = 0, most_key_slots = 0;  // of the ranges before the current one
+  bool range_open = false;                           // begin_range was called: groups go to the last range
 };
 
 }  // namespace fovea

@@ -107,6 +107,52 @@ void Linear::backward_parameters(ConstTensor x, ConstTensor dy, Outputs without_
   sum(without_bias.first + without_bias.count, out_);
 }
 
+namespace {
+
+// The elements of a row-major tensor from column `first` on, for the eyes of a product with its own strides.
+char* from_column(void* data, int64_t first, DType dtype) { return static_cast<char*>(data) + first * static_cast<int64_t>(size_of(dtype)); }
+
+}  // namespace
+
+void Linear::apply_part(ConstTensor x, int64_t first, int64_t count, ConstTensor bias, Tensor y, Context& ctx) const {
+  require(x.last() == in_, "{}: got {} input channels, expected {}", weight_->name, x.last(), in_);
+  check(first >= 0 && first + count <= out_ && y.elements() == x.rows() * out_, "{}: output shape {}", weight_->name, y.shape.str());
+  GemmArgs g;
+  g.m = x.rows();
+  g.n = count;
+  g.k = in_;
+  g.a = x.data;
+  g.a_stride = in_;
+  g.b = weight_->value.slice(first, count).data;
+  g.b_stride = in_;
+  g.b_transposed = true;
+  g.c = from_column(y.data, first, y.dtype);
+  g.c_stride = out_;
+  if (bias_) g.bias = bias_->value.slice(first, count).data;
+  if (!bias.empty()) g.bias = bias.reshaped(Shape{out_}).slice(first, count).data;
+  ctx.kernels().gemm(g, ctx);
+}
+
+// dW rows [first, first + count) += dyᵀ x of the same columns of dy.
+void Linear::backward_parameters_part(ConstTensor x, int64_t first, int64_t count, ConstTensor dy, Context& ctx) const {
+  if (weight_->frozen) return;
+  const void* part = from_column(const_cast<void*>(dy.data), first, dy.dtype);
+  GemmArgs g;
+  g.m = count;
+  g.n = in_;
+  g.k = dy.rows();
+  g.a = part;
+  g.a_stride = out_;
+  g.a_transposed = true;
+  g.b = x.data;
+  g.b_stride = in_;
+  g.c = weight_->grad.slice(first, count).data;
+  g.c_stride = in_;
+  g.accumulate = true;
+  ctx.kernels().gemm(g, ctx);
+  if (bias_) ctx.kernels().column_sum(dy.rows(), count, out_, part, bias_->grad.slice(first, count).data, ctx);
+}
+
 void pack_weights(ParamStore& params, Context& ctx) {
   params.drop_packed();
   const KernelTable& k = ctx.kernels();

@@ -48,6 +48,9 @@ class Linear {
     int64_t first = 0, count = 0;
   };
   void backward_parameters(ConstTensor x, ConstTensor dy, Outputs without_bias, Context& ctx) const;
+  // Output columns [first, first + count) alone, in place among the others of y and dy (rows, out). `bias` (out) as in LinearFusion.
+  void apply_part(ConstTensor x, int64_t first, int64_t count, ConstTensor bias, Tensor y, Context& ctx) const;
+  void backward_parameters_part(ConstTensor x, int64_t first, int64_t count, ConstTensor dy, Context& ctx) const;
 
  private:
   int64_t in_, out_;

@@ -103,9 +103,12 @@ void finish(BenchResult& r, const Context& ctx, const std::vector<double>& ms) {
   r.percent_of_peak = peak > 0 ? 100 * r.gflops / peak : 0;
 }
 
-void require_sizes(const BenchOptions& o) {
+// `most`: tokens or pixels of one side (a long sequence is a map of one row).
+void require_sizes(const BenchOptions& o, int64_t most) {
+  constexpr int64_t kMostArea = int64_t{16384} * 16384;
   require(o.batch > 0 && o.batch <= 65536, "--batch {}: expected 1 to 65536", o.batch);
-  require(o.height >= 0 && o.width >= 0 && o.height <= 16384 && o.width <= 16384, "--size {}x{}: expected 1 to 16384", o.height, o.width);
+  require(o.height >= 0 && o.width >= 0 && o.height <= most && o.width <= most && o.height * o.width <= kMostArea, "--size {}x{}: expected 1 to {}",
+          o.height, o.width, most);
 }
 
 }  // namespace
@@ -162,7 +165,7 @@ GemmBench bench_gemm(const ExecutionOptions& execution, int64_t batch) {
 
 BenchResult bench_attention(const std::string& spec, const BenchOptions& options) {
   require_dtype(options.dtype);
-  require_sizes(options);
+  require_sizes(options, int64_t{1} << 24);
   require(options.pass != BenchOptions::Pass::kTrain, "an attention has no training step of its own; use --backward");
   require(options.heads > 0 && options.heads <= 1024 && options.head_dim > 0 && options.head_dim <= 1024,
           "{} heads of {} channels: expected 1 to 1024 of both", options.heads, options.head_dim);
@@ -241,7 +244,7 @@ BenchResult bench_attention(const std::string& spec, const BenchOptions& options
 
 BenchResult bench_model(const std::string& model, const BenchOptions& options) {
   require_dtype(options.dtype);
-  require_sizes(options);
+  require_sizes(options, 16384);
   require(options.pass != BenchOptions::Pass::kBackward, "a whole model is measured forward or as a training step (--train)");
   const KernelTable& table = table_of(options.execution);
   Context ctx(table, table.dtype, options.execution.threads);

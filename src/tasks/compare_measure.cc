@@ -72,6 +72,13 @@ Inference measure_inference(Classifier& model, int64_t batch, int64_t height, in
   return r;
 }
 
+// The same architecture built for images of another size: what has parameters for each place has more of them.
+ModelConfig sized(ModelConfig config, int64_t height, int64_t width) {
+  config.input.height = height;
+  config.input.width = width;
+  return config;
+}
+
 // The first stage's attention of a model, with its width.
 struct FirstStage {
   AttentionSpec spec;
@@ -122,7 +129,7 @@ CompareCost measure_contender(const ModelConfig& config, int64_t batch, const Ex
 }
 
 std::vector<std::string> model_unsupported(const ModelConfig& config, int64_t height, int64_t width) {
-  return Classifier(config).backbone().unsupported(height, width);
+  return Classifier(sized(config, height, width)).backbone().unsupported(height, width);
 }
 
 std::vector<std::string> attention_unsupported(const ModelConfig& config, int64_t height, int64_t width) {
@@ -134,7 +141,7 @@ std::vector<std::string> attention_unsupported(const ModelConfig& config, int64_
 GrowthMeasurement measure_model_at(const ModelConfig& config, int64_t height, int64_t width, const ExecutionOptions& execution) {
   const KernelTable& table = kernel_table(execution.kernels);
   Context ctx(table, table.dtype, execution.threads);
-  const auto model = random_model(config, table.dtype);
+  const auto model = random_model(sized(config, height, width), table.dtype);
   const Inference r = measure_inference(*model, 1, height, width, ctx);
   return {r.ms, r.memory_mib};
 }

@@ -25,7 +25,7 @@ StepResult ClassificationStep::accumulate(ConstTensor images, const int32_t* lab
   require(batch > 0, "a training step got no images");
   tape_.clear();
   ArenaScope scope(ctx.scratch());
-  ctx.set_training(true, rng);
+  ctx.set_training(true, rng, weight);
   const Classifier::Output out = model_.forward(images, &tape_, ctx);
   const int heads = model_.heads();
   CrossEntropyArgs a;
@@ -38,6 +38,7 @@ StepResult ClassificationStep::accumulate(ConstTensor images, const int32_t* lab
   const Tensor losses = ctx.scratch().take(Shape{batch}, ctx.dtype());
   a.loss = losses.data;
   StepResult result;
+  result.loss = ctx.auxiliary_loss();
   std::array<Tensor, 2> dlogits;
   for (size_t h = 0; h < static_cast<size_t>(heads); ++h) {
     dlogits[h] = ctx.scratch().take(out.logits[h].shape, ctx.dtype());

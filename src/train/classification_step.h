@@ -13,7 +13,7 @@ struct StepConfig {
 };
 
 struct StepResult {
-  double loss = 0;             // what is minimised: the batch's mean, natural logarithm, label smoothing included
+  double loss = 0;             // what is minimised: the batch's mean, natural logarithm, label smoothing and layers' own losses included
   double cross_entropy = 0;    // the same without label smoothing: comparable with a validation loss
   int64_t correct = 0;         // images whose most probable class was the right one
 };

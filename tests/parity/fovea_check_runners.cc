@@ -110,6 +110,8 @@ const Runners& runners() {
     add_sampled_runners(r);
     add_patterns_runners(r);
     add_parallel_runners(r);
+    add_routing_runners(r);
+    add_sst_runners(r);
     return r;
   }();
   return table;

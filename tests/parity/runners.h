@@ -19,6 +19,8 @@ void add_linformer_runners(Runners& runners);
 void add_sampled_runners(Runners& runners);
 void add_patterns_runners(Runners& runners);
 void add_parallel_runners(Runners& runners);
+void add_routing_runners(Runners& runners);
+void add_sst_runners(Runners& runners);
 
 std::pair<int64_t, int64_t> pair_of(const Json& j);                        // 7 or [7, 5]
 bool flag(const Json& config, const char* key, bool otherwise);            // absent or null: otherwise

@@ -50,6 +50,15 @@ TEST(BenchAttention, CountsWhatTheDefinitionNeeds) {
   EXPECT_EQ(b.pass, "forward+backward");
 }
 
+TEST(BenchAttention, TakesLongSequences) {
+  BenchOptions o = quick();
+  o.height = 1;
+  o.width = 20000;
+  o.heads = 1;
+  o.head_dim = 4;
+  EXPECT_EQ(bench_attention("window:size=7", o).tokens, 20000);
+}
+
 TEST(BenchAttention, TokensMakeASquareMap) {
   BenchOptions o = quick();
   o.tokens = 50;

@@ -75,8 +75,13 @@ void unit_rows_backward(const UnitRowsBackwardArgs& a, Context& context) {
     for (int r = 0; r < R; ++r) {
       const float norm = f32(a.norm)[row + r];
       const VF along = hn::Set(d, norm > epsilon ? dot[r] : 0.0f), scale = hn::Set(d, 1.0f / norm);
-      Transform(0, a.channels, f32(a.dx) + row_offset(a.dx_rows, row + r),
-                [along, scale](VF u, VF g) { return hn::Mul(hn::NegMulAdd(u, along, g), scale); }, y[r], dy[r]);
+      float* dx = f32(a.dx) + row_offset(a.dx_rows, row + r);
+      if (a.accumulate_dx)
+        Transform(0, a.channels, dx,
+                  [along, scale](VF u, VF g, VF sum) { return hn::MulAdd(hn::NegMulAdd(u, along, g), scale, sum); }, y[r], dy[r],
+                  static_cast<const float*>(dx));
+      else
+        Transform(0, a.channels, dx, [along, scale](VF u, VF g) { return hn::Mul(hn::NegMulAdd(u, along, g), scale); }, y[r], dy[r]);
     }
   });
 }

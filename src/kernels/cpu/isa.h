@@ -41,6 +41,7 @@ void fill_activation(KernelTable&, Isa);         // activation, activation_backw
 void fill_cosine(KernelTable&, Isa);             // unit_rows, clamped_exp, scaled_sigmoid and their backwards
 void fill_grouped_attention(KernelTable&, Isa);  // grouped_attention, grouped_attention_backward
 void fill_feature_attention(KernelTable&, Isa);  // feature_attention, feature_attention_backward, feature_attention_state
+void fill_clusters(KernelTable&, Isa);           // nearest_clusters, top_rows, cluster_distance(_backward)
 void fill_cross_entropy(KernelTable&, Isa);      // cross_entropy, cross_entropy_backward
 void fill_rows(KernelTable&, Isa);               // gather_rows, scatter_add_rows, table_bias(_backward), mean_tokens(_backward)
 void fill_patches(KernelTable&, Isa);            // patches, patches_backward

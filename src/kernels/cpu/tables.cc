@@ -16,6 +16,7 @@ KernelTable make_table(std::string_view name, Isa isa) {
   fill_cosine(t, isa);
   fill_grouped_attention(t, isa);
   fill_feature_attention(t, isa);
+  fill_clusters(t, isa);
   fill_cross_entropy(t, isa);
   fill_rows(t, isa);
   fill_patches(t, isa);

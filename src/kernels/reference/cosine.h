@@ -32,7 +32,7 @@ void unit_rows_backward(const UnitRowsBackwardArgs& a, Context&) {
     T dot(0);
     if (norm > T(a.epsilon))
       for (int64_t c = 0; c < a.channels; ++c) dot += y[c] * dy[c];
-    for (int64_t c = 0; c < a.channels; ++c) dx[c] = (dy[c] - y[c] * dot) / norm;
+    for (int64_t c = 0; c < a.channels; ++c) dx[c] = (a.accumulate_dx ? dx[c] : T(0)) + (dy[c] - y[c] * dot) / norm;
   }
 }
 

@@ -1,6 +1,7 @@
 #include "kernels/reference/tables.h"
 
 #include "kernels/reference/activation.h"
+#include "kernels/reference/clusters.h"
 #include "kernels/reference/cosine.h"
 #include "kernels/reference/cross_entropy.h"
 #include "kernels/reference/depthwise.h"
@@ -36,6 +37,10 @@ KernelTable make_table(std::string_view name) {
   t.feature_attention = reference::feature_attention<T>;
   t.feature_attention_backward = reference::feature_attention_backward<T>;
   t.feature_attention_state = [](const FeatureAttentionArgs&) -> int64_t { return 0; };
+  t.nearest_clusters = reference::nearest_clusters<T>;
+  t.top_rows = reference::top_rows<T>;
+  t.cluster_distance = reference::cluster_distance<T>;
+  t.cluster_distance_backward = reference::cluster_distance_backward<T>;
   t.cross_entropy = reference::cross_entropy<T>;
   t.cross_entropy_backward = reference::cross_entropy_backward<T>;
   t.gather_rows = reference::gather_rows<T>;

@@ -1,0 +1,380 @@
+// Rows held against centroids. Similarities are register-tiled products of a few rows and a block of centroids, looked at
+// while they are in the caches: the matrix of all of them is never written.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/clusters.cc"
+#include "kernels/cpu/isa.h"
+
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/cpu/grouped_attention_block-inl.h"
+#include "kernels/cpu/parallel.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fovea::HWY_NAMESPACE::clusters_file {
+
+namespace {
+
+using namespace grouped_attention_tile;  // NOLINT: rows of heads in the same packed forms
+
+constexpr int32_t kBlockClusters = 64;
+constexpr int64_t kChunkRows = 512;
+constexpr float kSmallestNorm = 1e-12f;
+
+const float* row_of(const ConstHeadsView& v, int64_t b, int64_t h, int64_t n) {
+  return static_cast<const float*>(v.data) + b * v.batch_stride + n * v.token_stride + h * v.head_stride;
+}
+
+bool is_padding(const ClusterArgs& a, int64_t b, int64_t n) {
+  return a.padding != nullptr && a.padding[b * a.padding_stride + n] != 0;
+}
+
+// max(|x|, 1e-12), or 1 without `unit`.
+float norm_of(const ClusterArgs& a, const float* x) {
+  if (!a.unit) return 1;
+  const D d;
+  V sum = hn::Zero(d);
+  for_vectors(
+      a.head_dim, [&](int64_t i) HWY_ATTR { const V v = hn::LoadU(d, x + i); sum = hn::MulAdd(v, v, sum); },
+      [&](int64_t i, int32_t n) HWY_ATTR { const V v = load_partial(x + i, n); sum = hn::MulAdd(v, v, sum); });
+  return std::max(std::sqrt(sum_of_lanes(sum)), kSmallestNorm);
+}
+
+// A block of centroids as the right side of products, and a few packed rows as the left one.
+struct Similarities {
+  const ClusterArgs& a;
+  int64_t width;         // head_dim in whole vectors
+  int32_t first = 0, count = 0, vectors = 0;  // clusters of the block
+  float *means, *rows;   // (head_dim, kBlockClusters) and (kTileRows, width)
+  float *start, *s;      // (kBlockClusters): 0, -inf behind the clusters; (kTileRows, kBlockClusters)
+
+  Similarities(const ClusterArgs& args, Cutter& c)
+      : a(args),
+        width(plan::round_up(args.head_dim, kLanes)),
+        means(c.take<float>(args.head_dim * kBlockClusters)),
+        rows(c.take<float>(kTileRows * width)),
+        start(c.take<float>(kBlockClusters)),
+        s(c.take<float>(kTileRows * kBlockClusters)) {}
+  static int64_t bytes(int64_t head_dim) {
+    return Cutter::bytes<float>(head_dim * kBlockClusters) + Cutter::bytes<float>(kTileRows * plan::round_up(head_dim, kLanes)) +
+           Cutter::bytes<float>(kBlockClusters) + Cutter::bytes<float>(kTileRows * kBlockClusters);
+  }
+
+  void load_clusters(int64_t h, int32_t block) {
+    first = block * kBlockClusters;
+    count = std::min(kBlockClusters, static_cast<int32_t>(a.clusters) - first);
+    vectors = (count + kLanes - 1) / kLanes;
+    int32_t codes[kBlockClusters];
+    for (int32_t i = 0; i < count; ++i) codes[i] = first + i;
+    const ConstHeadsView view(a.means, 0, a.head_dim, a.clusters * a.head_dim);
+    pack_panels(Rows(view, {}, nullptr, a.head_dim, 0, h), codes, count, plan::Pieces(vectors, vectors), a.head_dim, means);
+    std::fill_n(start, count, 0.0f);
+    std::fill(start + count, start + kBlockClusters, kNegInf);
+  }
+  void load_row(int32_t i, const float* x) { pack_row(x, a.head_dim, 1.0f / norm_of(a, x), rows + i * width); }
+  void multiply(int32_t n) {
+    product(false, n, vectors,
+            {.a = rows, .a_stride = width, .b = means, .b_stride = vectors * kLanes, .depth = a.head_dim, .init = start,
+             .init_stride = 0, .c = s, .c_stride = kBlockClusters});
+  }
+};
+
+int32_t blocks_of(const ClusterArgs& a) { return static_cast<int32_t>((a.clusters + kBlockClusters - 1) / kBlockClusters); }
+
+// Rows [begin, end) of a batch element and head.
+void nearest_of_chunk(Similarities& m, int64_t b, int64_t h, int64_t begin, int64_t end, float* best, int32_t* nearest) {
+  const ClusterArgs& a = m.a;
+  const D d;
+  const DI di;
+  for (int64_t n = begin; n < end; ++n) {
+    best[n - begin] = kNegInf;
+    nearest[n] = is_padding(a, b, n) ? -1 : 0;
+  }
+  for (int32_t block = 0; block < blocks_of(a); ++block) {
+    m.load_clusters(h, block);
+    for (int64_t n = begin; n < end; n += kTileRows) {
+      const auto rows = static_cast<int32_t>(std::min<int64_t>(kTileRows, end - n));
+      for (int32_t i = 0; i < rows; ++i) m.load_row(i, row_of(a.x, b, h, n + i));
+      m.multiply(rows);
+      for (int32_t i = 0; i < rows; ++i) {
+        if (nearest[n + i] < 0) continue;
+        const float* s = m.s + i * kBlockClusters;
+        V greatest = hn::Set(d, kNegInf);
+        auto where = hn::Zero(di);
+        for (int32_t j = 0; j < m.vectors; ++j) {
+          const V v = hn::Load(d, s + j * kLanes);
+          const auto more = hn::Gt(v, greatest);
+          greatest = hn::IfThenElse(more, v, greatest);
+          where = hn::IfThenElse(hn::RebindMask(di, more), hn::Set(di, j), where);
+        }
+        HWY_ALIGN float values[kLanes];
+        HWY_ALIGN int32_t indices[kLanes];
+        hn::Store(greatest, d, values);
+        hn::Store(where, di, indices);
+        float& most = best[n + i - begin];
+        int32_t winner = -1;
+        for (int32_t l = 0; l < kLanes; ++l) {
+          const int32_t cluster = m.first + indices[l] * kLanes + l;
+          if (values[l] > most || (winner >= 0 && values[l] == most && cluster < winner)) {
+            most = values[l];
+            winner = cluster;
+          }
+        }
+        if (winner >= 0) nearest[n + i] = winner;
+      }
+    }
+  }
+}
+
+void nearest_clusters(const ClusterArgs& a, int32_t* nearest, Context& ctx) {
+  if (a.batch * a.heads * a.rows == 0) return;
+  ArenaScope scope(ctx.scratch());
+  const int64_t chunks = (a.rows + kChunkRows - 1) / kChunkRows;
+  const int64_t bytes = Similarities::bytes(a.head_dim) + Cutter::bytes<float>(kChunkRows);
+  char* memory = ctx.scratch().take<char>(bytes * ctx.pool().threads());
+  ctx.pool().for_ranges(a.batch * a.heads * chunks, [&](int64_t first, int64_t last, int thread) {
+    Cutter cutter(memory + thread * bytes);
+    Similarities m(a, cutter);
+    float* best = cutter.take<float>(kChunkRows);
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t bh = task / chunks, begin = task % chunks * kChunkRows;
+      nearest_of_chunk(m, bh / a.heads, bh % a.heads, begin, std::min(begin + kChunkRows, a.rows), best, nearest + bh * a.rows);
+    }
+  });
+}
+
+struct Candidate {
+  float similarity;
+  int32_t row;
+};
+bool better(const Candidate& x, const Candidate& y) {
+  return x.similarity > y.similarity || (x.similarity == y.similarity && x.row < y.row);
+}
+
+// The best rows of each cluster of a block so far. Rows come in ascending order, so one that only equals the least of
+// `count` rows loses against it. A full buffer is cut back to `count`: a constant number of steps for each row that enters.
+struct Selection {
+  int64_t count, capacity;
+  Candidate* candidates;  // (kBlockClusters, capacity)
+  int32_t* sizes;         // (kBlockClusters)
+  float* least;           // (kBlockClusters) what a row must exceed; +inf behind the clusters
+
+  Selection(int64_t wanted, Cutter& c)
+      : count(wanted),
+        capacity(capacity_for(wanted)),
+        candidates(c.take<Candidate>(kBlockClusters * capacity)),
+        sizes(c.take<int32_t>(kBlockClusters)),
+        least(c.take<float>(kBlockClusters)) {}
+  static int64_t capacity_for(int64_t count) { return 2 * count + 32; }
+  static int64_t bytes(int64_t count) {
+    return Cutter::bytes<Candidate>(kBlockClusters * capacity_for(count)) + Cutter::bytes<int32_t>(kBlockClusters) +
+           Cutter::bytes<float>(kBlockClusters);
+  }
+
+  void add(int32_t cluster, float similarity, int32_t row) {
+    candidates[cluster * capacity + sizes[cluster]++] = {similarity, row};
+    if (sizes[cluster] == capacity) cut(cluster);
+  }
+  void cut(int32_t cluster) {
+    Candidate* first = candidates + cluster * capacity;
+    Candidate* end = first + sizes[cluster];
+    std::nth_element(first, first + count - 1, end, better);
+    sizes[cluster] = static_cast<int32_t>(count);
+    least[cluster] = first[count - 1].similarity;
+  }
+};
+
+void select(Similarities& m, Selection& best, int64_t b, int64_t h, int32_t* chosen) {
+  const ClusterArgs& a = m.a;
+  const D d;
+  std::fill_n(best.sizes, kBlockClusters, 0);
+  std::fill_n(best.least, kBlockClusters, -kNegInf);
+  int64_t seen = 0;
+  for (int64_t n = 0; n < a.rows;) {
+    int32_t rows = 0, numbers[kTileRows];
+    for (; n < a.rows && rows < kTileRows; ++n) {
+      if (is_padding(a, b, n)) continue;
+      m.load_row(rows, row_of(a.x, b, h, n));
+      numbers[rows++] = static_cast<int32_t>(n);
+    }
+    if (rows == 0) break;
+    m.multiply(rows);
+    for (int32_t i = 0; i < rows; ++i) {
+      const float* s = m.s + i * kBlockClusters;
+      if (seen < best.count) {  // the first ones are the best so far
+        for (int32_t c = 0; c < m.count; ++c) best.add(c, s[c] == s[c] ? s[c] : kNegInf, numbers[i]);
+        if (++seen == best.count)
+          for (int32_t c = 0; c < m.count; ++c) best.cut(c);
+        continue;
+      }
+      for (int32_t j = 0; j < m.vectors; ++j) {
+        const auto more = hn::Gt(hn::Load(d, s + j * kLanes), hn::Load(d, best.least + j * kLanes));
+        if (hn::AllFalse(d, more)) continue;
+        for (int32_t c = j * kLanes; c < (j + 1) * kLanes; ++c)
+          if (s[c] > best.least[c]) best.add(c, s[c], numbers[i]);
+      }
+    }
+  }
+  for (int32_t c = 0; c < m.count; ++c) {
+    best.cut(c);
+    int32_t* to = chosen + (m.first + c) * best.count;
+    for (int64_t i = 0; i < best.count; ++i) to[i] = best.candidates[c * best.capacity + i].row;
+    std::sort(to, to + best.count);
+  }
+}
+
+void top_rows(const ClusterArgs& a, int64_t count, int32_t* chosen, Context& ctx) {
+  if (a.batch * a.heads * a.clusters * count == 0) return;
+  ArenaScope scope(ctx.scratch());
+  const int64_t wanted = std::min(count, a.rows);
+  const int64_t bytes = Similarities::bytes(a.head_dim) + Selection::bytes(wanted);
+  char* memory = ctx.scratch().take<char>(bytes * ctx.pool().threads());
+  ctx.pool().for_ranges(a.batch * a.heads * blocks_of(a), [&](int64_t first, int64_t last, int thread) {
+    Cutter cutter(memory + thread * bytes);
+    Similarities m(a, cutter);
+    Selection best(wanted, cutter);
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t bh = task / blocks_of(a), b = bh / a.heads;
+      int32_t* to = chosen + bh * a.clusters * count;
+      int64_t there = 0;
+      for (int64_t n = 0; n < a.rows; ++n) there += !is_padding(a, b, n);
+      if (there > count) {
+        m.load_clusters(bh % a.heads, static_cast<int32_t>(task % blocks_of(a)));
+        select(m, best, b, bh % a.heads, to);
+        continue;
+      }
+      const int64_t begin = task % blocks_of(a) * kBlockClusters;  // every row is chosen
+      for (int64_t c = begin; c < std::min(begin + kBlockClusters, a.clusters); ++c) {
+        int32_t* next = to + c * count;
+        for (int64_t n = 0; n < a.rows; ++n)
+          if (!is_padding(a, b, n)) *next++ = static_cast<int32_t>(n);
+        std::fill(next, to + (c + 1) * count, -1);
+      }
+    }
+  });
+}
+
+// x^ - mean of each element goes through f(i, x^, difference), by whole vectors with zeros behind the row.
+template <class F>
+HWY_INLINE void for_differences(const float* HWY_RESTRICT x, float inverse, const float* HWY_RESTRICT mean, int64_t n, F&& f) {
+  const D d;
+  const V factor = hn::Set(d, inverse);
+  for_vectors(
+      n,
+      [&](int64_t i) HWY_ATTR {
+        const V unit = hn::Mul(factor, hn::LoadU(d, x + i));
+        f(i, kLanes, unit, hn::Sub(unit, hn::LoadU(d, mean + i)));
+      },
+      [&](int64_t i, int32_t r) HWY_ATTR {
+        const V unit = hn::Mul(factor, load_partial(x + i, r));
+        f(i, r, unit, hn::Sub(unit, load_partial(mean + i, r)));
+      });
+}
+
+HWY_INLINE V load_some(const float* p, int32_t n) { return n == kLanes ? hn::LoadU(D(), p) : load_partial(p, n); }
+HWY_INLINE void store_some(V v, float* p, int32_t n) {
+  if (n == kLanes)
+    hn::StoreU(v, D(), p);
+  else
+    store_partial(v, p, n);
+}
+
+// The rows of all batch elements are cut into chunks, each with sums of its own for every head, added in their order.
+void cluster_distance(const ClusterDistanceArgs& args, Context& ctx) {
+  const ClusterArgs& a = args.clusters;
+  const int64_t rows = a.batch * a.rows, of_head = a.clusters * a.head_dim;
+  if (rows * a.heads == 0) return;
+  constexpr int64_t kMostChunks = 16;
+  const int64_t chunks = std::clamp<int64_t>(rows / kChunkRows, 1, kMostChunks), tasks = a.heads * chunks;
+  ArenaScope scope(ctx.scratch());
+  float* totals = ctx.scratch().take<float>(tasks * of_head);
+  float* counts = ctx.scratch().take<float>(tasks * a.clusters);
+  double* distances = ctx.scratch().take<double>(tasks);
+  ctx.pool().for_each(tasks, [&](int64_t task) HWY_ATTR {
+    const D d;
+    const int64_t h = task / chunks, chunk = task % chunks;
+    float* sums = totals + task * of_head;
+    std::fill_n(sums, of_head, 0.0f);
+    std::fill_n(counts + task * a.clusters, a.clusters, 0.0f);
+    double distance = 0;
+    for (int64_t r = rows * chunk / chunks; r < rows * (chunk + 1) / chunks; ++r) {
+      const int64_t b = r / a.rows, n = r % a.rows;
+      const int32_t c = args.nearest[(b * a.heads + h) * a.rows + n];
+      if (c < 0) continue;
+      const float* x = row_of(a.x, b, h, n);
+      V squares = hn::Zero(d);
+      for_differences(x, 1.0f / norm_of(a, x), static_cast<const float*>(a.means) + (h * a.clusters + c) * a.head_dim, a.head_dim,
+                      [&](int64_t i, int32_t lanes, V unit, V difference) HWY_ATTR {
+                        squares = hn::MulAdd(difference, difference, squares);
+                        float* to = sums + c * a.head_dim + i;
+                        store_some(hn::Add(load_some(to, lanes), unit), to, lanes);
+                      });
+      distance += static_cast<double>(sum_of_lanes(squares));
+      counts[task * a.clusters + c] += 1;
+    }
+    distances[task] = distance;
+  });
+  ctx.pool().for_each(a.heads, [&](int64_t h) {
+    const auto add = [&](const float* from, int64_t count, void* to) {
+      float* sum = static_cast<float*>(to) + h * count;
+      for (int64_t chunk = 0; chunk < chunks; ++chunk)
+        for (int64_t i = 0; i < count; ++i) sum[i] += from[(h * chunks + chunk) * count + i];
+    };
+    add(totals, of_head, args.totals);
+    add(counts, a.clusters, args.counts);
+  });
+  double distance = 0;
+  for (int64_t task = 0; task < tasks; ++task) distance += distances[task];
+  *static_cast<float*>(args.distance) += static_cast<float>(distance);
+}
+
+// With g = 2 scale (x^ - mean): dx += (g - x^ (x^ · g)) / |x| where x^ = x / |x|; g / 1e-12 where |x| is smaller than that.
+void cluster_distance_backward(const ClusterDistanceArgs& args, double scale, const HeadsView& dx, Context& ctx) {
+  const ClusterArgs& a = args.clusters;
+  parallel_for(ctx, a.batch * a.heads * a.rows, a.head_dim, [&](int64_t begin, int64_t end) HWY_ATTR {
+    const D d;
+    for (int64_t r = begin; r < end; ++r) {
+      const int32_t c = args.nearest[r];
+      if (c < 0) continue;
+      const int64_t n = r % a.rows, h = r / a.rows % a.heads, b = r / a.rows / a.heads;
+      const float* x = row_of(a.x, b, h, n);
+      const float* mean = static_cast<const float*>(a.means) + (h * a.clusters + c) * a.head_dim;
+      const float norm = norm_of(a, x), inverse = 1.0f / norm;
+      V along = hn::Zero(d);
+      if (a.unit && norm > kSmallestNorm) {
+        V sum = hn::Zero(d);
+        for_differences(x, inverse, mean, a.head_dim, [&](int64_t, int32_t, V unit, V difference) HWY_ATTR {
+          sum = hn::MulAdd(unit, difference, sum);
+        });
+        along = hn::Set(d, sum_of_lanes(sum));
+      }
+      float* to = static_cast<float*>(dx.data) + b * dx.batch_stride + n * dx.token_stride + h * dx.head_stride;
+      const V factor = hn::Set(d, static_cast<float>(2 * scale) * inverse);
+      for_differences(x, inverse, mean, a.head_dim, [&](int64_t i, int32_t lanes, V unit, V difference) HWY_ATTR {
+        const V g = hn::NegMulAdd(unit, along, difference);
+        store_some(hn::MulAdd(factor, g, load_some(to + i, lanes)), to + i, lanes);
+      });
+    }
+  });
+}
+
+}  // namespace
+
+void fill(KernelTable& t) {
+  t.nearest_clusters = nearest_clusters;
+  t.top_rows = top_rows;
+  t.cluster_distance = cluster_distance;
+  t.cluster_distance_backward = cluster_distance_backward;
+}
+
+}  // namespace fovea::HWY_NAMESPACE::clusters_file
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace fovea {
+void fill_clusters(KernelTable& t, Isa isa) { FOVEA_FILL(t, isa, clusters_file); }
+}  // namespace fovea
+#endif
