@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/context.h"
+#include "kernels/relative_term.h"
 #include "kernels/token_groups.h"
 
 namespace fovea {
@@ -152,6 +153,7 @@ struct GroupedAttentionArgs {
   const void* mask = nullptr;
   int64_t mask_batch_stride = 0, mask_head_stride = 0, mask_row_stride = 0;
   const uint8_t* key_padding = nullptr; // (B, keys) 1 = this token row is no key, or null
+  const RelativeTerm* relative = nullptr;  // position term of Transformer-XL, or null; excludes head_scale
   HeadsView out;                        // every row is written: zeros where no group has it
   void* lse = nullptr;                  // (B, H, groups->query_slots) log-sum-exp of the scores per query slot, -inf where
                                         // there is no key; null: not kept
@@ -166,6 +168,7 @@ struct GroupedAttentionBackwardArgs {
   void* dpad_v = nullptr;
   void* dbias = nullptr;                // like bias, +=, or null
   void* dhead_scale = nullptr;          // (H) +=, or null
+  RelativeGradients relative;           // +=
 };
 
 // Features of kernelised attention, phi(x) for x~ = input_scale · x and u = W x~ (kNone: u = x~).

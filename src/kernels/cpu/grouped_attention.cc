@@ -4,10 +4,11 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/grouped_attention.cc"
 #include "kernels/cpu/grouped_attention.h"
+#include <optional>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 #include <hwy/contrib/math/math-inl.h>
-#include "kernels/cpu/grouped_attention_block-inl.h"
+#include "kernels/cpu/grouped_attention_relative-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fovea::HWY_NAMESPACE::grouped_attention_file {
@@ -40,8 +41,21 @@ struct Workspace {
   float* v;         // (block keys, width)
   KeyBlock block;
   int32_t block_keys;
+  RelativeWorkspace relative;
 
-  Workspace(Cutter cutter, int32_t chunk, int32_t keys, int64_t head_dim, int64_t width, int64_t exclusions)
+  Workspace(Cutter cutter, int32_t chunk, int32_t keys, const Call& call, const RelativeCall* relative_call)
+      : Workspace(cutter, chunk, keys, call.a.head_dim, call.width, call.exclusions, relative_call) {}
+  static int64_t bytes(int32_t chunk, int32_t keys, const Call& call, const RelativeCall* relative_call) {
+    const int64_t head_dim = call.a.head_dim, width = call.width;
+    return 2 * Cutter::bytes<int32_t>(chunk) + 3 * Cutter::bytes<float>(chunk) +
+           2 * Cutter::bytes<float>(chunk * width) + Cutter::bytes<float>(kTileRows * kMaxBlockKeys) +
+           Cutter::bytes<float>(keys * width) + KeyBlock::bytes(keys, head_dim, call.exclusions) +
+           RelativeWorkspace::bytes(relative_call, chunk, keys, kTileRows, width);
+  }
+
+ private:
+  Workspace(Cutter cutter, int32_t chunk, int32_t keys, int64_t head_dim, int64_t width, int64_t exclusions,
+            const RelativeCall* relative_call)
       : codes(cutter.take<int32_t>(chunk)),
         labels(cutter.take<int32_t>(chunk)),
         max(cutter.take<float>(chunk)),
@@ -52,12 +66,8 @@ struct Workspace {
         s(cutter.take<float>(kTileRows * kMaxBlockKeys)),
         v(cutter.take<float>(keys * width)),
         block(cutter, keys, head_dim, exclusions),
-        block_keys(keys) {}
-  static int64_t bytes(int32_t chunk, int32_t keys, int64_t head_dim, int64_t width, int64_t exclusions) {
-    return 2 * Cutter::bytes<int32_t>(chunk) + 3 * Cutter::bytes<float>(chunk) +
-           2 * Cutter::bytes<float>(chunk * width) + Cutter::bytes<float>(kTileRows * kMaxBlockKeys) +
-           Cutter::bytes<float>(keys * width) + KeyBlock::bytes(keys, head_dim, exclusions);
-  }
+        block_keys(keys),
+        relative(cutter, relative_call, chunk, keys, kTileRows, width) {}
 };
 
 // Rows [r, r + rows) of scores become 2^(score - max); sums and, where the reference point moves, outputs follow.
@@ -109,7 +119,8 @@ void softmax_tile(Workspace& w, int64_t width, int32_t r, int32_t rows, Seen see
 }
 
 // Outputs (not yet divided by sums) and row statistics of query slots [begin, end) of a group.
-void attend(const Call& call, Workspace& w, const TokenGroups::Group& group, int64_t b, int64_t h, int32_t begin, int32_t end) {
+void attend(const Call& call, const RelativeCall* relative, Workspace& w, const TokenGroups::Group& group, int64_t b, int64_t h,
+            int32_t begin, int32_t end) {
   const GroupedAttentionArgs& a = call.a;
   const int32_t n = end - begin;
   if (n == 0) return;
@@ -119,6 +130,7 @@ void attend(const Call& call, Workspace& w, const TokenGroups::Group& group, int
   const Rows q_rows(a.q, {}, nullptr, a.head_dim, b, h);
   const float factor = call.scale(h) * kLog2E;
   for (int32_t i = 0; i < n; ++i) pack_row(q_rows.row(w.codes[i]), a.head_dim, factor, w.q + i * call.width);
+  if (relative) relative_queries(*relative, call, w.relative, w.codes, n, factor, h, w.q);
   std::fill_n(w.out, n * call.width, 0.0f);
   std::fill_n(w.max, n, kNegInf);
   std::fill_n(w.sum, n, 0.0f);
@@ -138,11 +150,13 @@ void attend(const Call& call, Workspace& w, const TokenGroups::Group& group, int
       continue;
     }
     w.block.load(call, group, key_cursor, blocks.begin(block), blocks.begin(block + 1), k_rows, b);
+    if (relative) relative_keys(*relative, w.relative, w.block);
     for (int32_t i = 0; i < keys; ++i) pack_row(v_rows.row(w.block.codes[i]), a.head_dim, 1.0f, w.v + i * call.width);
     for (int32_t tile = 0; tile < tiles.pieces; ++tile) {
       const int32_t r = tiles.begin(tile), rows = tiles.begin(tile + 1) - r;
       const Seen seen = score_tile(call, group, w.block, queries, begin, r, rows, b, h, w.s, kMaxBlockKeys);
       if (seen.empty()) continue;
+      if (relative) add_relative(*relative, call, w.relative, h, r, rows, seen, w.s, kMaxBlockKeys);
       softmax_tile(w, call.width, r, rows, seen);
       float* o = w.out + r * call.width;
       const int64_t from = seen.begin * kLanes, to = std::min(seen.end * kLanes, w.block.count);
@@ -232,10 +246,13 @@ void grouped_attention(const GroupedAttentionArgs& a, Context& ctx) {
   const int32_t block_keys =
       std::max(kLanes, static_cast<int32_t>(plan::round_up(std::min(groups.max_keys, kMaxBlockKeys), kLanes)));
   const int32_t chunk_size = chunk_queries(call);
-  const int64_t bytes = Workspace::bytes(chunk_size, block_keys, a.head_dim, call.width, call.exclusions);
+  std::optional<RelativeCall> relative_call;
+  if (a.relative) relative_call.emplace(call, false, ctx);
+  const RelativeCall* relative = relative_call ? &*relative_call : nullptr;
+  const int64_t bytes = Workspace::bytes(chunk_size, block_keys, call, relative);
   char* memory = ctx.scratch().take<char>(bytes * ctx.pool().threads());
   const auto workspace = [&](int thread) {
-    return Workspace(Cutter(memory + thread * bytes), chunk_size, block_keys, a.head_dim, call.width, call.exclusions);
+    return Workspace(Cutter(memory + thread * bytes), chunk_size, block_keys, call, relative);
   };
   if (a.lse && groups.ranges.size() > 1)
     std::fill_n(static_cast<float*>(a.lse), a.batch * a.heads * groups.query_slots, kNegInf);
@@ -259,7 +276,7 @@ void grouped_attention(const GroupedAttentionArgs& a, Context& ctx) {
         // Causal chunks cost more the later they are: taken in turn from both ends, any contiguous share costs the same.
         if (groups.rule_of(group).causal) chunk = chunk % 2 == 0 ? chunk / 2 : chunks.pieces - 1 - chunk / 2;
         const int32_t begin = chunks.begin(chunk), end = chunks.begin(chunk + 1);
-        attend(call, w, group, b, h, begin, end);
+        attend(call, relative, w, group, b, h, begin, end);
         deliver(call, w, group, b, h, begin, end - begin, nullptr);
       }
     });
@@ -281,7 +298,7 @@ void grouped_attention(const GroupedAttentionArgs& a, Context& ctx) {
         const TokenGroups::Group& group = groups.groups[static_cast<size_t>(g)];
         const plan::Pieces chunks(group.queries, chunk_size);
         for (int32_t c = 0; c < chunks.pieces; ++c) {
-          attend(call, w, group, b, h, chunks.begin(c), chunks.begin(c + 1));
+          attend(call, relative, w, group, b, h, chunks.begin(c), chunks.begin(c + 1));
           deliver(call, w, group, b, h, chunks.begin(c), chunks.begin(c + 1) - chunks.begin(c), mean ? nullptr : per_row);
         }
       }

@@ -2,7 +2,8 @@
 // P = exp(S - lse), G = dout (divided by count + epsilon under kMean) and D_i = sum_j P_ij (G_i · v_j) = G_i · O_i,
 //   dv_j = sum_i P_ij G_i,  dS_ij = P_ij (G_i · v_j - D_i),  dq_i = scale sum_j dS_ij k_j,  dk_j = scale sum_i dS_ij q_i,
 //   dbias_ij = dS_ij,  dhead_scale = sum_ij dS_ij q_i · k_j = sum_i q_i · (dq_i / scale)
-// (Dao et al. 2022, 2205.14135, appendix B.4). Under kMergeLse lse is that of the row over all its slots.
+// (Dao et al. 2022, 2205.14135, appendix B.4). The relative term's part is in grouped_attention_relative_backward-inl.h. Under
+// kMergeLse lse is that of the row over all its slots.
 //
 // Queries are taken in stretches that stay in a cache; inside one, key blocks are outside and query blocks inside. What several
 // groups or batch elements add to (dbias, dpad, dhead_scale) is kept per chunk of them and summed over the chunks in order. A
@@ -11,9 +12,10 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/grouped_attention_backward.cc"
 #include "kernels/cpu/grouped_attention.h"
+#include <optional>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
-#include "kernels/cpu/grouped_attention_block-inl.h"
+#include "kernels/cpu/grouped_attention_relative_backward-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fovea::HWY_NAMESPACE::grouped_attention_backward_file {
@@ -36,6 +38,8 @@ struct BackwardCall {
   Call call;
   bool assign_dq = false, assign_dkv = false;  // each row is written exactly once: no zeros first, no adding
   int32_t block_keys = 0;
+  std::optional<RelativeCall> relative = {};
+  const RelativeCall* relative_call() const { return relative ? &*relative : nullptr; }
 };
 
 // One head's dbias tables with rows padded to whole vectors, one behind the other.
@@ -51,6 +55,7 @@ struct Shared {
   float* dbias = nullptr;  // one head's tables with padded rows; null: they are added to the caller's, if any
   float *dpad_k = nullptr, *dpad_v = nullptr;  // (width), dpad_k still to be multiplied by ln 2
   float *dk = nullptr, *dv = nullptr;          // (max_keys, width) a part's share, dk likewise; null: rows get theirs at once
+  RelativeSums relative = {};
 };
 
 struct Workspace {
@@ -61,8 +66,23 @@ struct Workspace {
   float* values_t;        // panels
   float *p, *ds;          // (kBlockQueries, block keys)
   KeyBlock block;
+  RelativeWorkspace relative;
+  RelativeBackwardWorkspace relative_backward;
 
-  Workspace(Cutter c, int64_t queries, int64_t block_keys, int64_t head_dim, int64_t width, int64_t exclusions)
+  Workspace(Cutter c, int64_t queries, const BackwardCall& bc)
+      : Workspace(c, queries, bc.block_keys, bc.call.a.head_dim, bc.call.width, bc.call.exclusions, bc.relative_call()) {}
+  static int64_t bytes(int64_t queries, const BackwardCall& bc) {
+    const int64_t block_keys = bc.block_keys, head_dim = bc.call.a.head_dim, width = bc.call.width;
+    return 3 * Cutter::bytes<float>(queries) + 3 * Cutter::bytes<float>(queries * width) +
+           3 * Cutter::bytes<float>(block_keys * width) + Cutter::bytes<float>(block_keys * head_dim) +
+           2 * Cutter::bytes<float>(kBlockQueries * block_keys) + KeyBlock::bytes(block_keys, head_dim, bc.call.exclusions) +
+           RelativeWorkspace::bytes(bc.relative_call(), queries, block_keys, kTileRows, width) +
+           RelativeBackwardWorkspace::bytes(bc.relative_call(), queries, kBlockQueries, width);
+  }
+
+ private:
+  Workspace(Cutter c, int64_t queries, int64_t block_keys, int64_t head_dim, int64_t width, int64_t exclusions,
+            const RelativeCall* relative_call)
       : codes(c.take<int32_t>(queries)),
         lse(c.take<float>(queries)),
         delta(c.take<float>(queries)),
@@ -75,12 +95,9 @@ struct Workspace {
         values_t(c.take<float>(block_keys * head_dim)),
         p(c.take<float>(kBlockQueries * block_keys)),
         ds(c.take<float>(kBlockQueries * block_keys)),
-        block(c, block_keys, head_dim, exclusions) {}
-  static int64_t bytes(int64_t queries, int64_t block_keys, int64_t head_dim, int64_t width, int64_t exclusions) {
-    return 3 * Cutter::bytes<float>(queries) + 3 * Cutter::bytes<float>(queries * width) +
-           3 * Cutter::bytes<float>(block_keys * width) + Cutter::bytes<float>(block_keys * head_dim) +
-           2 * Cutter::bytes<float>(kBlockQueries * block_keys) + KeyBlock::bytes(block_keys, head_dim, exclusions);
-  }
+        block(c, block_keys, head_dim, exclusions),
+        relative(c, relative_call, queries, block_keys, kTileRows, width),
+        relative_backward(c, relative_call, queries, kBlockQueries, width) {}
 };
 
 float dot(const float* HWY_RESTRICT x, const float* HWY_RESTRICT y, int64_t n) {
@@ -172,6 +189,10 @@ class GroupBackward {
     }
     bounds_ = plan::bounds_of(w_.codes, n_);
     std::fill_n(w_.dq, n_ * call_.width, 0.0f);
+    if (bc_.relative) {
+      relative_queries(*bc_.relative, call_, w_.relative, w_.codes, n_, factor, h_, w_.q);
+      std::fill_n(w_.relative_backward.dq, n_ * call_.width, 0.0f);
+    }
     // Under kMean a row's output mixes several slots, so the slot's own D takes a pass over the keys.
     if (reduction == Reduction::kMean) run(0, key_blocks(), Work::kDelta, {});
   }
@@ -194,6 +215,7 @@ class GroupBackward {
         continue;
       }
       keys.load(call_, group_, cursor, key_blocks_.begin(block), key_blocks_.begin(block + 1), k_rows, b_);
+      if (bc_.relative) relative_keys(*bc_.relative, w_.relative, keys);
       if (gives_keys) {
         std::fill_n(w_.dk, count * call_.width, 0.0f);
         std::fill_n(w_.dv, count * call_.width, 0.0f);
@@ -229,14 +251,20 @@ class GroupBackward {
 
   // Writes the queries' gradients. Returns sum_i q_i · (dq_i / scale) of each query block through add(block, sum).
   template <class Add>
-  void deliver_queries(Add&& add) {
+  void deliver_queries(const Shared& shared, Add&& add) {
     const Rows q_rows(a_.q, {}, nullptr, a_.head_dim, b_, h_);
     const float scale = call_.scale(h_);
     for (int32_t block = first_block_; block < last_block_; ++block) {
       double sum = 0;
       for (int32_t i = query_blocks_.begin(block) - first_; i < query_blocks_.begin(block + 1) - first_; ++i) {
         if (!plan::is_token(w_.codes[i])) continue;
-        const float* dq = w_.dq + i * call_.width;
+        float* dq = w_.dq + i * call_.width;
+        if (bc_.relative) {
+          const float* with_v = w_.relative_backward.dq + i * call_.width;
+          put_row(shared.relative.u, dq, 1.0f, call_.width, false);
+          put_row(shared.relative.v, with_v, 1.0f, call_.width, false);
+          put_row(dq, with_v, 1.0f, call_.width, false);
+        }
         if (bc_.args.dhead_scale) sum += static_cast<double>(dot(q_rows.row(w_.codes[i]), dq, a_.head_dim));
         put_row(head_row(bc_.args.dq, b_, h_, w_.codes[i]), dq, scale, a_.head_dim, bc_.assign_dq);
       }
@@ -266,6 +294,7 @@ class GroupBackward {
       float* p = w_.p + local * stride;
       float* ds = w_.ds + local * stride;
       const Seen seen = score_tile(call_, group_, keys, queries, first_, r, rows, b_, h_, p, stride);
+      if (bc_.relative && !seen.empty()) add_relative(*bc_.relative, call_, w_.relative, h_, r, rows, seen, p, stride);
       const Seen hidden = seen.empty() ? Seen{0, 0} : seen;
       for (int32_t i = 0; i < rows; ++i) {  // what nobody sees counts as zero in the products over queries
         for (float* x : {p + i * stride, ds + i * stride}) {
@@ -287,6 +316,8 @@ class GroupBackward {
       }
     }
     if ((work != Work::kKeys && work != Work::kBoth) || all.empty()) return;
+    if (bc_.relative)
+      relative_backward(*bc_.relative, call_, w_.relative, w_.relative_backward, h_, begin, n, all, w_.ds, stride, shared.relative);
     const int32_t from = all.begin * kLanes, to = std::min(all.end * kLanes, keys.count);
     const plan::Pieces key_tiles(to - from, kTileRows);
     for (int32_t tile = 0; tile < key_tiles.pieces; ++tile) {
@@ -419,6 +450,11 @@ struct Plan {
       const int64_t most = std::max<int64_t>(1, std::min<int64_t>(stretches, tg.max_queries / tg.max_keys));
       parts = std::clamp<int64_t>((kEnoughTasks + tasks - 1) / tasks, 1, most);
     }
+    if (a.relative) {  // its tables' gradients are as long as the keys
+      const int64_t one = a.heads * RelativePartials(*a.relative, plan::round_up(a.head_dim, kLanes)).one;
+      chunks = std::clamp<int64_t>(kMostBiasElements / one, 1, chunks);
+      parts = 1;
+    }
   }
   int64_t sums() const { return chunks * parts; }  // places for what is summed at the end
   int64_t begin(int64_t chunk) const { return units * chunk / chunks; }
@@ -466,6 +502,7 @@ struct Partials {
   float *dbias = nullptr, *dpad = nullptr;
   float *dk = nullptr, *dv = nullptr;  // with several parts: (max_keys, width) each
   double* dhead_scale = nullptr;
+  RelativePartials relative = {};
 
   Shared of(int64_t chunk, int64_t h) const {
     const int64_t i = chunk * heads + h;
@@ -482,6 +519,10 @@ struct Partials {
       s.dv = dv + i * part_elements;
     }
     dhead_scale[i] = 0;
+    if (relative.data) {
+      s.relative = relative.of(i);
+      std::fill_n(s.relative.x_rows, relative.one, 0.0f);
+    }
     return s;
   }
 };
@@ -529,6 +570,7 @@ TokenGroups::Range unit_groups(const Call& call, const Plan& layout, int64_t uni
 bool cut_groups(const BackwardCall& bc, const Plan& layout, int threads) {
   const TokenGroups& groups = bc.call.groups;
   const int64_t tasks = layout.chunks * bc.call.a.heads;
+  if (bc.relative) return false;  // its tables' rows collect from all queries and keys
   if (threads == 1 || !layout.by_group || layout.parts > 1 || layout.chunks != layout.units) return false;
   if ((tasks + threads - 1) / threads * threads * 5 <= 7 * tasks) return false;
   if (int64_t{groups.max_queries} * groups.max_keys < kLargePairs) return false;
@@ -552,11 +594,12 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
   bc.assign_dq = groups.reduction == Reduction::kAssign && plan::queries_cover(groups, a.queries);
   bc.assign_dkv = groups.keys_disjoint && !layout.one_thread && plan::keys_cover(groups, a.keys);
   bc.block_keys = std::max(kLanes, static_cast<int32_t>(plan::round_up(std::min(groups.max_keys, kBlockKeys), kLanes)));
+  if (a.relative) bc.relative.emplace(call, true, ctx);
 
   const int threads = ctx.pool().threads();
   Arena& scratch = ctx.scratch();
   const int64_t stretch_queries = std::clamp(groups.max_queries, 1, kStretchBlocks * kBlockQueries);
-  const int64_t bytes = Workspace::bytes(stretch_queries, bc.block_keys, a.head_dim, call.width, call.exclusions);
+  const int64_t bytes = Workspace::bytes(stretch_queries, bc);
   char* memory = scratch.take<char>(bytes * threads);
   float* rows_of_threads = groups.reduction == Reduction::kAssign ? nullptr : scratch.take<float>(a.queries * threads);
   Partials partials{.layout = layout, .heads = a.heads, .width = call.width, .part_elements = groups.max_keys * call.width};
@@ -564,12 +607,16 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
     partials.dbias = scratch.take<float>(layout.chunks * a.heads * layout.dbias_elements);
   partials.dpad = scratch.take<float>(2 * layout.sums() * a.heads * call.width);
   partials.dhead_scale = scratch.take<double>(layout.sums() * a.heads);
+  if (a.relative) {
+    partials.relative = RelativePartials(*a.relative, call.width);
+    partials.relative.data = scratch.take<float>(layout.chunks * a.heads * partials.relative.one);
+  }
   if (layout.parts > 1) {
     partials.dk = scratch.take<float>(layout.sums() * a.heads * partials.part_elements);
     partials.dv = scratch.take<float>(layout.sums() * a.heads * partials.part_elements);
   }
   const auto workspace = [&](int thread) {
-    return Workspace(Cutter(memory + thread * bytes), stretch_queries, bc.block_keys, a.head_dim, call.width, call.exclusions);
+    return Workspace(Cutter(memory + thread * bytes), stretch_queries, bc);
   };
   const auto share = [&](int64_t n, auto&& f) {
     if (layout.one_thread)
@@ -604,7 +651,7 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
             group.for_stretches(first, last, [&](int32_t from, int32_t to) {
               group.load_queries(from, to, per_row);
               group.run(0, group.key_blocks(), Work::kBoth, shared);
-              group.deliver_queries([&](int32_t, double sum) { partials.dhead_scale[task] += sum; });
+              group.deliver_queries(shared, [&](int32_t, double sum) { partials.dhead_scale[task] += sum; });
             });
           }
         }
@@ -653,7 +700,7 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
             group.for_stretches(first, last, [&](int32_t from, int32_t to) {
               group.load_queries(from, to, nullptr);
               group.run(0, group.key_blocks(), work, shared[task]);
-              group.deliver_queries([&](int32_t block, double sum) { block_sums[task * query_blocks + block] = sum; });
+              group.deliver_queries(shared[task], [&](int32_t block, double sum) { block_sums[task * query_blocks + block] = sum; });
             });
           }
         }
@@ -663,6 +710,7 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
       for (int64_t i = 0; i < query_blocks; ++i) partials.dhead_scale[task] += block_sums[task * query_blocks + i];
   }
   sum_partials(bc, partials, ctx);
+  if (a.relative) deliver_relative(*a.relative, args.relative, call, partials.relative, layout.chunks, ctx);
 }
 
 }  // namespace

@@ -4,31 +4,17 @@
 
 #include "core/check.h"
 #include "kernels/kernel_table.h"
+#include "kernels/reference/relative_term.h"
 #include "kernels/reference/scalar.h"
+#include "kernels/reference/slot.h"
 
 namespace fovea::reference {
-
-struct Slot {
-  int64_t row = 0;
-  RowSource source = RowSource::kToken;
-  bool free = false;
-};
 
 inline void list_slots(const TokenGroups& groups, int32_t begin, int32_t end, Slot* slots) {
   for (int32_t r = begin; r < end; ++r) {
     const Run& run = groups.runs[static_cast<size_t>(r)];
     for (int32_t i = 0; i < run.count; ++i) *slots++ = {run.begin + int64_t{i} * run.stride, run.source, run.free};
   }
-}
-
-// A head's row in a buffer. A null pointer stands for the zero row.
-template <class T>
-const T* row_of(const ConstHeadsView& view, int64_t b, int64_t row, int64_t h) {
-  return in<T>(view.data) + b * view.batch_stride + row * view.token_stride + h * view.head_stride;
-}
-template <class T>
-T* row_of(const HeadsView& view, int64_t b, int64_t row, int64_t h) {
-  return view.data ? out<T>(view.data) + b * view.batch_stride + row * view.token_stride + h * view.head_stride : nullptr;
 }
 
 // One group of one batch element and head.
@@ -47,8 +33,12 @@ class GroupScores {
   T dot(int64_t i, int64_t j) const {
     T sum(0);
     if (const T* k = key(j))
-      for (int64_t d = 0; d < a_.head_dim; ++d) sum += query(i)[d] * k[d];
+      for (int64_t d = 0; d < a_.head_dim; ++d) sum += content(i, d) * k[d];
     return sum;
+  }
+  // What meets the keys: q, or q + u beside a relative term.
+  T content(int64_t i, int64_t d) const {
+    return a_.relative ? query(i)[d] + RelativeScores<T>(a_, b_, h_).u(d) : query(i)[d];
   }
 
   // The score of a pair; minus infinity where the pair is forbidden.
@@ -57,6 +47,11 @@ class GroupScores {
     const Slot& q = queries_[i];
     const Slot& k = keys_[j];
     T s = scale() * dot(i, j);
+    if (a_.relative) {
+      const RelativePair pair = relative_pair(*a_.relative, q, k);
+      if (pair.kind == RelativePair::Kind::kForbidden) return T(kMinusInfinity);
+      if (pair.kind == RelativePair::Kind::kRows) s += scale() * RelativeScores<T>(a_, b_, h_).term(pair);
+    }
     if (a_.bias && group_.bias >= 0) s += in<T>(a_.bias)[bias_index(i, j)];
     if (labels_differ(i, j)) s += T(static_cast<double>(rule.region_penalty));
     if (k.source != RowSource::kToken) return s;
@@ -243,7 +238,8 @@ void grouped_attention(const GroupedAttentionArgs& a, Context& ctx) {
 // With P = exp(S - lse), G = dout (divided by count + epsilon under kMean):
 // dv_j += P_ij G_i; dS_ij = P_ij (G_i · v_j - D_i), D_i = G_i · O_i; dq_i += scale sum_j dS_ij k_j; dk_j += scale dS_ij q_i;
 // dbias_ij += dS_ij; dhead_scale += dS_ij q_i · k_j. Under kMergeLse lse is that of the row over all its slots, so that P
-// are the probabilities of the union. O_i is the slot's own output, which kMean alone has to recompute.
+// are the probabilities of the union. The relative term of a pair has the gradient scale dS_ij. O_i is the slot's own
+// output, which kMean alone has to recompute.
 template <class T>
 void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Context& ctx) {
   using std::exp;
@@ -319,14 +315,19 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
           for (int64_t j = 0; j < group.keys; ++j) {
             const T ds = p[j] * (dp[j] - row_sum);
             const T scaled = scores.scale() * ds;
-            const T* q = scores.query(i);
             const T* k = scores.key(j);
             T* dk = gradient_row(j, args.dk, args.dmemory_k, args.dpad_k);
             T* dv = gradient_row(j, args.dv, args.dmemory_v, args.dpad_v);
             for (int64_t d = 0; d < a.head_dim; ++d) {
               if (k) dq[d] += scaled * k[d];
-              if (dk) dk[d] += scaled * q[d];
+              if (k && args.relative.du) out<T>(args.relative.du)[h * a.head_dim + d] += scaled * k[d];
+              if (dk) dk[d] += scaled * scores.content(i, d);
               if (dv) dv[d] += p[j] * g[d];
+            }
+            if (a.relative) {
+              const RelativePair pair = relative_pair(*a.relative, queries[i], keys[j]);
+              if (pair.kind == RelativePair::Kind::kRows)
+                RelativeScores<T>(a, b, h).add_gradients(pair, scaled, row_of<T>(args.dq, b, pair.query, h), args.relative);
             }
             if (args.dbias && group.bias >= 0) out<T>(args.dbias)[scores.bias_index(i, j)] += ds;
             if (args.dhead_scale) out<T>(args.dhead_scale)[h] += ds * scores.dot(i, j);
