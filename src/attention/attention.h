@@ -33,11 +33,13 @@ struct AttentionInputs {
   const int8_t* token_state = nullptr;    // (B, N) -1 padding (no key, output 0), 0 local, 1 global; where the mechanism knows it
   ConstTensor mask;                       // (B or 1, H or 1, N, Nk) added to the scores, or empty
   ConstTensor residual;                   // (B, N, C) added to the output, or empty
+  ConstTensor memory;                     // (B, M, C) what stood before x in the sequence (Transformer-XL), or empty
 };
 
 struct AttentionGradients {
   Tensor dx;                              // (B, N, C) written
   Tensor dkey_input, dvalue_input;        // written in cross attention (dvalue_input empty where values come from key_input)
+  Tensor dmemory = {};                    // (B, M, C) written; empty: the memory is detached
 };
 
 // One mechanism with its parameters. forward is a function of its inputs: state (centroids, random features) changes in
@@ -69,6 +71,7 @@ struct AttentionConfig {
   bool cross = false;      // separate projections q, k, v instead of one fused qkv
   int64_t key_dim = 0;     // Ck, Cv of cross attention; 0: dim
   int64_t value_dim = 0;
+  bool project_out = true; // false: y is the heads side by side (B, N, H D), without scope/proj
   int64_t block = 0;       // index of the block in its stage: window attention shifts its windows in odd ones
   int64_t max_tokens = 0;  // N at the input size that the model is built for, prefix included: sizes parameters that go with N
   bool project_out = true; // false: y is the heads side by side (B, N, H D), without scope/proj

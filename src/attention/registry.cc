@@ -24,6 +24,7 @@ AttentionKind longformer_attention_kind();
 AttentionKind local_attention_kind();
 AttentionKind window_v2_attention_kind();
 AttentionKind performer_attention_kind();
+AttentionKind transformer_xl_attention_kind();
 
 const std::vector<AttentionKind>& attention_kinds() {
   static const std::vector<AttentionKind> kinds = {
@@ -39,6 +40,7 @@ const std::vector<AttentionKind>& attention_kinds() {
       local_attention_kind(),
       window_v2_attention_kind(),
       performer_attention_kind(),
+      transformer_xl_attention_kind(),
   };
   return kinds;
 }

@@ -50,6 +50,8 @@ class EveryAttention : public testing::TestWithParam<std::string> {
     if (c.grid.tokens() == 1 && kind().name == "window_v2")
       for (const char* p : {"logit_scale", "q_bias", "cpb_mlp.0.weight", "cpb_mlp.0.bias", "cpb_mlp.2.weight"})
         o.zero_gradients.push_back(fmt::format("attn.{}", p));
+    if (c.grid.tokens() == 1 && kind().name == "transformer_xl")
+      for (const char* p : {"r_w_bias", "r_r_bias", "r_net.weight"}) o.zero_gradients.push_back(fmt::format("attn.{}", p));
     // Stripes that leave the map have keys of zeros besides, whose scores no bias shifts.
     if (c.config.qk_norm && kind().name != "cross_shaped" && kind().traits.softmax) o.zero_gradients.push_back("attn.k_norm.bias");
     if (kind().traits.separate_qkv && c.config.qkv_bias) o.zero_gradients.push_back("attn.k.bias");

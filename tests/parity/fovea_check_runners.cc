@@ -105,6 +105,7 @@ const Runners& runners() {
     add_swin_runners(r);
     add_cswin_runners(r);
     add_performer_runners(r);
+    add_transformer_xl_runners(r);
     add_backbone_runners(r);
     add_linformer_runners(r);
     add_sampled_runners(r);

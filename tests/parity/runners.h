@@ -14,6 +14,7 @@ void add_global_runners(Runners& runners);
 void add_swin_runners(Runners& runners);
 void add_cswin_runners(Runners& runners);
 void add_performer_runners(Runners& runners);
+void add_transformer_xl_runners(Runners& runners);
 void add_backbone_runners(Runners& runners);
 void add_linformer_runners(Runners& runners);
 void add_sampled_runners(Runners& runners);
