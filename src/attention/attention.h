@@ -71,7 +71,6 @@ struct AttentionConfig {
   bool cross = false;      // separate projections q, k, v instead of one fused qkv
   int64_t key_dim = 0;     // Ck, Cv of cross attention; 0: dim
   int64_t value_dim = 0;
-  bool project_out = true; // false: y is the heads side by side (B, N, H D), without scope/proj
   int64_t block = 0;       // index of the block in its stage: window attention shifts its windows in odd ones
   int64_t max_tokens = 0;  // N at the input size that the model is built for, prefix included: sizes parameters that go with N
   bool project_out = true; // false: y is the heads side by side (B, N, H D), without scope/proj

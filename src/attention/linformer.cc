@@ -92,6 +92,7 @@ GroupedAttentionArgs LinformerAttention::kernel_args(const Record& r) const {
 void LinformerAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape, Context& ctx) const {
   const int64_t batch = in.grid.batch, n = in.grid.tokens(), slots = linformer_.slots;
   require_shape(in.x, Shape{batch, n, config_.dim}, "attention input");
+  require(in.memory.empty(), "only transformer_xl takes a memory of earlier segments");
   require(!in.causal, "linformer has no causal form: each slot mixes the keys of all tokens");
   require(in.mask.empty(), "linformer takes no additive mask: its keys are slots, not tokens; use key padding");
   require(config_.cross || (in.key_input.empty() && in.value_input.empty()),

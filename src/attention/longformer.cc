@@ -147,6 +147,7 @@ void LongformerAttention::attend_globally(Record& r, Tensor out, Tape* tape, Con
 
 void LongformerAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape, Context& ctx) const {
   require_shape(in.x, Shape{in.grid.batch, in.grid.tokens(), config_.dim}, "attention input");
+  require(in.memory.empty(), "only transformer_xl takes a memory of earlier segments");
   const auto reasons = unsupported(in.grid);
   require(reasons.empty(), "longformer attention cannot run on {} tokens: {}", in.grid.str(), fmt::join(reasons, "; "));
   require(in.mask.empty(), "longformer attention takes no additive mask");

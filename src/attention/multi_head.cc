@@ -225,6 +225,7 @@ GroupedAttentionArgs MultiHeadAttention::kernel_args(const Record& r, Context&) 
 
 void MultiHeadAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape, Context& ctx) const {
   require_shape(in.x, Shape{in.grid.batch, in.grid.tokens(), config_.dim}, "attention input");
+  require(in.memory.empty(), "only transformer_xl takes a memory of earlier segments");
   const auto reasons = unsupported(in.grid);
   require(reasons.empty(), "this attention cannot run on {} tokens: {}", in.grid.str(), fmt::join(reasons, "; "));
   ArenaScope scope(ctx.scratch());

@@ -201,6 +201,7 @@ void SampledAttention::reduce_backward(const Record& r, ConstTensor dz, Tensor d
 void SampledAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape, Context& ctx) const {
   const TokenGrid& g = in.grid;
   require_shape(in.x, Shape{g.batch, g.tokens(), config_.dim}, "attention input");
+  require(in.memory.empty(), "only transformer_xl takes a memory of earlier segments");
   const auto reasons = unsupported(g);
   require(reasons.empty(), "this attention cannot run on {} tokens: {}", g.str(), fmt::join(reasons, "; "));
   require(in.key_input.empty() && in.value_input.empty(), "sampled attention takes its keys from the queries' own map, not from a second input");

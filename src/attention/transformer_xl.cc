@@ -10,14 +10,10 @@ namespace fovea {
 
 namespace {
 
-AttentionConfig checked(AttentionConfig c) {
-  require(c.dim > 0 && c.heads > 0, "an attention needs channels and heads, got {} and {}", c.dim, c.heads);
+AttentionConfig checked(const AttentionConfig& c) {
   require(!c.cross, "transformer_xl has no second input");
-  if (c.head_dim == 0) {
-    require(c.dim % c.heads == 0, "{} channels do not divide into {} heads", c.dim, c.heads);
-    c.head_dim = c.dim / c.heads;
-  }
-  return c;
+  require(!c.cosine, "transformer_xl's scores have no cosine form");
+  return with_defaults(c);
 }
 
 // The view from element `offset` on, with a shape nobody reads.
@@ -75,9 +71,9 @@ const TokenGroups& TransformerXlAttention::groups(const AttentionInputs& in, int
     g.add_key_run({0, 1, static_cast<int32_t>(memory), RowSource::kMemory});
     g.add_key_run({0, 1, static_cast<int32_t>(tokens)});
     g.end_group();
-    g.rule.causal = in.causal;
+    g.only_rule().causal = in.causal;
     // The relative term forbids distances without a row; the band says so to whole blocks of keys.
-    if (in.causal && reach < tokens) g.rule.band = static_cast<int32_t>(reach - 1);
+    if (in.causal && reach < tokens) g.only_rule().band = static_cast<int32_t>(reach - 1);
     g.keys_disjoint = true;
     g.finish();
     return g;
@@ -320,6 +316,7 @@ AttentionKind transformer_xl_attention_kind() {
                {"mem_len", "0", "the keys that same_length lets a query see"},
                {"learnable", "0", "causal sequences: learned rows for so many distances instead of sinusoids; 0: sinusoids"}};
   k.traits.causal = k.traits.mask = k.traits.prefix = true;
+  k.no_union_reason = "its scores have a term of their own";
   k.make = [](const Scope& scope, const AttentionConfig& config, const AttentionOptions& o) -> std::unique_ptr<Attention> {
     TransformerXlConfig xl;
     xl.clamp_len = o.integer("clamp_len");
