@@ -23,9 +23,16 @@ std::vector<std::string> fixture_files() {
 
 class Parity : public testing::TestWithParam<std::string> {};
 
+// Quirks of official implementations that the f32 tables do not have.
+bool reference_only(const std::string& file) { return file.ends_with("/txl_unmasked_wrap.safetensors"); }
+
 TEST_P(Parity, OutputsAndGradients) {
   for (const KernelTable* table : harness::real_tables()) {
     const auto r = parity::run_check(GetParam(), *table);
+    if (reference_only(GetParam()) && table->dtype == DType::kF32) {
+      EXPECT_EQ(r.status, "unsupported") << table->name << ": " << r.why;
+      continue;
+    }
     EXPECT_EQ(r.status, "pass") << table->name << ": " << r.why;
     EXPECT_FALSE(r.worst_tensor.empty());
   }

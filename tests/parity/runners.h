@@ -23,6 +23,12 @@ void add_parallel_runners(Runners& runners);
 void add_routing_runners(Runners& runners);
 void add_sst_runners(Runners& runners);
 
+// Thrown for a case that pins a quirk of an official implementation which the reference tables alone compute.
+class ReferenceOnly : public Error {
+ public:
+  using Error::Error;
+};
+
 std::pair<int64_t, int64_t> pair_of(const Json& j);                        // 7 or [7, 5]
 bool flag(const Json& config, const char* key, bool otherwise);            // absent or null: otherwise
 Activation activation_of(const std::string& name);
