@@ -102,7 +102,8 @@ void ParallelAttention::backward(ConstTensor dy, const AttentionGradients& gradi
       continue;
     }
     const auto like = [&](const Tensor& t) { return t.empty() ? Tensor() : ctx.scratch().take(t.shape, t.dtype); };
-    const AttentionGradients own{like(gradients.dx), like(gradients.dkey_input), like(gradients.dvalue_input)};
+    const AttentionGradients own{like(gradients.dx), like(gradients.dkey_input), like(gradients.dvalue_input),
+                                 like(gradients.dmemory)};
     part->attention->backward(down, own, tape, ctx);
     const auto add = [&](const Tensor& sum, const Tensor& more) {
       if (!sum.empty()) ctx.kernels().add(sum.elements(), sum.data, more.data, sum.data, ctx);
@@ -110,6 +111,7 @@ void ParallelAttention::backward(ConstTensor dy, const AttentionGradients& gradi
     add(gradients.dx, own.dx);
     add(gradients.dkey_input, own.dkey_input);
     add(gradients.dvalue_input, own.dvalue_input);
+    add(gradients.dmemory, own.dmemory);
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "attention/registry.h"
 #include "attention/transformer_xl_record.h"
@@ -181,7 +182,7 @@ void TransformerXlAttention::forward(const AttentionInputs& in, Tensor y, Tape* 
   project(in, r, tape, ctx);
   make_rows(r, tape, ctx);
   r.groups = &groups(in, r.memory, ctx);
-  r.out = proj_ ? ctx.activation(Shape{in.grid.batch, in.grid.tokens(), inner()}, tape) : y;
+  r.out = ctx.activation(Shape{in.grid.batch, in.grid.tokens(), inner()}, tape);
   if (tape) r.lse = ctx.activation(Shape{in.grid.batch, config_.heads, r.groups->query_slots}, tape);
   const RelativeTerm term = relative_term(r);
   ctx.kernels().grouped_attention(kernel_args(r, term), ctx);
@@ -190,7 +191,8 @@ void TransformerXlAttention::forward(const AttentionInputs& in, Tensor y, Tape* 
     fusion.residual = in.residual;
     proj_->apply(r.out, y, fusion, ctx);
   } else {
-    require(in.residual.empty(), "heads side by side have no residual");
+    require(in.residual.empty(), "an attention without output projection takes no residual");
+    if (y.bytes() != 0) std::memcpy(y.data, r.out.data, r.out.bytes());
   }
   if (tape) tape->push(r);
 }

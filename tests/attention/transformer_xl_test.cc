@@ -165,6 +165,28 @@ TEST(TransformerXl, SameLengthSeesNothingFurtherBack) {
   });
 }
 
+// Side by side with itself: the parts' gradients of the memory add up.
+TEST(TransformerXl, PartsOfParallelHeadsShareTheMemory) {
+  const Shape x{2, 5, 8}, m{2, 3, 8};
+  check(harness::built<Attention>({{x, m},
+                                   {x},
+                                   [](ParamStore& p) {
+                                     return make_attention(parse_attention("transformer_xl@1,transformer_xl:clamp_len=2@1"),
+                                                           Scope(p) / "attn", config(8, 4));
+                                   },
+                                   [](Attention& a, auto in, auto out, Tape* tape, Context& ctx) {
+                                     AttentionInputs inputs;
+                                     inputs.x = in[0];
+                                     inputs.grid = {2, 0, 1, 5};
+                                     inputs.causal = true;
+                                     inputs.memory = in[1];
+                                     a.forward(inputs, out[0], tape, ctx);
+                                   },
+                                   [](Attention& a, auto dout, auto din, Tape& tape, Context& ctx) {
+                                     a.backward(dout[0], {din[0], {}, {}, din[1]}, tape, ctx);
+                                   }}));
+}
+
 TEST(TransformerXl, RefusesWhatSpeaksOfSequencesOnImages) {
   ParamStore params;
   const auto learned = make_attention({"transformer_xl", {{"learnable", "9"}}}, Scope(params) / "a", config(6, 2));

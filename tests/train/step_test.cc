@@ -112,12 +112,16 @@ struct Trial {
   }
 };
 
-// The families' own attentions, and every mechanism in one of them.
+// The families' own attentions, and every mechanism and some combinations in one of them.
 TEST(TrainingStep, TakesNoMemoryOnceWarm) {
   std::vector<ModelConfig> configs = {small_swin(), small_swin_v2(), small_cswin(), small_deit()};
   for (const AttentionKind& kind : attention_kinds()) {
     configs.push_back(kind.traits.prefix ? small_deit() : small_swin());
     configs.back().attention = kind.name;
+  }
+  for (const char* spec : {"window:size=2+sparse", "global,window:size=2+local:window=3"}) {
+    configs.push_back(small_deit());
+    configs.back().attention = spec;
   }
   for (const ModelConfig& config : configs) {
     SCOPED_TRACE(config.attention);
