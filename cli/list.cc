@@ -27,10 +27,10 @@ void models(bool json) {
     list.push_back({{"name", m.name}, {"summary", m.summary}, {"attention", m.attention}, {"parameters", m.parameters},
                     {"size", {m.height, m.width}}, {"gflop", m.gflop}});
     rows.push_back({m.name, fmt::format("{:.1f}", static_cast<double>(m.parameters) * 1e-6), fmt::format("{}x{}", m.height, m.width),
-                    fmt::format("{:.2f}", m.gflop), m.attention, m.summary});
+                    fmt::format("{:.2f}", m.gflop), m.summary, m.attention});
   }
   if (json) return print(list);
-  print_table({"model", "M parameters", "input", "GFLOP", "attention", ""}, rows, "lrrrll");
+  print_table({"model", "M parameters", "input", "GFLOP", "", "attention"}, rows, "lrrrll");
 }
 
 void attentions(bool json) {

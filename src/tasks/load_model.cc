@@ -103,7 +103,8 @@ void rename_last_norm(MappedWeights& weights, const ModelConfig& config) {
     if (t.name == "norm.weight" || t.name == "norm.bias") t.name = "fc_" + t.name;
 }
 
-LoadedModel load_file(const std::string& path, const LoadOptions& options, const Request& request, DType dtype) {
+LoadedModel load_file(const std::string& path, const LoadOptions& options, const Request& request, DType dtype,
+                      const std::string& untold_attention) {
   require(options.attention.empty(), "'{}' holds weights of one attention; another one (--attention) can be chosen for a preset only", path);
   const WeightFile file = open_weights(path);
   LoadedModel loaded;
@@ -119,8 +120,11 @@ LoadedModel load_file(const std::string& path, const LoadOptions& options, const
     apply_settings(config, request.settings);
   } else {
     const RecognisedModel model = require_recognised(file);
-    config = stranger_config(file, model, request.settings, {request.height, request.width}, loaded.assumed);
-    apply_settings(config, request.settings);
+    Settings settings = request.settings;
+    const bool untold = std::find(model.unknown.begin(), model.unknown.end(), "window_sizes") != model.unknown.end();
+    if (untold && !untold_attention.empty()) settings.emplace(settings.begin(), "attention", untold_attention);  // a later one wins
+    config = stranger_config(file, model, settings, {request.height, request.width}, loaded.assumed);
+    apply_settings(config, settings);
     loaded.dialect = std::string(model.dialect->name);
     weights = map_keys(file, model);
     rename_last_norm(weights, config);
@@ -154,15 +158,15 @@ void apply_settings(ModelConfig& config, const Settings& settings) {
     if (key != "channels") set_option(config, key, value);
 }
 
-LoadedModel load_model(const std::string& model, const LoadOptions& options, DType dtype) {
+LoadedModel load_model(const std::string& model, const LoadOptions& options, DType dtype, const std::string& untold_attention) {
   require(!model.empty(), "no model was named; give a preset, a weights file or a run directory");
   const Request request = request_of(options);
   std::error_code ignored;
-  if (fs::is_directory(model, ignored)) return load_file(weights_in_run(model), options, request, dtype);
+  if (fs::is_directory(model, ignored)) return load_file(weights_in_run(model), options, request, dtype, untold_attention);
   if (const ModelPreset* p = find_preset(model)) return load_preset(p->config, options, request, dtype);
   std::vector<std::string> names;
   for (const ModelPreset& p : model_presets()) names.push_back(p.config.name);
-  if (fs::exists(model, ignored)) return load_file(model, options, request, dtype);
+  if (fs::exists(model, ignored)) return load_file(model, options, request, dtype, untold_attention);
   const bool path_like = model.find('/') != std::string::npos || fs::path(model).has_extension();
   require(!path_like, "there is no file or folder '{}'", model);
   fail("there is no model '{}', neither as a preset nor as a file{}; `fovea list models` shows the presets", model, did_you_mean(model, names));

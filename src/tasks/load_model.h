@@ -18,8 +18,9 @@ struct LoadedModel {
 };
 
 // Throws Error with one sentence for a misspelt preset, a missing or unreadable file, weights that do not fit, wrong
-// settings. Weights are in `dtype` and not packed. `options.kernels` is not looked at.
-LoadedModel load_model(const std::string& model, const LoadOptions& options, DType dtype);
+// settings. Weights are in `dtype` and not packed. `options.kernels` is not looked at. `untold_attention` is that of files whose
+// tensors do not tell theirs (Swin V2 in timm's names); empty: such files need a preset in their name or --set attention.
+LoadedModel load_model(const std::string& model, const LoadOptions& options, DType dtype, const std::string& untold_attention = "");
 
 // The --set options on a configuration. Their order does not matter: the number of channels goes first, and one value of
 // mean or std serves all channels. Throws Error naming the key.

@@ -191,7 +191,7 @@ RunConfig resolve_training(const TrainOptions& options, const DataSplits& data) 
   run.model = preset_config(o.model);
   if (!o.attention.empty()) run.model.attention = o.attention;
   if (!o.init.empty()) {
-    const LoadedModel init = load_model(o.init, {}, DType::kF32);
+    const LoadedModel init = load_model(o.init, {}, DType::kF32, run.model.attention);
     const ModelConfig& from = init.classifier->config();
     if (from.name == run.model.name) run.model = from;  // with the sizes that --set gave it then
     run.model.input = from.input;

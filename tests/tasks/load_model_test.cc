@@ -148,6 +148,9 @@ TEST(LoadModel, SwinV2FindsItsWindows) {
   EXPECT_EQ(told.classifier->config().swin_version, 2);
   EXPECT_EQ(told.classifier->config().input.height, 256);
 
+  const LoadedModel for_another = load_model(f / "weights.safetensors", {}, DType::kF32, "window_v2:size=5");
+  EXPECT_EQ(for_another.classifier->config().attention, "window_v2:size=5");
+
   // The official layout: merging at the end of a stage, one name for the head, buffers.
   std::vector<TensorToWrite> tensors;
   std::vector<std::vector<float>> buffers;
