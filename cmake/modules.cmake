@@ -52,7 +52,7 @@ function(fovea_library)
 endfunction()
 
 # Large headers are parsed once: fovea_precompiled_headers(NAME [LINK lib ...] HEADERS <h> ...), then fovea_precompile(TARGET NAME) for
-# each target that is to read the result; with EXECUTABLE for code that no shared library takes (-fPIE). Every file still includes what it needs: sanitizer builds go without.
+# each target that is to read the result; with EXECUTABLE for code that no shared library takes and no time is spent in. Every file still includes what it needs: sanitizer builds go without.
 function(fovea_precompiled_headers name)
   cmake_parse_arguments(ARG "EXECUTABLE" "" "LINK;HEADERS" ${ARGN})
   set(source ${PROJECT_BINARY_DIR}/${name}.cc)
@@ -69,7 +69,8 @@ endfunction()
 function(fovea_for_executables target executable)
   if(executable)
     set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
-    target_compile_options(${target} PRIVATE -fPIE)
+    # -O1: command line and tests wait for the library, and their headers' templates take long to optimise.
+    target_compile_options(${target} PRIVATE -fPIE $<$<CONFIG:Release>:-O1>)
   endif()
 endfunction()
 function(fovea_precompile target name)

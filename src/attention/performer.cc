@@ -96,6 +96,7 @@ void PerformerAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape
   const AttentionConfig& c = config_.heads;
   const int64_t inner = c.heads * c.head_dim;
   require_shape(in.x, Shape{in.grid.batch, in.grid.tokens(), c.dim}, "attention input");
+  require(in.memory.empty(), "only transformer_xl takes a memory of earlier segments");
   require(in.mask.empty(), "performer attention has no scores that a mask could be added to; it takes causal order and key padding");
   ArenaScope scope(ctx.scratch());
   Record r{};

@@ -66,6 +66,7 @@ RoutingAttention::Heads RoutingAttention::heads_of(const Tensor& q, const Tensor
 void RoutingAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape, Context& ctx) const {
   const int64_t batch = in.grid.batch, n = in.grid.tokens();
   require_shape(in.x, Shape{batch, n, config_.dim}, "attention input");
+  require(in.memory.empty(), "only transformer_xl takes a memory of earlier segments");
   require(in.mask.empty(), "routing takes no additive mask: who meets whom follows from the tokens");
   ArenaScope scope(ctx.scratch());
   Record r{};

@@ -144,8 +144,11 @@ TEST(Performer, FeaturesAreOrthogonalInBlocks) {
         double dot = 0;
         for (int64_t i = 0; i < 8; ++i) dot += load_scalar(w, f * 8 + i) * load_scalar(w, g * 8 + i);
         if (f == g) lengths += dot / 23;
-        if (f == g && norms == FeatureNorms::kConstant) EXPECT_NEAR(dot, 8, 1e-5);
-        if (f != g && f / 8 == g / 8) EXPECT_NEAR(dot, 0, 1e-5);
+        if (f == g && norms == FeatureNorms::kConstant) {
+          EXPECT_NEAR(dot, 8, 1e-5);
+        } else if (f != g && f / 8 == g / 8) {
+          EXPECT_NEAR(dot, 0, 1e-5);
+        }
       }
       for (int64_t i = 0; i < 8; ++i) EXPECT_EQ(load_scalar(w, f * 8 + i), load_scalar(other, f * 8 + i));
     }
