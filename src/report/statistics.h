@@ -1,6 +1,7 @@
 // What a difference between two accuracies is worth.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
