@@ -1,5 +1,6 @@
 #include "attention/linformer.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "attention/registry.h"

@@ -24,8 +24,10 @@ TEST(LocalGroups, EveryPairOfTheDefinitionMeetsExactlyOnce) {
   for (const int64_t window : {1, 3, 4, 50})
     for (const auto& [back, forward] : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {0, 0}, {2, 0}, {0, 3}, {2, 1}, {9, 9}})
       for (const bool exact : {false, true})
-        for (const auto& [first, length, causal] :
+        for (const auto& sequence :
              std::vector<std::tuple<int64_t, int64_t, bool>>{{0, 1, true}, {0, 23, true}, {2, 12, true}, {0, 23, false}, {3, 17, false}}) {
+          const int64_t first = std::get<0>(sequence), length = std::get<1>(sequence);
+          const bool causal = std::get<2>(sequence);
           SCOPED_TRACE(fmt::format("window {} back {} forward {} exact {} on {} + {} causal {}", window, back, forward, exact, first, length, causal));
           LocalConfig c{window, back, forward, exact, 0};
           harness::expect_meetings(local_groups(c, first, length, causal), 0, 0, first + length,
@@ -50,8 +52,9 @@ TEST(LocalAttention, EqualsAMaskedSoftmax) {
   AttentionConfig config;
   config.dim = 8;
   config.heads = 2;
-  for (const auto& [grid, causal] : std::vector<std::pair<TokenGrid, bool>>{{{2, 0, 1, 61}, true}, {{2, 1, 9, 8}, false}})
+  for (const TokenGrid& grid : {TokenGrid{2, 0, 1, 61}, TokenGrid{2, 1, 9, 8}})
     for (const bool exact : {false, true}) {
+      const bool causal = grid.height == 1;
       const LocalConfig c{7, 2, 1, exact, 0};
       harness::expect_like_masked_global(parse_attention(exact ? "local:window=7:back=2:exact=yes" : "local:window=7:back=2"), config, grid, causal,
                                          [&](int64_t, int64_t i, int64_t j) { return meet(c, grid.prefix, causal, i, j); });

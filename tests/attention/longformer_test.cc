@@ -78,7 +78,9 @@ AttentionConfig config_of(int64_t dim, int64_t heads) {
 }
 
 TEST(LongformerAttention, WithoutGlobalTokensItIsAMaskedSoftmax) {
-  for (const auto& [grid, causal] : std::vector<std::pair<TokenGrid, bool>>{{{2, 0, 1, 150}, true}, {{2, 0, 1, 75}, false}, {{1, 0, 9, 11}, false}}) {
+  for (const auto& one : std::vector<std::pair<TokenGrid, bool>>{{{2, 0, 1, 150}, true}, {{2, 0, 1, 75}, false}, {{1, 0, 9, 11}, false}}) {
+    const TokenGrid& grid = one.first;
+    const bool causal = one.second;
     const LongformerConfig c{3, {1, 2}, 0};
     harness::expect_like_masked_global(parse_attention("longformer:window=3:dilation=1_2"), config_of(8, 2), grid, causal,
                                        [&](int64_t h, int64_t i, int64_t j) { return meet(c, grid, causal, 0, h, i, j); });

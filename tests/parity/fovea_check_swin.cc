@@ -92,7 +92,9 @@ void patch_merging(CheckCase& c, MergingNorm placement) {
 }  // namespace
 
 void add_swin_runners(Runners& runners) {
-  for (const auto& [name, version] : {std::pair<std::string, Swin>{"swin_", Swin::kV1}, {"swin_v2_", Swin::kV2}}) {
+  for (const auto& family : {std::pair<std::string, Swin>{"swin_", Swin::kV1}, {"swin_v2_", Swin::kV2}}) {
+    const std::string& name = family.first;
+    const Swin version = family.second;
     runners[name + "window_attention"] = [version](CheckCase& c) { swin_window_attention(c, version); };
     runners[name + "shifted_window"] = [version](CheckCase& c) { swin_shifted_window(c, version); };
     runners[name + "block"] = [version](CheckCase& c) { swin_block(c, WindowRule::microsoft(), version); };
