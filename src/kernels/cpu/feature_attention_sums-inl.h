@@ -15,8 +15,9 @@ namespace fovea::HWY_NAMESPACE::feature_attention {
 // What the forward leaves for the backward, in FeatureAttentionArgs::state. Over all keys: the sums of each head and 1 / D of
 // each query. Causal: the sums before each chunk, 1 / D, and the stabiliser at each token.
 struct State {
-  float *sums, *inverse, *c;
+  float *sums = nullptr, *inverse = nullptr, *c = nullptr;  // null where nothing is kept
   explicit State(const FeatureCall& call) {
+    if (!call.a.state) return;
     const int64_t heads = call.a.batch * call.a.heads;
     const auto at = (reinterpret_cast<uintptr_t>(call.a.state) + 63) / 64 * 64;
     sums = reinterpret_cast<float*>(at);
