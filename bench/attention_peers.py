@@ -8,10 +8,11 @@ import math
 
 HEADS, HEAD_DIM = 8, 64
 DIM = HEADS * HEAD_DIM
-# Largest difference of y and dx as a share of their largest entry. performer: fovea's stabiliser of the feature maps sees
-# neither later nor padded keys, so with epsilon > 0 the two differ by design, a little.
-TOLERANCES = {"performer": 2e-2}
+# Largest difference of y and dx as a share of their largest entry.
 TOLERANCE = 1e-4
+# performer-pytorch holds the stabiliser of the feature maps constant in its backward; fovea's dx is the derivative of what it
+# computes. Where features are as small as epsilon the two differ, so that y alone is compared.
+DIFFERENT_GRADIENT = {"performer"}
 
 
 def spec_of(kind, tokens):
@@ -148,6 +149,7 @@ class AttentionPeer:
         self.give_qkv(module.to_q, module.to_k, module.to_v)
         self.give_proj(module.to_out)
         self.give("means", module.global_attn.kmeans.means)
+        self.give("means_ready", self.torch.ones(1))
 
         def run(x):
             y, self.auxiliary = module(x)  # the commitment loss, whose gradient fovea adds in its backward
@@ -183,6 +185,6 @@ class AttentionPeer:
         theirs = safetensors.torch.load_file(path)
         self.run()
         mine = {"y": self.y.detach()}
-        if self.backward:
+        if self.backward and self.kind not in DIFFERENT_GRADIENT:
             mine["dx"] = self.dx
         return {name: ((theirs[name] - t).abs().max() / t.abs().max()).item() for name, t in mine.items()}

@@ -455,7 +455,7 @@ def measure_attention(row, directory, options):
             fovea = FoveaAttention(row, directory, options, tensors)
             fovea.burst()
             worst = max(systems[0].child.ask(do="errors", file=fovea.answer_file)["errors"].values())
-            limit = attention_peers.TOLERANCES.get(row.attention, attention_peers.TOLERANCE)
+            limit = attention_peers.TOLERANCE
             if not worst < limit:
                 raise BenchError(f"fovea disagrees with {row.model} by {worst:.2e} of the largest entry (limit {limit:.0e}): not timed.")
             errors["fovea"] = worst
