@@ -15,7 +15,7 @@ Shape::Shape(std::span<const int64_t> dims) : rank_(static_cast<int>(dims.size()
 int64_t Shape::elements() const {
   int64_t n = 1;
   for (int64_t d : dims())
-    require(!__builtin_mul_overflow(n, d, &n), "the number of elements of shape {} overflows 64 bits", str());
+    require(!__builtin_mul_overflow(n, d, &n), "the number of elements of shape {} overflows 64 bits", *this);
   return n;
 }
 

@@ -1,11 +1,14 @@
 // Shapes of contiguous row-major tensors, up to kMaxRank dimensions.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <array>
 #include <cstdint>
 #include <initializer_list>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace fovea {
 
@@ -32,3 +35,12 @@ class Shape {
 };
 
 }  // namespace fovea
+
+// So that a message's text is made only when there is a message.
+template <>
+struct fmt::formatter<fovea::Shape> : fmt::formatter<std::string_view> {
+  template <class Context>
+  auto format(const fovea::Shape& shape, Context& context) const {
+    return fmt::formatter<std::string_view>::format(shape.str(), context);
+  }
+};

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels/cpu/grouped_attention_block-inl.h"
 #include "kernels/cpu/parallel.h"
@@ -21,6 +22,7 @@ namespace {
 using namespace grouped_attention_tile;  // NOLINT: rows of heads in the same packed forms
 
 constexpr int32_t kBlockClusters = 64;
+constexpr int32_t kBlockRows = kTileVectors * kLanes;
 constexpr int64_t kChunkRows = 512;
 constexpr float kSmallestNorm = 1e-12f;
 
@@ -146,108 +148,168 @@ void nearest_clusters(const ClusterArgs& a, int32_t* nearest, Context& ctx) {
   });
 }
 
-struct Candidate {
-  float similarity;
-  int32_t row;
-};
-bool better(const Candidate& x, const Candidate& y) {
-  return x.similarity > y.similarity || (x.similarity == y.similarity && x.row < y.row);
+// Similarities as integers in the same order: NaN as minus infinity, both zeros alike.
+HWY_INLINE hn::Vec<DI> sortable(V v) {
+  const DI di;
+  const V number = hn::Add(hn::IfThenElse(hn::Eq(v, v), v, hn::Set(D(), kNegInf)), hn::Zero(D()));
+  const auto bits = hn::BitCast(di, number);
+  return hn::Xor(bits, hn::And(hn::ShiftRight<31>(bits), hn::Set(di, std::numeric_limits<int32_t>::max())));
 }
 
-// The best rows of each cluster of a block so far. Rows come in ascending order, so one that only equals the least of
-// `count` rows loses against it. A full buffer is cut back to `count`: a constant number of steps for each row that enters.
+// The best rows of one cluster so far, in ascending order. A full buffer is cut back to `count`: a constant number of steps
+// for each row that enters. Since rows come in ascending order, one that only equals the least of `count` rows loses against it.
 struct Selection {
-  int64_t count, capacity;
-  Candidate* candidates;  // (kBlockClusters, capacity)
-  int32_t* sizes;         // (kBlockClusters)
-  float* least;           // (kBlockClusters) what a row must exceed; +inf behind the clusters
+  int64_t count = 0, size = 0;
+  int32_t* keys = nullptr;  // (capacity)
+  int32_t* rows = nullptr;
+  int32_t least = std::numeric_limits<int32_t>::min();  // what a key must exceed: any does, until `count` rows are there
 
-  Selection(int64_t wanted, Cutter& c)
-      : count(wanted),
-        capacity(capacity_for(wanted)),
-        candidates(c.take<Candidate>(kBlockClusters * capacity)),
-        sizes(c.take<int32_t>(kBlockClusters)),
-        least(c.take<float>(kBlockClusters)) {}
-  static int64_t capacity_for(int64_t count) { return 2 * count + 32; }
-  static int64_t bytes(int64_t count) {
-    return Cutter::bytes<Candidate>(kBlockClusters * capacity_for(count)) + Cutter::bytes<int32_t>(kBlockClusters) +
-           Cutter::bytes<float>(kBlockClusters);
+  // Room for rows to come, and for whole vectors to be stored behind the last.
+  static int64_t capacity(int64_t count) { return plan::round_up(4 * count + kBlockRows, kLanes) + kLanes; }
+  static int64_t bytes(int64_t count) { return 2 * Cutter::bytes<int32_t>(capacity(count)); }
+  Selection() = default;
+  Selection(int64_t wanted, Cutter& c) : count(wanted), keys(c.take<int32_t>(capacity(wanted))), rows(c.take<int32_t>(capacity(wanted))) {}
+
+  void restart() {
+    size = 0;
+    least = std::numeric_limits<int32_t>::min();
+  }
+  HWY_INLINE void add(hn::Vec<DI> key, hn::Vec<DI> row, hn::Mask<DI> which) {
+    const DI di;
+    hn::StoreU(hn::Compress(key, which), di, keys + size);
+    hn::StoreU(hn::Compress(row, which), di, rows + size);
+    size += static_cast<int64_t>(hn::CountTrue(di, which));
+  }
+  bool full() const { return size > capacity(count) - kLanes - kBlockRows; }
+
+  int64_t above(int32_t bound) const {
+    const DI di;
+    int64_t n = 0, i = 0;
+    for (; i + kLanes <= size; i += kLanes) n += static_cast<int64_t>(hn::CountTrue(di, hn::Gt(hn::LoadU(di, keys + i), hn::Set(di, bound))));
+    for (; i < size; ++i) n += keys[i] > bound;
+    return n;
   }
 
-  void add(int32_t cluster, float similarity, int32_t row) {
-    candidates[cluster * capacity + sizes[cluster]++] = {similarity, row};
-    if (sizes[cluster] == capacity) cut(cluster);
-  }
-  void cut(int32_t cluster) {
-    Candidate* first = candidates + cluster * capacity;
-    Candidate* end = first + sizes[cluster];
-    std::nth_element(first, first + count - 1, end, better);
-    sizes[cluster] = static_cast<int32_t>(count);
-    least[cluster] = first[count - 1].similarity;
+  // Keeps the best `count` of more rows than that.
+  void cut() {
+    const auto [smallest, greatest] = std::minmax_element(keys, keys + size);
+    int64_t low = *smallest, high = *greatest, found = 0;  // above(low - 1) >= count > above(high)
+    while (low < high && found != count) {
+      const int64_t middle = low + (high - low + 1) / 2;
+      found = above(static_cast<int32_t>(middle - 1));
+      if (found >= count)
+        low = middle;
+      else
+        high = middle - 1;
+    }
+    // All above `low` stay, and of those that equal it the first ones.
+    const auto bound = static_cast<int32_t>(low);
+    int64_t equals = count - above(bound), kept = 0;
+    least = std::numeric_limits<int32_t>::max();
+    for (int64_t i = 0; i < size; ++i) {
+      const int32_t key = keys[i];
+      const bool stays = key > bound || (key == bound && equals-- > 0);
+      keys[kept] = key;
+      rows[kept] = rows[i];
+      if (!stays) continue;
+      least = std::min(least, key);
+      ++kept;
+    }
+    size = kept;
   }
 };
 
-void select(Similarities& m, Selection& best, int64_t b, int64_t h, int32_t* chosen) {
-  const ClusterArgs& a = m.a;
-  const D d;
-  std::fill_n(best.sizes, kBlockClusters, 0);
-  std::fill_n(best.least, kBlockClusters, -kNegInf);
-  int64_t seen = 0;
-  for (int64_t n = 0; n < a.rows;) {
-    int32_t rows = 0, numbers[kTileRows];
-    for (; n < a.rows && rows < kTileRows; ++n) {
-      if (is_padding(a, b, n)) continue;
-      m.load_row(rows, row_of(a.x, b, h, n));
-      numbers[rows++] = static_cast<int32_t>(n);
+// A block of clusters against all rows, which come in blocks as the right side of products.
+struct Choice {
+  const ClusterArgs& a;
+  int64_t width;                 // head_dim in whole vectors
+  float *means, *rows;           // (kBlockClusters, width) and (head_dim, kBlockRows)
+  float *inverse_norms, *s;      // (kBlockRows); (kTileRows, kBlockRows)
+  int32_t* numbers;              // (kBlockRows) which rows they are
+  Selection best[kBlockClusters];
+
+  Choice(const ClusterArgs& args, int64_t count, Cutter& c)
+      : a(args),
+        width(plan::round_up(args.head_dim, kLanes)),
+        means(c.take<float>(kBlockClusters * width)),
+        rows(c.take<float>(args.head_dim * kBlockRows)),
+        inverse_norms(c.take<float>(kBlockRows)),
+        s(c.take<float>(kTileRows * kBlockRows)),
+        numbers(c.take<int32_t>(kBlockRows)) {
+    for (Selection& selection : best) selection = Selection(count, c);
+  }
+  static int64_t bytes(int64_t head_dim, int64_t count) {
+    return Cutter::bytes<float>(kBlockClusters * plan::round_up(head_dim, kLanes)) + Cutter::bytes<float>(head_dim * kBlockRows) +
+           Cutter::bytes<float>(kBlockRows) + Cutter::bytes<float>(kTileRows * kBlockRows) + Cutter::bytes<int32_t>(kBlockRows) +
+           kBlockClusters * Selection::bytes(count);
+  }
+
+  // The next rows that take part, from n on; returns how many.
+  int32_t load_rows(int64_t b, int64_t h, int64_t& n) {
+    int32_t count = 0;
+    for (; n < a.rows && count < kBlockRows; ++n)
+      if (!is_padding(a, b, n)) numbers[count++] = static_cast<int32_t>(n);
+    if (count == 0) return 0;
+    const int32_t vectors = (count + kLanes - 1) / kLanes;
+    pack_panels(Rows(a.x, {}, nullptr, a.head_dim, b, h), numbers, count, plan::Pieces(vectors, vectors), a.head_dim, rows);
+    for (int32_t i = 0; i < count; ++i) inverse_norms[i] = 1.0f / norm_of(a, row_of(a.x, b, h, numbers[i]));
+    return count;
+  }
+
+  void run(int64_t b, int64_t h, int64_t first, int64_t clusters, int32_t* chosen) {
+    const D d;
+    const DI di;
+    for (int64_t c = 0; c < clusters; ++c) {
+      pack_row(static_cast<const float*>(a.means) + (h * a.clusters + first + c) * a.head_dim, a.head_dim, 1.0f, means + c * width);
+      best[c].restart();
     }
-    if (rows == 0) break;
-    m.multiply(rows);
-    for (int32_t i = 0; i < rows; ++i) {
-      const float* s = m.s + i * kBlockClusters;
-      if (seen < best.count) {  // the first ones are the best so far
-        for (int32_t c = 0; c < m.count; ++c) best.add(c, s[c] == s[c] ? s[c] : kNegInf, numbers[i]);
-        if (++seen == best.count)
-          for (int32_t c = 0; c < m.count; ++c) best.cut(c);
-        continue;
+    for (int64_t n = 0; n < a.rows;) {
+      const int32_t count = load_rows(b, h, n), vectors = (count + kLanes - 1) / kLanes;
+      if (count == 0) break;
+      for (int64_t c = 0; c < clusters; c += kTileRows) {
+        const auto tile = static_cast<int32_t>(std::min<int64_t>(kTileRows, clusters - c));
+        product(false, tile, vectors,
+                {.a = means + c * width, .a_stride = width, .b = rows, .b_stride = vectors * kLanes, .depth = a.head_dim, .init = nullptr,
+                 .init_stride = 0, .c = s, .c_stride = kBlockRows});
+        for (int32_t i = 0; i < tile; ++i) {
+          Selection& selection = best[c + i];
+          for (int32_t j = 0; j < count; j += kLanes) {
+            const auto key = sortable(hn::Mul(hn::Load(d, s + i * kBlockRows + j), hn::Load(d, inverse_norms + j)));
+            auto enters = hn::And(hn::Gt(key, hn::Set(di, selection.least)), hn::FirstN(di, static_cast<size_t>(count - j)));
+            if (!hn::AllFalse(di, enters)) selection.add(key, hn::Load(di, numbers + j), enters);
+          }
+          if (selection.full()) selection.cut();
+        }
       }
-      for (int32_t j = 0; j < m.vectors; ++j) {
-        const auto more = hn::Gt(hn::Load(d, s + j * kLanes), hn::Load(d, best.least + j * kLanes));
-        if (hn::AllFalse(d, more)) continue;
-        for (int32_t c = j * kLanes; c < (j + 1) * kLanes; ++c)
-          if (s[c] > best.least[c]) best.add(c, s[c], numbers[i]);
-      }
+    }
+    for (int64_t c = 0; c < clusters; ++c) {
+      Selection& selection = best[c];
+      if (selection.size > selection.count) selection.cut();
+      std::copy_n(selection.rows, selection.count, chosen + (first + c) * selection.count);
     }
   }
-  for (int32_t c = 0; c < m.count; ++c) {
-    best.cut(c);
-    int32_t* to = chosen + (m.first + c) * best.count;
-    for (int64_t i = 0; i < best.count; ++i) to[i] = best.candidates[c * best.capacity + i].row;
-    std::sort(to, to + best.count);
-  }
-}
+};
 
 void top_rows(const ClusterArgs& a, int64_t count, int32_t* chosen, Context& ctx) {
   if (a.batch * a.heads * a.clusters * count == 0) return;
   ArenaScope scope(ctx.scratch());
   const int64_t wanted = std::min(count, a.rows);
-  const int64_t bytes = Similarities::bytes(a.head_dim) + Selection::bytes(wanted);
+  const int64_t bytes = Choice::bytes(a.head_dim, wanted);
   char* memory = ctx.scratch().take<char>(bytes * ctx.pool().threads());
   ctx.pool().for_ranges(a.batch * a.heads * blocks_of(a), [&](int64_t first, int64_t last, int thread) {
     Cutter cutter(memory + thread * bytes);
-    Similarities m(a, cutter);
-    Selection best(wanted, cutter);
+    Choice choice(a, wanted, cutter);
     for (int64_t task = first; task < last; ++task) {
       const int64_t bh = task / blocks_of(a), b = bh / a.heads;
       int32_t* to = chosen + bh * a.clusters * count;
       int64_t there = 0;
       for (int64_t n = 0; n < a.rows; ++n) there += !is_padding(a, b, n);
+      const int64_t begin = task % blocks_of(a) * kBlockClusters, end = std::min(begin + kBlockClusters, a.clusters);
       if (there > count) {
-        m.load_clusters(bh % a.heads, static_cast<int32_t>(task % blocks_of(a)));
-        select(m, best, b, bh % a.heads, to);
+        choice.run(b, bh % a.heads, begin, end - begin, to);
         continue;
       }
-      const int64_t begin = task % blocks_of(a) * kBlockClusters;  // every row is chosen
-      for (int64_t c = begin; c < std::min(begin + kBlockClusters, a.clusters); ++c) {
+      for (int64_t c = begin; c < end; ++c) {  // every row is chosen
         int32_t* next = to + c * count;
         for (int64_t n = 0; n < a.rows; ++n)
           if (!is_padding(a, b, n)) *next++ = static_cast<int32_t>(n);
