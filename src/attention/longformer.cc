@@ -20,25 +20,68 @@ const LongformerGroups& longformer_groups_of(const LongformerConfig& c, const At
   return states;
 }
 
+// Pairs in a window, averaged over the dilations.
+double window_pairs(const LongformerConfig& c, const TokenGrid& grid, int64_t first) {
+  double pairs = 0;
+  for (const int64_t dilation : c.dilation) {
+    const Band band{.window = c.window, .dilation = dilation};
+    pairs += grid.height == 1 ? band_pairs(band, grid.tokens() - first) : band_pairs_on_map(band, grid.height, grid.width);
+  }
+  return pairs / static_cast<double>(c.dilation.size());
+}
+
+std::vector<std::string> unsupported_tokens(const TokenGrid& grid, bool cross) {
+  std::vector<std::string> reasons;
+  if (cross) reasons.push_back("longformer attention has no second input");
+  if (grid.batch > 0 && (grid.height == 0 || grid.width == 0)) reasons.push_back("the map is empty");
+  return reasons;
+}
+
 // The part of the tokens that are not global.
-class WindowGeometry : public AttentionGeometry {
+class NeighbourGeometry : public AttentionGeometry {
  public:
-  explicit WindowGeometry(const LongformerConfig& config) : config_(config) {}
+  explicit NeighbourGeometry(const LongformerConfig& config) : config_(config) {}
   const TokenGroups& groups(const AttentionInputs& in, Context& ctx) const override { return longformer_groups_of(config_, in, ctx).window; }
   double pairs(const TokenGrid& grid) const override {
     const int64_t globals = longformer_globals(config_, grid, false), others = grid.tokens() - globals;
-    double in_window = 0;
-    for (const int64_t dilation : config_.dilation) {
-      const Band band{.window = config_.window, .dilation = dilation};
-      in_window += grid.height == 1 ? band_pairs(band, others) : band_pairs_on_map(band, grid.height, grid.width);
-    }
-    return in_window / static_cast<double>(config_.dilation.size()) + static_cast<double>(others) * static_cast<double>(globals);
+    return window_pairs(config_, grid, globals) + static_cast<double>(others) * static_cast<double>(globals);
   }
   bool keys_share_projection() const override { return true; }
 
  private:
   LongformerConfig config_;
 };
+
+// The window as part of a union, whose tokens have one projection.
+class UnionPart : public AttentionGeometry {
+ public:
+  UnionPart(const LongformerConfig& config, bool cross) : config_(config), cross_(cross) {}
+  const TokenGroups& groups(const AttentionInputs& in, Context& ctx) const override {
+    require(in.token_state == nullptr, "longformer in a union has no global tokens, so no token is said to be one");
+    return ctx.cached<TokenGroups>(fmt::format("longformer part {} {} {}", config_key(config_), in.grid.str(), in.causal),
+                                   [&] { return longformer_pattern_groups(config_, in.grid, in.causal); });
+  }
+  std::vector<PairPattern> pattern(const TokenGrid& grid, bool causal) const override { return longformer_patterns(config_, grid, causal); }
+  double pairs(const TokenGrid& grid) const override {
+    const auto prefix = static_cast<double>(grid.prefix), all = static_cast<double>(grid.tokens());
+    return window_pairs(config_, grid, grid.prefix) + prefix * (2 * all - prefix);
+  }
+  std::vector<std::string> unsupported(const TokenGrid& grid) const override { return unsupported_tokens(grid, cross_); }
+  bool keys_share_projection() const override { return true; }
+
+ private:
+  LongformerConfig config_;
+  bool cross_;
+};
+
+void check_config(const LongformerConfig& c, int64_t heads) {
+  require(c.window >= 0 && c.globals >= 0, "longformer: window={} and globals={} are no negative numbers", c.window, c.globals);
+  for (const int64_t dilation : c.dilation) require(dilation > 0, "longformer: a step of {} in the window leads nowhere", dilation);
+  require(!c.dilation.empty() && heads % static_cast<int64_t>(c.dilation.size()) == 0, "longformer: {} dilations do not share {} heads evenly",
+          c.dilation.size(), heads);
+}
+
+LongformerConfig config_from(const AttentionOptions& o) { return {o.integer("window"), o.integers("dilation"), o.integer("globals")}; }
 
 AttentionConfig without_projection(AttentionConfig c) {
   c.project_out = false;
@@ -60,12 +103,8 @@ struct LongformerAttention::Record {
 LongformerAttention::LongformerAttention(const Scope& scope, const AttentionConfig& config, const LongformerConfig& longformer)
     : config_(with_defaults(config)),
       longformer_(longformer),
-      window_(scope, without_projection(config), std::make_unique<WindowGeometry>(longformer)) {
-  require(longformer.window >= 0 && longformer.globals >= 0, "longformer: window={} and globals={} are no negative numbers", longformer.window,
-          longformer.globals);
-  for (const int64_t dilation : longformer.dilation) require(dilation > 0, "longformer: a step of {} in the window leads nowhere", dilation);
-  require(!longformer.dilation.empty() && config.heads % static_cast<int64_t>(longformer.dilation.size()) == 0, "longformer: {} dilations do not share {} heads evenly",
-          longformer.dilation.size(), config.heads);
+      window_(scope, without_projection(config), std::make_unique<NeighbourGeometry>(longformer)) {
+  check_config(longformer, config.heads);
   const Bias bias = config_.qkv_bias ? Bias::kYes : Bias::kNo;
   q_global_.emplace(scope / "q_global", config_.dim, inner(), bias);
   kv_global_.emplace(scope / "kv_global", config_.dim, 2 * inner(), bias);
@@ -76,12 +115,7 @@ LongformerAttention::LongformerAttention(const Scope& scope, const AttentionConf
   if (config_.project_out) proj_.emplace(scope / "proj", inner(), config_.dim, config_.out_bias ? Bias::kYes : Bias::kNo);
 }
 
-std::vector<std::string> LongformerAttention::unsupported(const TokenGrid& grid) const {
-  std::vector<std::string> reasons;
-  if (config_.cross) reasons.push_back("longformer attention has no second input");
-  if (grid.batch > 0 && (grid.height == 0 || grid.width == 0)) reasons.push_back("the map is empty");
-  return reasons;
-}
+std::vector<std::string> LongformerAttention::unsupported(const TokenGrid& grid) const { return unsupported_tokens(grid, config_.cross); }
 
 double LongformerAttention::flops(const TokenGrid& grid) const {
   const auto batch = static_cast<double>(grid.batch), tokens = static_cast<double>(grid.tokens()), width = static_cast<double>(inner());
@@ -235,9 +269,14 @@ AttentionKind longformer_attention_kind() {
   k.traits.causal = k.traits.prefix = k.traits.token_state = true;
   k.traits.prefix_parameters = {"q_global.weight", "q_global.bias", "kv_global.weight", "kv_global.bias", "q_global_norm.weight",
                                 "q_global_norm.bias", "k_global_norm.weight", "k_global_norm.bias"};
-  k.no_union_reason = "global tokens have projections of their own";
+  k.make_geometry = [](const Scope&, const AttentionConfig& config, const AttentionOptions& o, GeometryUse) -> std::unique_ptr<const AttentionGeometry> {
+    const LongformerConfig c = config_from(o);
+    check_config(c, config.heads);
+    require(c.globals == 0, "longformer with globals={} cannot be part of a union: global tokens have projections of their own", c.globals);
+    return std::make_unique<UnionPart>(c, config.cross);
+  };
   k.make = [](const Scope& scope, const AttentionConfig& config, const AttentionOptions& o) -> std::unique_ptr<Attention> {
-    return std::make_unique<LongformerAttention>(scope, config, LongformerConfig{o.integer("window"), o.integers("dilation"), o.integer("globals")});
+    return std::make_unique<LongformerAttention>(scope, config, config_from(o));
   };
   return k;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "attention/band_groups.h"
+#include "attention/geometry.h"
 
 namespace fovea {
 
@@ -12,9 +13,10 @@ bool is_sequence(const TokenGrid& grid, bool causal) { return causal || grid.hei
 
 int32_t number_of(const TokenGroups& g) { return static_cast<int32_t>(g.groups.size()); }
 
-// The window of every head of one sample. Heads with the same dilation share their groups.
+// The window of every head of one sample, the first `everywhere` rows' queries before it. Heads with the same dilation share their
+// groups.
 void add_windows(TokenGroups& g, const LongformerConfig& c, const TokenGrid& grid, bool causal, int64_t first,
-                 std::span<const Run> free, const int8_t* states) {
+                 std::span<const Run> free, const int8_t* states, int64_t everywhere = 0) {
   const bool sequence = is_sequence(grid, causal);
   const int64_t length = grid.tokens() - first;
   const size_t rules = c.dilation.size();
@@ -27,6 +29,7 @@ void add_windows(TokenGroups& g, const LongformerConfig& c, const TokenGrid& gri
     const int32_t begin = number_of(g);
     const Band band{.window = c.window, .dilation = c.dilation[head], .causal = causal};
     const auto rule = static_cast<int32_t>(head);
+    add_prefix_queries(g, everywhere, grid.tokens(), false);
     if (sequence)
       add_band(g, band, rule, first, length, free, states);
     else
@@ -70,6 +73,29 @@ LongformerGroups longformer_groups(const LongformerConfig& c, const TokenGrid& g
   for (int64_t b = 0; b < grid.batch; ++b)
     for (int64_t i = 0; i < g.globals; ++i) g.rows.push_back(static_cast<int32_t>(b * tokens + i));
   return g;
+}
+
+TokenGroups longformer_pattern_groups(const LongformerConfig& c, const TokenGrid& grid, bool causal) {
+  const int64_t prefix = causal ? 0 : grid.prefix;
+  TokenGroups g = with_rules(c, grid, causal);
+  const Run free = free_rows(prefix);
+  add_windows(g, c, grid, causal, prefix, {&free, prefix > 0 ? size_t{1} : size_t{0}}, nullptr, prefix);
+  g.finish();
+  return g;
+}
+
+std::vector<PairPattern> longformer_patterns(const LongformerConfig& c, const TokenGrid& grid, bool causal) {
+  const int64_t prefix = causal ? 0 : grid.prefix, tokens = grid.tokens();
+  const auto within = [&](int64_t i) { return static_cast<int32_t>(std::min(i, std::max<int64_t>(tokens, 1))); };
+  std::vector<PairPattern> patterns;
+  for (const int64_t dilation : c.dilation) {
+    PairPattern& p = patterns.emplace_back();
+    p.terms.push_back(is_sequence(grid, causal)
+                          ? PairTerm::band_of(within(c.window), within(dilation), causal)
+                          : PairTerm::band_on_map(within(c.window), within(dilation), static_cast<int32_t>(grid.width), static_cast<int32_t>(prefix)));
+    add_prefix_terms(p, prefix, tokens);
+  }
+  return patterns;
 }
 
 void LongformerStates::build(const LongformerConfig& c, const TokenGrid& grid, bool causal, const int8_t* token_states) {

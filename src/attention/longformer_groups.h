@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention/attention.h"
+#include "kernels/pair_pattern.h"
 #include "kernels/token_groups.h"
 
 namespace fovea {
@@ -23,7 +24,12 @@ struct LongformerGroups {
 int64_t longformer_globals(const LongformerConfig& config, const TokenGrid& grid, bool causal);
 LongformerGroups longformer_groups(const LongformerConfig& config, const TokenGrid& grid, bool causal);
 
-// The same where each sample says of its own tokens what they are.
+// The window alone, without global tokens, as a part of a union: prefix tokens of a map meet everybody both ways. As groups, and as
+// a predicate for each entry of `dilation`.
+TokenGroups longformer_pattern_groups(const LongformerConfig& config, const TokenGrid& grid, bool causal);
+std::vector<PairPattern> longformer_patterns(const LongformerConfig& config, const TokenGrid& grid, bool causal);
+
+// Longformer's groups where each sample says of its own tokens what they are.
 struct LongformerStates : LongformerGroups {
   // token_states (B, N): -1 padding, 0 local, 1 global; on a map the prefix is global whatever it says, unless it is padding.
   // Does nothing when it was built for the same states last, so that the layers of a model share the work, and a backward

@@ -51,12 +51,12 @@ struct AttentionKind {
   std::string name, summary, paper, cost;
   std::vector<Option> options;
   AttentionTraits traits;
-  // The geometry, where that is all the mechanism is: it can then be part of a union, for which its pattern() must say exactly
-  // what its groups do (so kUnionPart may be stricter). Null: no plain pattern, for `no_union_reason`.
+  // Who meets whom, where that is all the mechanism is, or all that it brings into a union: its pattern() then says exactly what
+  // its groups do (so kUnionPart may be stricter). Null: no plain pattern, for `no_union_reason`.
   std::function<std::unique_ptr<const AttentionGeometry>(const Scope&, const AttentionConfig&, const AttentionOptions&, GeometryUse)>
       make_geometry;
   std::string no_union_reason;
-  // Null: multi-head attention over the geometry.
+  // What runs outside unions; null: multi-head attention over the geometry.
   std::function<std::unique_ptr<Attention>(const Scope&, const AttentionConfig&, const AttentionOptions&)> make;
 };
 
