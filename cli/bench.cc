@@ -12,7 +12,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
+struct BenchArguments {
   Common common;
   SizeAndSettings shape;
   BenchOptions bench;
@@ -70,7 +70,7 @@ void print_result(const BenchResult& r, bool json) {
   fmt::print("{:10.1f} MiB peak memory of the process\n", r.peak_memory_mib);
 }
 
-int run(Options& o) {
+int run(BenchArguments& o) {
   require_kernels(o.common);
   const auto require_subject = [&](const char* example) {
     if (o.subject.empty()) throw Error(fmt::format("bench {} needs a name, as in: fovea bench {}", o.what, example));
@@ -111,7 +111,7 @@ Verb add_bench(CLI::App& app) {
                "  fovea bench gemm --threads 1\n"
                "  fovea bench attention window:size=7 --size 56 --heads 3 --head-dim 32 --backward\n"
                "  fovea bench model swin_tiny_patch4_window7_224 --batch 8 --train --json");
-  const auto o = std::make_shared<Options>();
+  const auto o = std::make_shared<BenchArguments>();
   verb->add_option("WHAT", o->what, "machine, gemm, attention or model")->required()->check(CLI::IsMember({"machine", "gemm", "attention", "model"}));
   verb->add_option("NAME", o->subject, "the attention (SPEC) or the model");
   verb->add_option("--batch", o->bench.batch, "images at a time")->capture_default_str();

@@ -14,7 +14,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
+struct ClassifyArguments {
   Common common;
   SizeAndSettings shape;
   std::string model, csv, dtype = "f32";
@@ -68,7 +68,7 @@ void print_text(const std::vector<Session::Answer>& answers) {
   }
 }
 
-int run(const Options& o) {
+int run(const ClassifyArguments& o) {
   require_kernels(o.common);
   require_f32(o.dtype);
   LoadOptions load;
@@ -119,7 +119,7 @@ int run(const Options& o) {
 Verb add_classify(CLI::App& app) {
   CLI::App* verb = app.add_subcommand("classify", "Say what images show");
   verb->footer("Example:\n  fovea classify runs/fashion examples/images --topk 3");
-  const auto o = std::make_shared<Options>();
+  const auto o = std::make_shared<ClassifyArguments>();
   verb->add_option("MODEL", o->model, "a run directory, a weights file or a preset")->required();
   verb->add_option("FILE", o->inputs, "images, or folders of them")->required();
   verb->add_option("--topk", o->topk, "classes for each image")->check(CLI::Range(1, 1000000))->capture_default_str();

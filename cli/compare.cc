@@ -2,12 +2,12 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <csignal>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "interrupt.h"
 #include "options.h"
 #include "progress.h"
 
@@ -15,24 +15,16 @@ namespace fovea::cli {
 
 namespace {
 
-struct Options {
+struct CompareArguments {
   Common common;
   SizeAndSettings shape;
   CompareOptions compare;
   bool json = false, no_growth = false;
 };
 
-volatile std::sig_atomic_t interrupted = 0;
-
-// The first Ctrl-C asks to end after saving; the second one ends the process as usual.
-void on_interrupt(int signal) {
-  interrupted = 1;
-  std::signal(signal, SIG_DFL);
-}
-
-class Screen : public CompareObserver {
+class CompareScreen : public CompareObserver {
  public:
-  explicit Screen(bool json) : json_(json), bar_(std::in_place, "compare", "") {}
+  explicit CompareScreen(bool json) : json_(json), bar_(std::in_place, "compare", "") {}
   void on_progress(const CompareProgress& p) override {
     constexpr int64_t kSteps = 10000;
     const std::string left = std::isfinite(p.seconds_left) ? fmt::format("  {} left", duration_text(p.seconds_left)) : "";
@@ -48,7 +40,7 @@ class Screen : public CompareObserver {
     bar_->finish();
     note(text);
   }
-  bool stop_requested() override { return interrupted != 0; }
+  bool stop_requested() override { return interrupted(); }
   void finish() { bar_.reset(); }
 
  private:
@@ -66,16 +58,15 @@ std::string mean_text(const CompareResult& r, size_t contender) {
   return n > 0 ? fmt::format("{:.2f}", 100 * sum / n) : "-";
 }
 
-int run(Options& o) {
+int run(CompareArguments& o) {
   require_kernels(o.common);
   o.compare.execution = o.common.execution;
   o.compare.seed = o.common.seed;
   o.compare.set = o.shape.settings();
   std::tie(o.compare.height, o.compare.width) = o.shape.height_width();
   o.compare.growth = !o.no_growth;
-  std::signal(SIGINT, on_interrupt);
-  std::signal(SIGTERM, on_interrupt);
-  Screen screen(o.json);
+  watch_for_interrupts();
+  CompareScreen screen(o.json);
   CompareResult r;
   try {
     r = compare(o.compare, screen);
@@ -113,7 +104,7 @@ Verb add_compare(CLI::App& app) {
                "  fovea compare fashion-mnist --model swin_mini --attention window --attention global --seeds 3 --epochs 2 --out runs/compare\n"
                "  fovea compare photos --model swin_mini --attention window --attention global@1,window@2 --minutes 60 --out runs/which\n"
                "The same command continues a comparison that was stopped.");
-  const auto o = std::make_shared<Options>();
+  const auto o = std::make_shared<CompareArguments>();
   CompareOptions& c = o->compare;
   verb->add_option("DATA", c.data, "a folder of class folders or of IDX files, a .tar.gz of either, or an installed data set")->required();
   verb->add_option("--model", c.model, "the preset that all share (fovea list models)")->capture_default_str();

@@ -16,7 +16,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr size_t kShownClasses = 24;  // a larger confusion matrix is no use on a terminal
 
-struct Options {
+struct EvalArguments {
   Common common;
   SizeAndSettings shape;
   EvaluateOptions evaluate;
@@ -37,7 +37,7 @@ void print_json(const Evaluation& e, bool against) {
 
 std::string percent(double share) { return std::isnan(share) ? "-" : fmt::format("{:.1f}", 100 * share); }
 
-void print_text(const Evaluation& e, const Options& o) {
+void print_text(const Evaluation& e, const EvalArguments& o) {
   fmt::print("{} on the part '{}' of {}: {} images in {} ({:.0f} images/s)\n\n", o.model, e.split, o.evaluate.data, e.images,
              duration_text(e.seconds), e.images_per_s);
   fmt::print("top-1 accuracy  {:7.2f} %   {} right\ntop-5 accuracy  {:7.2f} %\nloss            {:7.4f} nats\n", 100 * e.top1,
@@ -69,7 +69,7 @@ void print_text(const Evaluation& e, const Options& o) {
   print_table(header, rows, right);
 }
 
-int run(Options& o) {
+int run(EvalArguments& o) {
   require_kernels(o.common);
   require_f32(o.dtype);
   LoadOptions load;
@@ -103,7 +103,7 @@ int run(Options& o) {
 Verb add_eval(CLI::App& app) {
   CLI::App* verb = app.add_subcommand("eval", "Measure a model on labelled images");
   verb->footer("Example:\n  fovea eval runs/fashion fashion-mnist --split test --json");
-  const auto o = std::make_shared<Options>();
+  const auto o = std::make_shared<EvalArguments>();
   verb->add_option("MODEL", o->model, "a run directory, a weights file or a preset")->required();
   verb->add_option("DATA", o->evaluate.data, "a folder of class folders or of IDX files, a .tar.gz of either, or an installed data set")->required();
   verb->add_option("--split", o->evaluate.split, "train, val, test or all (default: test, else val)");

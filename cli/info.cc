@@ -12,7 +12,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
+struct InfoArguments {
   Common common;
   SizeAndSettings shape;
   std::string model;
@@ -65,7 +65,7 @@ void print_text(const ModelInfo& i) {
   for (const std::string& a : i.assumed) fmt::print("  {}\n", a);
 }
 
-int run(const Options& o) {
+int run(const InfoArguments& o) {
   require_kernels(o.common);
   LoadOptions load;
   load.set = o.shape.settings();
@@ -85,7 +85,7 @@ int run(const Options& o) {
 Verb add_info(CLI::App& app) {
   CLI::App* verb = app.add_subcommand("info", "Say what a weights file, a run or a preset is");
   verb->footer("Example:\n  fovea info swin_tiny_patch4_window7_224 --size 320x256");
-  const auto o = std::make_shared<Options>();
+  const auto o = std::make_shared<InfoArguments>();
   verb->add_option("MODEL", o->model, "a weights file, a run directory or a preset")->required();
   verb->add_flag("--json", o->json, "one JSON document on stdout");
   add_size(*verb, o->shape);

@@ -12,7 +12,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
+struct ListArguments {
   Common common;
   std::string what;
   bool json = false;
@@ -46,7 +46,7 @@ void attentions(bool json) {
   }
   if (json) return print(list);
   fmt::print(
-      "Options follow the name, as in window:size=7:rule=timm. Combinations, from the tightest binding to the loosest:\n"
+      "ListArguments follow the name, as in window:size=7:rule=timm. Combinations, from the tightest binding to the loosest:\n"
       "  A+B     one softmax over the union of their keys\n"
       "  A@2,B   parallel heads: shares of the heads by weight (default 1)\n"
       "  A/B/C   one for each stage, the last one repeats\n");
@@ -75,7 +75,7 @@ void kernels(bool json) {
   print_table({"kernels", "", ""}, rows);
 }
 
-int run(const Options& o) {
+int run(const ListArguments& o) {
   require_kernels(o.common);
   if (o.what == "models") models(o.json);
   if (o.what == "attentions") attentions(o.json);
@@ -89,7 +89,7 @@ int run(const Options& o) {
 Verb add_list(CLI::App& app) {
   CLI::App* verb = app.add_subcommand("list", "List the models, attentions, data sets or kernels there are");
   verb->footer("Example:\n  fovea list models");
-  const auto o = std::make_shared<Options>();
+  const auto o = std::make_shared<ListArguments>();
   verb->add_option("WHAT", o->what, "models, attentions, datasets or kernels")
       ->required()
       ->check(CLI::IsMember({"models", "attentions", "datasets", "kernels"}));

@@ -1,13 +1,13 @@
 // fovea train DATA --model M
 #include <fmt/format.h>
 
-#include <csignal>
 #include <cstdio>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "interrupt.h"
 #include "options.h"
 #include "progress.h"
 
@@ -15,24 +15,16 @@ namespace fovea::cli {
 
 namespace {
 
-using Json = nlohmann::json;
+using ConfigJson = nlohmann::json;
 
-struct Options {
+struct TrainArguments {
   Common common;
   SizeAndSettings shape;
   TrainOptions train;
   std::string config;
 };
 
-volatile std::sig_atomic_t interrupted = 0;
-
-// The first Ctrl-C asks training to end after saving; the second one ends the process as usual.
-void on_interrupt(int signal) {
-  interrupted = 1;
-  std::signal(signal, SIG_DFL);
-}
-
-class Screen : public TrainObserver {
+class TrainScreen : public TrainObserver {
  public:
   void on_plan(const TrainPlan& p) override {
     const auto line = [](std::string_view key, const std::string& value) { fmt::print("{:<16} {}\n", key, value); };
@@ -69,7 +61,7 @@ class Screen : public TrainObserver {
     if (bar_) bar_->finish();
     note(text);
   }
-  bool stop_requested() override { return interrupted != 0; }
+  bool stop_requested() override { return interrupted(); }
   void finish() { bar_.reset(); }
 
  private:
@@ -77,14 +69,14 @@ class Screen : public TrainObserver {
   int64_t epoch_ = 0;
 };
 
-std::string text_of(const Json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
+std::string text_of(const ConfigJson& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
 
 // The options of a JSON file, or of a run's config.json, where the command line does not give them itself.
 void read_config(CLI::App& verb, const std::string& path) {
   std::ifstream in(path);
   if (!in) throw Error(fmt::format("--config {}: there is no such file", path));
-  Json j = Json::parse(in, nullptr, false);
-  if (j.is_object() && j.contains("training")) j = Json(j["training"]);
+  ConfigJson j = ConfigJson::parse(in, nullptr, false);
+  if (j.is_object() && j.contains("training")) j = ConfigJson(j["training"]);
   if (!j.is_object()) throw Error(fmt::format("--config {}: expected a JSON object of options, such as {{\"epochs\": 5}}", path));
   if (j.contains("height") && j.contains("width")) {
     if (j["height"] != 0) j["size"] = text_of(j["height"]) + "x" + text_of(j["width"]);
@@ -103,7 +95,7 @@ void read_config(CLI::App& verb, const std::string& path) {
     if (value.is_object()) {
       for (const auto& [k, v] : value.items()) values.push_back(k + "=" + text_of(v));
     } else if (value.is_array()) {
-      for (const Json& v : value) values.push_back(v.is_array() && v.size() == 2 ? text_of(v[0]) + "=" + text_of(v[1]) : text_of(v));
+      for (const ConfigJson& v : value) values.push_back(v.is_array() && v.size() == 2 ? text_of(v[0]) + "=" + text_of(v[1]) : text_of(v));
     } else {
       values.push_back(text_of(value));
     }
@@ -125,7 +117,7 @@ void require_nothing_else(const CLI::App& verb) {
   }
 }
 
-int run(Options& o, CLI::App& verb) {
+int run(TrainArguments& o, CLI::App& verb) {
   require_kernels(o.common);
   if (!o.train.resume.empty()) {
     require_nothing_else(verb);
@@ -138,9 +130,8 @@ int run(Options& o, CLI::App& verb) {
   o.train.seed = o.common.seed;
   o.train.set = o.shape.settings();
   std::tie(o.train.height, o.train.width) = o.shape.height_width();
-  std::signal(SIGINT, on_interrupt);
-  std::signal(SIGTERM, on_interrupt);
-  Screen screen;
+  watch_for_interrupts();
+  TrainScreen screen;
   const TrainResult r = train(o.train, screen);
   screen.finish();
   if (!r.skipped.empty()) note(fmt::format("{} image{} could not be read and {} left out", r.skipped.size(), r.skipped.size() == 1 ? "" : "s",
@@ -159,7 +150,7 @@ int run(Options& o, CLI::App& verb) {
 Verb add_train(CLI::App& app) {
   CLI::App* verb = app.add_subcommand("train", "Train a classifier on labelled images");
   verb->footer("Example:\n  fovea train fashion-mnist --model swin_mini --epochs 8 --out runs/fashion");
-  const auto o = std::make_shared<Options>();
+  const auto o = std::make_shared<TrainArguments>();
   TrainOptions& t = o->train;
   verb->add_option("DATA", t.data, "a folder of class folders or of IDX files, a .tar.gz of either, or an installed data set");
   verb->add_option("--model", t.model, "a preset (fovea list models)")->capture_default_str();

@@ -1,8 +1,8 @@
-# fovea_module(NAME [USES other ...] [PUBLIC lib ...] [PRIVATE lib ...])
+# fovea_module(NAME [SINGLE] [USES other ...] [PUBLIC lib ...] [PRIVATE lib ...])
 #   One folder of src/ is one object library. Its include path holds links to the folders it USES (and to theirs) and no
-#   others, so an include against the direction of the layers does not compile.
+#   others, so an include against the direction of the layers does not compile. SINGLE: its files are compiled one by one.
 function(fovea_module name)
-  cmake_parse_arguments(ARG "" "" "USES;PUBLIC;PRIVATE" ${ARGN})
+  cmake_parse_arguments(ARG "SINGLE" "" "USES;PUBLIC;PRIVATE" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.cc)
   list(SORT sources)
   set(include_root ${PROJECT_BINARY_DIR}/include_roots/${name})
@@ -14,6 +14,9 @@ function(fovea_module name)
     target_include_directories(fovea_${name} PUBLIC ${include_root} ${PROJECT_SOURCE_DIR}/include)
     target_link_libraries(fovea_${name} PUBLIC ${ARG_USES} ${ARG_PUBLIC} PRIVATE fovea_options ${ARG_PRIVATE})
     fovea_precompile(fovea_${name} fovea_precompiled)
+    if(NOT ARG_SINGLE)
+      fovea_unity(fovea_${name})
+    endif()
     set_property(GLOBAL APPEND PROPERTY FOVEA_OBJECTS $<TARGET_OBJECTS:fovea_${name}>)
   else()
     add_library(fovea_${name} INTERFACE)
@@ -78,5 +81,13 @@ function(fovea_precompile target name)
     target_precompile_headers(${target} REUSE_FROM ${name})
     get_target_property(executable ${name} FOVEA_EXECUTABLE)
     fovea_for_executables(${target} ${executable})
+  endif()
+endfunction()
+
+# Several files of a target are compiled as one, which instantiates the templates they share once. FOVEA_UNITY=OFF is for work on single
+# files; sanitizer builds go without, so that they find missing includes.
+function(fovea_unity target)
+  if(FOVEA_UNITY AND NOT FOVEA_SANITIZE)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE BATCH UNITY_BUILD_BATCH_SIZE 4)
   endif()
 endfunction()

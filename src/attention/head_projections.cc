@@ -4,11 +4,6 @@ namespace fovea {
 
 namespace {
 
-// The elements of `t` from `offset` on, with a shape nobody reads.
-Tensor part(const Tensor& t, int64_t offset) {
-  return {static_cast<char*>(t.data) + offset * static_cast<int64_t>(size_of(t.dtype)), Shape{}, t.dtype};
-}
-
 HeadsView heads_view(const Tensor& t, int64_t tokens, int64_t token_stride, int64_t head_dim) {
   return {t.data, tokens * token_stride, token_stride, head_dim};
 }
@@ -47,16 +42,16 @@ ProjectedHeads HeadProjections::forward(const AttentionInputs& in, Tape* tape, C
     const Tensor qkv = ctx.activation(Shape{batch, n, 3 * inner()}, tape);
     qkv_->apply(in.x, qkv, {}, ctx);
     r.q = qkv;
-    r.k = part(qkv, inner());
-    r.v = part(qkv, 2 * inner());
+    r.k = elements_from(qkv, inner());
+    r.v = elements_from(qkv, 2 * inner());
     r.q_token_stride = r.kv_token_stride = 3 * inner();
     r.keys = n;
   } else {
     const ConstTensor key = in.key_input.empty() ? in.x : in.key_input;
     const ConstTensor value = in.value_input.empty() ? key : in.value_input;
     require(key.dim(0) == batch && value.dim(0) == batch && key.dim(1) == value.dim(1),
-            "cross attention: queries {}, keys {} and values {} do not belong together", in.x.shape.str(), key.shape.str(),
-            value.shape.str());
+            "cross attention: queries {}, keys {} and values {} do not belong together", in.x.shape, key.shape,
+            value.shape);
     r.keys = key.dim(1);
     r.q = ctx.activation(Shape{batch, n, inner()}, tape);
     r.k = ctx.activation(Shape{batch, r.keys, inner()}, tape);
@@ -84,8 +79,8 @@ ProjectedGradients HeadProjections::gradients(const ProjectedHeads& r, Arena& ar
   if (qkv_) {
     g.dqkv = arena.take(Shape{r.batch, r.queries, 3 * inner()}, dtype);
     g.dq = g.dqkv;
-    g.dk = part(g.dqkv, inner());
-    g.dv = part(g.dqkv, 2 * inner());
+    g.dk = elements_from(g.dqkv, inner());
+    g.dv = elements_from(g.dqkv, 2 * inner());
   } else {
     g.dq = arena.take(Shape{r.batch, r.queries, inner()}, dtype);
     g.dk = arena.take(Shape{r.batch, r.keys, inner()}, dtype);

@@ -103,8 +103,8 @@ void LinformerAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape
   const ConstTensor key = in.key_input.empty() ? in.x : in.key_input;
   const ConstTensor value = in.value_input.empty() ? key : in.value_input;
   require(key.dim(0) == batch && value.dim(0) == batch && key.dim(1) == value.dim(1),
-          "cross attention: queries {}, keys {} and values {} do not belong together", in.x.shape.str(), key.shape.str(),
-          value.shape.str());
+          "cross attention: queries {}, keys {} and values {} do not belong together", in.x.shape, key.shape,
+          value.shape);
 
   ArenaScope scope(ctx.scratch());
   Record r{};

@@ -24,11 +24,6 @@ namespace {
 const double kFirstLogitScale = std::log(10.0), kLargestLogitScale = std::log(100.0);
 constexpr double kSmallestLength = 1e-12;
 
-// The view of `count` elements from `offset` on, with a shape nobody reads.
-Tensor part(const Tensor& t, int64_t offset) {
-  return {static_cast<char*>(t.data) + offset * static_cast<int64_t>(size_of(t.dtype)), Shape{}, t.dtype};
-}
-
 }  // namespace
 
 MultiHeadAttention::MultiHeadAttention(const Scope& scope, const AttentionConfig& config,
@@ -138,7 +133,7 @@ void MultiHeadAttention::cosine_backward(const Record& r, Tensor dqkv, ConstTens
                          logit_scale_->grad.data, ctx);
   if (!q_bias_) return;
   k.column_sum(rows, inner(), 3 * inner(), dqkv.data, q_bias_->grad.data, ctx);
-  k.column_sum(rows, inner(), 3 * inner(), part(dqkv, 2 * inner()).data, v_bias_->grad.data, ctx);
+  k.column_sum(rows, inner(), 3 * inner(), elements_from(dqkv, 2 * inner()).data, v_bias_->grad.data, ctx);
 }
 
 void MultiHeadAttention::project(const AttentionInputs& in, Record& r, Tape* tape, Context& ctx) const {
@@ -147,8 +142,8 @@ void MultiHeadAttention::project(const AttentionInputs& in, Record& r, Tape* tap
     require(in.key_input.empty() && in.value_input.empty(), "self attention got a second input; build it with cross = true");
     const Tensor qkv = ctx.activation(Shape{batch, n, 3 * inner()}, tape);
     r.q = qkv;
-    r.k = part(qkv, inner());
-    r.v = part(qkv, 2 * inner());
+    r.k = elements_from(qkv, inner());
+    r.v = elements_from(qkv, 2 * inner());
     r.q_token_stride = r.kv_token_stride = 3 * inner();
     r.keys = n;
     if (config_.cosine) return project_cosine(in, r, tape, ctx);
@@ -157,8 +152,8 @@ void MultiHeadAttention::project(const AttentionInputs& in, Record& r, Tape* tap
     const ConstTensor key = in.key_input.empty() ? in.x : in.key_input;
     const ConstTensor value = in.value_input.empty() ? key : in.value_input;
     require(key.dim(0) == batch && value.dim(0) == batch && key.dim(1) == value.dim(1),
-            "cross attention: queries {}, keys {} and values {} do not belong together", in.x.shape.str(), key.shape.str(),
-            value.shape.str());
+            "cross attention: queries {}, keys {} and values {} do not belong together", in.x.shape, key.shape,
+            value.shape);
     r.keys = key.dim(1);
     r.q = ctx.activation(Shape{batch, n, inner()}, tape);
     r.k = ctx.activation(Shape{batch, r.keys, inner()}, tape);
@@ -200,8 +195,8 @@ GroupedAttentionArgs MultiHeadAttention::kernel_args(const Record& r, Context&) 
   }
   // A token of zeros (padding) projects to the bias.
   if (const Param* bias = pad_bias()) {
-    a.pad_k = part(bias->value, inner()).data;
-    a.pad_v = part(bias->value, 2 * inner()).data;
+    a.pad_k = elements_from(bias->value, inner()).data;
+    a.pad_v = elements_from(bias->value, 2 * inner()).data;
   }
   if (config_.cosine) {
     a.head_scale = r.temperature.data;
@@ -211,7 +206,7 @@ GroupedAttentionArgs MultiHeadAttention::kernel_args(const Record& r, Context&) 
   if (!in.mask.empty()) {
     const Shape& m = in.mask.shape;
     require(m.rank() == 4 && (m[0] == batch || m[0] == 1) && (m[1] == h || m[1] == 1) && m[2] == n && m[3] == r.keys,
-            "attention mask: got shape {}, expected [{} or 1, {} or 1, {}, {}]", m.str(), batch, h, n, r.keys);
+            "attention mask: got shape {}, expected [{} or 1, {} or 1, {}, {}]", m, batch, h, n, r.keys);
     a.mask = in.mask.data;
     a.mask_row_stride = r.keys;
     a.mask_head_stride = m[1] == 1 ? 0 : n * r.keys;
@@ -289,8 +284,8 @@ void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& grad
   if (qkv_) {
     dqkv = scratch.take(Shape{batch, n, 3 * inner()}, ctx.dtype());
     dq = dqkv;
-    dk = part(dqkv, inner());
-    dv = part(dqkv, 2 * inner());
+    dk = elements_from(dqkv, inner());
+    dv = elements_from(dqkv, 2 * inner());
     q_stride = kv_stride = 3 * inner();
   } else {
     dq = scratch.take(Shape{batch, n, inner()}, ctx.dtype());
@@ -308,8 +303,8 @@ void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& grad
     a.dk = {dnk.data, r.keys * inner(), inner(), d};
   }
   if (const Param* bias = pad_bias(); bias && !bias->frozen) {
-    a.dpad_k = part(bias->grad, inner()).data;
-    a.dpad_v = part(bias->grad, 2 * inner()).data;
+    a.dpad_k = elements_from(bias->grad, inner()).data;
+    a.dpad_v = elements_from(bias->grad, 2 * inner()).data;
   }
   if (v_bias_ && pads_are_projected() && !v_bias_->frozen) a.dpad_v = v_bias_->grad.data;
   Tensor dbias, dtemperature;

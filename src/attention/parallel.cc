@@ -27,7 +27,7 @@ void copy_columns(ConstTensor x, int64_t x_stride, int64_t x_first, Tensor y, in
 // The mask of heads [first, first + heads), where heads have masks of their own.
 ConstTensor mask_of_heads(const ConstTensor& mask, int64_t first, int64_t heads, int64_t all_heads, Tape* tape, Context& ctx) {
   if (mask.empty() || mask.dim(1) == 1) return mask;
-  require(mask.shape.rank() == 4 && mask.dim(1) == all_heads, "attention mask: got shape {} for {} heads", mask.shape.str(), all_heads);
+  require(mask.shape.rank() == 4 && mask.dim(1) == all_heads, "attention mask: got shape {} for {} heads", mask.shape, all_heads);
   const int64_t one = mask.dim(2) * mask.dim(3);
   const Tensor own = ctx.activation(Shape{mask.dim(0), heads, mask.dim(2), mask.dim(3)}, tape);
   copy_columns(mask, all_heads * one, first * one, own, heads * one, 0, mask.dim(0), heads * one, ctx);

@@ -114,7 +114,7 @@ void PerformerAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape
     fusion.residual = in.residual;
     proj_->apply(r.out, y, fusion, ctx);
   } else {
-    check(in.residual.empty() && y.elements() == r.out.elements(), "heads without a projection: shape {}", y.shape.str());
+    check(in.residual.empty() && y.elements() == r.out.elements(), "heads without a projection: shape {}", y.shape);
     if (y.bytes() != 0) std::memcpy(y.data, r.out.data, y.bytes());
   }
   if (tape) tape->push(r);

@@ -20,7 +20,7 @@ struct RegionMemory {
 };
 
 // Position tables by cell, in the context's number type.
-struct PositionTable {
+struct PlaceTable {
   Buffer memory;
   Tensor table;  // (cells, C)
 };
@@ -114,10 +114,10 @@ double RegionalGeometry::pairs(const TokenGrid& grid) const {
 
 void RegionalGeometry::position(const AttentionInputs& in, Tensor p, Context& ctx) const {
   const RegionConfig& r = regional_.region;
-  const Tensor& table = ctx.cached<PositionTable>(
+  const Tensor& table = ctx.cached<PlaceTable>(
       fmt::format("region positions {} of {}x{}x{} {} {}", dim_, r.window_z, r.window_h, r.window_w, regional_.normalise, regional_.temperature), [&] {
         const std::vector<double> values = region_positions(regional_, dim_);
-        PositionTable t;
+        PlaceTable t;
         t.memory = Buffer(values.size() * size_of(ctx.dtype()));
         t.table = {t.memory.data(), Shape{cells_of_window(r), dim_}, ctx.dtype()};
         for (size_t i = 0; i < values.size(); ++i) store_scalar(t.table, static_cast<int64_t>(i), values[i]);

@@ -10,10 +10,10 @@ namespace fovea {
 namespace {
 
 // One axis: windows so long, the grid moved by `shift` against them.
-struct Axis {
+struct RegionAxis {
   int64_t window, shift, windows;
   // Without a shift cells are moved by a whole window, as the published numbering has it; an axis that one window spans may stay.
-  Axis(int64_t length, int64_t of_window, bool shifted, bool may_span)
+  RegionAxis(int64_t length, int64_t of_window, bool shifted, bool may_span)
       : window(of_window),
         shift(may_span && of_window >= length ? 0 : shifted ? of_window / 2 : of_window),
         windows((length + of_window - 1) / of_window + 1) {}
@@ -49,7 +49,7 @@ int64_t cells_of_window(const RegionConfig& c) { return c.window_z * c.window_h 
 void find_regions(const TokenGrid& grid, const RegionConfig& c, Regions& regions) {
   require(c.window_z > 0 && c.window_h > 0 && c.window_w > 0, "a {}x{}x{} window has no cells", c.window_z, c.window_h, c.window_w);
   const CellGrid* cells = grid.cells;
-  const Axis z(cells ? cells->depth : 1, c.window_z, c.shifted, true), y(cells ? cells->height : grid.height, c.window_h, c.shifted, false),
+  const RegionAxis z(cells ? cells->depth : 1, c.window_z, c.shifted, true), y(cells ? cells->height : grid.height, c.window_h, c.shifted, false),
       x(cells ? cells->width : grid.width, c.window_w, c.shifted, false);
   const int64_t tokens = cells ? cells->count : grid.height * grid.width;
   regions.window.resize(static_cast<size_t>(tokens));

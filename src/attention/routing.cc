@@ -77,7 +77,7 @@ void RoutingAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape, 
     if (!in.key_input.empty()) key = in.key_input;
     value = in.value_input.empty() ? key : in.value_input;
     require(key.dim(0) == batch && value.dim(0) == batch && key.dim(1) == value.dim(1),
-            "cross attention: queries {}, keys {} and values {} do not belong together", in.x.shape.str(), key.shape.str(), value.shape.str());
+            "cross attention: queries {}, keys {} and values {} do not belong together", in.x.shape, key.shape, value.shape);
     r.keys = key.dim(1);
   } else {
     require(in.key_input.empty() && in.value_input.empty(), "self attention got a second input; build it with cross = true");

@@ -26,9 +26,9 @@ void add_rows(const int32_t* rows, int64_t count, int64_t offset, RowSource sour
   }
 }
 
-class Builder {
+class RoutingBuilder {
  public:
-  Builder(const RoutingGroups& routing, RoutingMemory& memory) : r_(routing), m_(memory), g_(memory.groups) {}
+  RoutingBuilder(const RoutingGroups& routing, RoutingMemory& memory) : r_(routing), m_(memory), g_(memory.groups) {}
 
   void everybody() {
     const RoutedSide& q = r_.queries;
@@ -170,7 +170,7 @@ const TokenGroups& build_routing_groups(const RoutingGroups& r, RoutingMemory& m
   g.mean_epsilon = r.mean_epsilon;
   g.batches = r.batch;
   g.heads = r.heads;
-  Builder builder(r, memory);
+  RoutingBuilder builder(r, memory);
   for (int64_t b = 0; b < r.batch; ++b)
     for (int64_t h = 0; h < r.heads; ++h) {
       g.begin_range();

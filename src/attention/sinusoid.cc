@@ -8,7 +8,7 @@ namespace fovea {
 
 void write_sinusoids(const std::vector<double>& positions, const Tensor& to) {
   const int64_t width = to.last(), sines = (width + 1) / 2;
-  check(to.rows() == static_cast<int64_t>(positions.size()), "{} positions for rows of shape {}", positions.size(), to.shape.str());
+  check(to.rows() == static_cast<int64_t>(positions.size()), "{} positions for rows of shape {}", positions.size(), to.shape);
   for (int64_t p = 0; p < to.rows(); ++p) {
     for (int64_t c = 0; c < width; ++c) {
       const int64_t i = c < sines ? c : c - sines;

@@ -34,9 +34,9 @@ void for_cells(const Block& b, int64_t begin, int64_t end, F&& f) {
   }
 }
 
-class Builder {
+class SparseBuilder {
  public:
-  Builder(const SparseConfig& config, const SparseTokens& tokens) : config_(config), tokens_(tokens), stride_(sparse_stride(config, tokens)) {
+  SparseBuilder(const SparseConfig& config, const SparseTokens& tokens) : config_(config), tokens_(tokens), stride_(sparse_stride(config, tokens)) {
     require(config.verticals > 0 && config.summary >= 0 && config.stride >= 0, "sparse attention: stride, summary and verticals are no negative numbers");
     first_ = tokens.causal ? 0 : tokens.prefix;
     length_ = tokens.causal ? tokens.prefix + tokens.map() : tokens.map();
@@ -265,9 +265,9 @@ int64_t sparse_stride(const SparseConfig& config, const SparseTokens& tokens) {
   return std::max<int64_t>(1, std::llround(std::pow(n, blocks_of_a_map ? 0.25 : 0.5)));
 }
 
-TokenGroups sparse_groups(const SparseConfig& config, const SparseTokens& tokens) { return Builder(config, tokens).build(); }
+TokenGroups sparse_groups(const SparseConfig& config, const SparseTokens& tokens) { return SparseBuilder(config, tokens).build(); }
 
-std::vector<PairPattern> sparse_pattern(const SparseConfig& config, const SparseTokens& tokens) { return Builder(config, tokens).patterns(); }
+std::vector<PairPattern> sparse_pattern(const SparseConfig& config, const SparseTokens& tokens) { return SparseBuilder(config, tokens).patterns(); }
 
 double sparse_pairs(const SparseConfig& config, const SparseTokens& tokens) {
   SparseConfig c = config;

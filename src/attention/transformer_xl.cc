@@ -17,11 +17,6 @@ AttentionConfig checked(const AttentionConfig& c) {
   return with_defaults(c);
 }
 
-// The view from element `offset` on, with a shape nobody reads.
-Tensor part(const Tensor& t, int64_t offset) {
-  return {static_cast<char*>(t.data) + offset * static_cast<int64_t>(size_of(t.dtype)), Shape{}, t.dtype};
-}
-
 HeadsView view(const Tensor& t, int64_t tokens, int64_t token_stride, int64_t dim) {
   return {t.data, tokens * token_stride, token_stride, dim};
 }
@@ -87,7 +82,7 @@ void TransformerXlAttention::project(const AttentionInputs& in, Record& r, Tape*
   r.qkv = ctx.activation(Shape{batch, n, 3 * inner()}, tape);
   qkv_->apply(in.x, r.qkv, {}, ctx);
   r.q = {r.qkv, n, 3 * inner(), {}, {}, {}};
-  r.k = {part(r.qkv, inner()), n, 3 * inner(), {}, {}, {}};
+  r.k = {elements_from(r.qkv, inner()), n, 3 * inner(), {}, {}, {}};
   if (r.memory > 0) {
     r.memory_kv = ctx.activation(Shape{batch, r.memory, 2 * inner()}, tape);
     r.memory_k = {r.memory_kv, r.memory, 2 * inner(), {}, {}, {}};
@@ -97,7 +92,7 @@ void TransformerXlAttention::project(const AttentionInputs& in, Record& r, Tape*
     g.k = config_.dim;
     g.a = in.memory.data;
     g.a_stride = g.k;
-    g.b = part(qkv_->weight().value, inner() * g.k).data;
+    g.b = elements_from(qkv_->weight().value, inner() * g.k).data;
     g.b_stride = g.k;
     g.b_transposed = true;
     g.c = r.memory_kv.data;
@@ -144,15 +139,15 @@ GroupedAttentionArgs TransformerXlAttention::kernel_args(const Record& r, const 
   a.scale = 1 / std::sqrt(static_cast<double>(d));
   a.q = view(r.q, inner(), d);
   a.k = view(r.k, inner(), d);
-  a.v = view(part(r.qkv, 2 * inner()), n, 3 * inner(), d);
+  a.v = view(elements_from(r.qkv, 2 * inner()), n, 3 * inner(), d);
   if (r.memory > 0) {
     a.memory_k = view(r.memory_k, inner(), d);
-    a.memory_v = view(part(r.memory_kv, inner()), r.memory, 2 * inner(), d);
+    a.memory_v = view(elements_from(r.memory_kv, inner()), r.memory, 2 * inner(), d);
   }
   if (const ConstTensor& mask = r.in.mask; !mask.empty()) {
     const Shape& m = mask.shape;
     require(m.rank() == 4 && (m[0] == batch || m[0] == 1) && (m[1] == h || m[1] == 1) && m[2] == n && m[3] == n,
-            "attention mask: got shape {}, expected [{} or 1, {} or 1, {}, {}]", m.str(), batch, h, n, n);
+            "attention mask: got shape {}, expected [{} or 1, {} or 1, {}, {}]", m, batch, h, n, n);
     a.mask = mask.data;
     a.mask_row_stride = n;
     a.mask_head_stride = m[1] == 1 ? 0 : n * n;
@@ -233,11 +228,11 @@ void TransformerXlAttention::backward(ConstTensor dy, const AttentionGradients& 
   };
   Tensor dnq, dnk, dnmk;
   a.dq = gradient_view(r.q, dqkv, dnq);
-  a.dk = gradient_view(r.k, part(dqkv, inner()), dnk);
-  a.dv = view(part(dqkv, 2 * inner()), n, 3 * inner(), d);
+  a.dk = gradient_view(r.k, elements_from(dqkv, inner()), dnk);
+  a.dv = view(elements_from(dqkv, 2 * inner()), n, 3 * inner(), d);
   if (r.memory > 0) {
     a.dmemory_k = gradient_view(r.memory_k, dmemory_kv, dnmk);
-    a.dmemory_v = view(part(dmemory_kv, inner()), r.memory, 2 * inner(), d);
+    a.dmemory_v = view(elements_from(dmemory_kv, inner()), r.memory, 2 * inner(), d);
   }
   if (!r_w_bias_->frozen) a.relative.du = r_w_bias_->grad.data;
   if (term.v && !r_r_bias_->frozen) a.relative.dv = r_r_bias_->grad.data;
@@ -255,7 +250,7 @@ void TransformerXlAttention::backward(ConstTensor dy, const AttentionGradients& 
   };
   if (config_.qk_norm) {
     norm_backward(*q_norm_, r.q, dnq, dqkv);
-    norm_backward(*k_norm_, r.k, dnk, part(dqkv, inner()));
+    norm_backward(*k_norm_, r.k, dnk, elements_from(dqkv, inner()));
     if (r.memory > 0) norm_backward(*k_norm_, r.memory_k, dnmk, dmemory_kv);
   }
   project_backward(r, dqkv, dmemory_kv, gradients, ctx);
@@ -279,7 +274,7 @@ void TransformerXlAttention::project_backward(const Record& r, ConstTensor dqkv,
     g.a_transposed = true;
     g.b = r.in.memory.data;
     g.b_stride = g.n;
-    g.c = part(weight.grad, first).data;
+    g.c = elements_from(weight.grad, first).data;
     g.c_stride = g.n;
     g.accumulate = true;
     ctx.kernels().gemm(g, ctx);
@@ -291,7 +286,7 @@ void TransformerXlAttention::project_backward(const Record& r, ConstTensor dqkv,
   g.k = 2 * inner();
   g.a = dmemory_kv.data;
   g.a_stride = g.k;
-  g.b = part(weight.value, first).data;
+  g.b = elements_from(weight.value, first).data;
   g.b_stride = g.n;
   g.c = gradients.dmemory.data;
   g.c_stride = g.n;

@@ -106,7 +106,7 @@ void TransformerXlAttention::make_rows(Record& r, Tape* tape, Context& ctx) cons
   }
   if (!xl_.positions.empty()) {
     require(xl_.positions.rows() >= count && xl_.positions.last() == config_.dim, "position rows of shape {} for {} distances of {} channels",
-            xl_.positions.shape.str(), count, config_.dim);
+            xl_.positions.shape, count, config_.dim);
     r.x_positions = xl_.positions.slice(0, count);
   } else {
     r.x_positions = sinusoid_table(0, count, config_.dim, xl_.clamp_len, ctx);

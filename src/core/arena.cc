@@ -57,7 +57,7 @@ void* Arena::take(size_t bytes) {
 Tensor Arena::take(const Shape& shape, DType dtype) {
   int64_t bytes = 0;
   require(!__builtin_mul_overflow(shape.elements(), static_cast<int64_t>(size_of(dtype)), &bytes),
-          "a tensor of shape {} does not fit in memory", shape.str());
+          "a tensor of shape {} does not fit in memory", shape);
   return {take(static_cast<size_t>(bytes)), shape, dtype};
 }
 

@@ -58,7 +58,8 @@ class Context {
   template <class T>
   T& state(const void* owner) {
     auto it = states_.find(owner);
-    if (it == states_.end()) it = states_.emplace(owner, std::make_shared<T>()).first;
+    // A state of another type belonged to an owner that is gone.
+    if (it == states_.end() || it->second.type() != typeid(std::shared_ptr<T>)) it = states_.insert_or_assign(owner, std::make_shared<T>()).first;
     return *std::any_cast<const std::shared_ptr<T>&>(it->second);
   }
   // One T for everybody to build something in that a single call needs, so that its capacity stays.

@@ -37,14 +37,14 @@ struct BasicTensor {
 
   // The same elements under another shape.
   BasicTensor reshaped(Shape to) const {
-    check(to.elements() == elements(), "cannot view shape {} as {}", shape.str(), to.str());
+    check(to.elements() == elements(), "cannot view shape {} as {}", shape, to);
     return {data, to, dtype};
   }
 
   // Rows [begin, begin + count) of the first dimension.
   BasicTensor slice(int64_t begin, int64_t count) const {
     check(shape.rank() > 0 && begin >= 0 && count >= 0 && begin + count <= shape[0], "slice [{}, {}) of shape {}", begin,
-          begin + count, shape.str());
+          begin + count, shape);
     std::array<int64_t, Shape::kMaxRank> d{};
     std::copy(shape.dims().begin(), shape.dims().end(), d.begin());
     const int64_t step = shape[0] == 0 ? 0 : elements() / shape[0];
@@ -73,9 +73,14 @@ struct ConstTensor : detail::BasicTensor<const void> {
   ConstTensor(const detail::BasicTensor<void>& t) : BasicTensor{t.data, t.shape, t.dtype} {}  // NOLINT: a view may lose the right to write
 };
 
+// The elements of `t` from `offset` on, with a shape nobody reads.
+inline Tensor elements_from(const Tensor& t, int64_t offset) {
+  return {static_cast<char*>(t.data) + offset * static_cast<int64_t>(size_of(t.dtype)), Shape{}, t.dtype};
+}
+
 // Throws Error unless `t` has exactly the wanted shape; `what` names the tensor and the operation.
 inline void require_shape(const ConstTensor& t, const Shape& wanted, std::string_view what) {
-  require(t.shape == wanted, "{}: got shape {}, expected {}", what, t.shape.str(), wanted.str());
+  require(t.shape == wanted, "{}: got shape {}, expected {}", what, t.shape, wanted);
 }
 
 }  // namespace fovea

@@ -54,7 +54,7 @@ int64_t PatchEmbed::out_width(int64_t width) const {
 
 void PatchEmbed::forward(ConstTensor images, Tensor y, Tape* tape, Context& ctx) const {
   require(images.shape.rank() == 4 && images.dim(1) == config_.in_channels, "images: got shape {}, expected [batch, {}, height, width]",
-          images.shape.str(), config_.in_channels);
+          images.shape, config_.in_channels);
   ArenaScope scope(ctx.scratch());
   ConstTensor x = images;
   int64_t height = images.dim(2), width = images.dim(3);

@@ -12,7 +12,7 @@ namespace fovea {
 namespace {
 
 // Streams of the parts of `augment`, so that one part's choices do not depend on which others are on.
-enum Stream : uint64_t { kCrop = 1, kFlip, kColor };
+enum AugmentStream : uint64_t { kCrop = 1, kFlip, kColor };
 
 double between(Rng& rng, double low, double high) { return low + (high - low) * rng.next_uniform(); }
 

@@ -11,7 +11,6 @@ namespace fovea {
 namespace {
 
 constexpr size_t kMaxRank = 4;
-constexpr int64_t kMaxDeflateRatio = 1032;  // of zlib's format: no file expands more
 constexpr int64_t kMaxValues = int64_t{1} << 40;
 
 // Bytes of a file, unpacked on the way when it is gzip.

@@ -11,6 +11,8 @@
 
 namespace fovea {
 
+inline constexpr int64_t kMaxDeflateRatio = 1032;  // of zlib's format: no file expands more
+
 struct IdxArray {
   std::vector<int64_t> dims;
   std::vector<uint8_t> values;  // row-major

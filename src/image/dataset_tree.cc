@@ -13,6 +13,7 @@
 
 #include "core/check.h"
 #include "core/text.h"
+#include "image/dataset_idx.h"
 #include "image/decode.h"
 
 namespace fovea {
@@ -22,7 +23,6 @@ namespace fs = std::filesystem;
 
 constexpr int kMaxDepth = 32;
 constexpr int64_t kMaxArchiveBytes = int64_t{16} << 30;
-constexpr int64_t kMaxDeflateRatio = 1032;
 
 bool wanted(const std::string& name) {
   return has_image_extension(name) || name.find("idx") != std::string::npos;

@@ -9,19 +9,19 @@
 namespace fovea::detail {
 namespace {
 
-struct Input {
+struct GifInput {
   std::span<const uint8_t> rest;
 };
 
 int read_input(GifFileType* gif, GifByteType* to, int count) {
-  auto& input = *static_cast<Input*>(gif->UserData);
+  auto& input = *static_cast<GifInput*>(gif->UserData);
   const size_t n = std::min(static_cast<size_t>(std::max(count, 0)), input.rest.size());
   if (n != 0) std::memcpy(to, input.rest.data(), n);
   input.rest = input.rest.subspan(n);
   return static_cast<int>(n);
 }
 
-struct Close {
+struct CloseGif {
   void operator()(GifFileType* gif) const { DGifCloseFile(gif, nullptr); }
 };
 
@@ -70,9 +70,9 @@ Palette palette_of(const ColorMapObject* colors) {
 }  // namespace
 
 Decoded decode_gif(const Source& source) {
-  Input input{source.bytes};
+  GifInput input{source.bytes};
   int error = 0;
-  const std::unique_ptr<GifFileType, Close> gif(DGifOpen(&input, read_input, &error));
+  const std::unique_ptr<GifFileType, CloseGif> gif(DGifOpen(&input, read_input, &error));
   if (gif == nullptr) fail(source, error);
   const int transparent = seek_first_frame(gif.get(), source);
   const GifImageDesc& frame = gif->Image;

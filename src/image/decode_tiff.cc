@@ -12,17 +12,17 @@
 namespace fovea::detail {
 namespace {
 
-struct Input {
+struct TiffInput {
   std::span<const uint8_t> bytes;
   size_t at = 0;
   std::string message;        // libtiff's first complaint
   bool palette_lost = false;  // it would go on in grey
 };
 
-Input& input_of(thandle_t handle) { return *static_cast<Input*>(handle); }
+TiffInput& input_of(thandle_t handle) { return *static_cast<TiffInput*>(handle); }
 
 tmsize_t on_read(thandle_t handle, void* to, tmsize_t count) {
-  Input& input = input_of(handle);
+  TiffInput& input = input_of(handle);
   if (count <= 0 || input.at >= input.bytes.size()) return 0;
   const size_t n = std::min(static_cast<size_t>(count), input.bytes.size() - input.at);
   std::memcpy(to, input.bytes.data() + input.at, n);
@@ -31,14 +31,14 @@ tmsize_t on_read(thandle_t handle, void* to, tmsize_t count) {
 }
 
 toff_t on_seek(thandle_t handle, toff_t offset, int whence) {
-  Input& input = input_of(handle);
+  TiffInput& input = input_of(handle);
   const toff_t base = whence == SEEK_CUR ? input.at : whence == SEEK_END ? input.bytes.size() : 0;
   input.at = base + offset;
   return input.at;
 }
 
 int on_error(TIFF*, void* user, const char*, const char* format, va_list args) {
-  auto& message = static_cast<Input*>(user)->message;
+  auto& message = static_cast<TiffInput*>(user)->message;
   if (message.empty()) {
     char text[256];
     std::vsnprintf(text, sizeof(text), format, args);
@@ -50,16 +50,16 @@ int on_error(TIFF*, void* user, const char*, const char* format, va_list args) {
 int on_warning(TIFF*, void* user, const char*, const char* format, va_list args) {
   char text[256];
   std::vsnprintf(text, sizeof(text), format, args);
-  if (std::strstr(text, "ColorMap") != nullptr) static_cast<Input*>(user)->palette_lost = true;
+  if (std::strstr(text, "ColorMap") != nullptr) static_cast<TiffInput*>(user)->palette_lost = true;
   return 1;
 }
 
-struct Close {
+struct CloseTiff {
   void operator()(TIFF* tiff) const { TIFFClose(tiff); }
 };
-using Handle = std::unique_ptr<TIFF, Close>;
+using Handle = std::unique_ptr<TIFF, CloseTiff>;
 
-Handle open(Input& input) {
+Handle open(TiffInput& input) {
   const std::unique_ptr<TIFFOpenOptions, void (*)(TIFFOpenOptions*)> options(TIFFOpenOptionsAlloc(),
                                                                              TIFFOpenOptionsFree);
   TIFFOpenOptionsSetErrorHandlerExtR(options.get(), on_error, &input);
@@ -211,12 +211,12 @@ void convert_row(const Layout& l, const uint8_t* row, size_t width, uint8_t* rgb
   }
 }
 
-[[noreturn]] void fail(const Source& source, const Input& input) {
+[[noreturn]] void fail(const Source& source, const TiffInput& input) {
   source.fail("TIFF", "{}", input.message.empty() ? "the pixels are truncated or broken" : input.message.c_str());
 }
 
 // Strips and tiles alike: blocks of `width` x `height` pixels. Planes are read one after the other and interleaved.
-void read_blocks(TIFF* tiff, const Layout& l, const Source& source, const Input& input, Image& image) {
+void read_blocks(TIFF* tiff, const Layout& l, const Source& source, const TiffInput& input, Image& image) {
   uint32_t width = l.width, height = 0;
   if (l.tiled) {
     TIFFGetField(tiff, TIFFTAG_TILEWIDTH, &width);
@@ -266,7 +266,7 @@ void read_blocks(TIFF* tiff, const Layout& l, const Source& source, const Input&
 }
 
 // Subsampled YCbCr is left to libtiff.
-void read_as_rgba(TIFF* tiff, const Source& source, const Input& input, Image& image) {
+void read_as_rgba(TIFF* tiff, const Source& source, const TiffInput& input, Image& image) {
   std::vector<uint32_t> raster(image.pixels.size() / 3);
   if (TIFFSetField(tiff, TIFFTAG_ORIENTATION, ORIENTATION_TOPLEFT) != 1 ||
       TIFFReadRGBAImageOriented(tiff, static_cast<uint32_t>(image.width), static_cast<uint32_t>(image.height),
@@ -284,7 +284,7 @@ void read_as_rgba(TIFF* tiff, const Source& source, const Input& input, Image& i
 }  // namespace
 
 Decoded decode_tiff(const Source& source) {
-  Input input{source.bytes, 0, {}, false};
+  TiffInput input{source.bytes, 0, {}, false};
   const Handle tiff = open(input);
   if (tiff == nullptr) fail(source, input);
   if (input.palette_lost) source.fail("TIFF", "its palette is truncated or broken");

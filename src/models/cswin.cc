@@ -44,7 +44,7 @@ TokenGrid CSwinTransformer::embedded(int64_t batch, int64_t height, int64_t widt
 }
 
 BackboneOutput CSwinTransformer::forward(ConstTensor images, Tape* tape, Context& ctx) const {
-  require(images.shape.rank() == 4, "images: got shape {}, expected [batch, channels, height, width]", images.shape.str());
+  require(images.shape.rank() == 4, "images: got shape {}, expected [batch, channels, height, width]", images.shape);
   const TokenGrid first = embedded(images.dim(0), images.dim(2), images.dim(3));
   BackboneOutput out;
   Tensor x = ctx.activation(Shape{first.batch, first.tokens(), config_.dim}, tape);

@@ -10,7 +10,7 @@ struct SwinRecord {
   TokenGrid embedded;
 };
 
-PatchEmbedConfig embed_config(const ModelConfig& c) {
+PatchEmbedConfig swin_embed_config(const ModelConfig& c) {
   PatchEmbedConfig p;
   p.in_channels = c.input.channels;
   p.dim = c.dim;
@@ -50,7 +50,7 @@ double SwinStage::flops(const TokenGrid& in) const {
 }
 
 SwinTransformer::SwinTransformer(const Scope& scope, const ModelConfig& c)
-    : config_(c), patch_embed_(scope / "patch_embed", embed_config(c)) {
+    : config_(c), patch_embed_(scope / "patch_embed", swin_embed_config(c)) {
   require_stages(c);
   TokenGrid grid{1, 0, patch_embed_.out_height(c.input.height), patch_embed_.out_width(c.input.width)};
   for (size_t i = 0; i < c.depths.size(); ++i) {
@@ -61,7 +61,7 @@ SwinTransformer::SwinTransformer(const Scope& scope, const ModelConfig& c)
 }
 
 BackboneOutput SwinTransformer::forward(ConstTensor images, Tape* tape, Context& ctx) const {
-  require(images.shape.rank() == 4, "images: got shape {}, expected [batch, channels, height, width]", images.shape.str());
+  require(images.shape.rank() == 4, "images: got shape {}, expected [batch, channels, height, width]", images.shape);
   const TokenGrid embedded{images.dim(0), 0, patch_embed_.out_height(images.dim(2)), patch_embed_.out_width(images.dim(3))};
   BackboneOutput out;
   Tensor x = ctx.activation(Shape{embedded.batch, embedded.tokens(), config_.dim}, tape);

@@ -8,7 +8,7 @@ struct VitRecord {
   TokenGrid grid;
 };
 
-PatchEmbedConfig embed_config(const ModelConfig& c) {
+PatchEmbedConfig vit_embed_config(const ModelConfig& c) {
   PatchEmbedConfig p;
   p.in_channels = c.input.channels;
   p.dim = c.dim;
@@ -32,7 +32,7 @@ TokenEmbedConfig token_config(const ModelConfig& c, const PatchEmbed& embed) {
 }  // namespace
 
 VisionTransformer::VisionTransformer(const Scope& scope, const ModelConfig& c)
-    : config_(c), patch_embed_(scope / "patch_embed", embed_config(c)), tokens_(scope, token_config(c, patch_embed_)) {
+    : config_(c), patch_embed_(scope / "patch_embed", vit_embed_config(c)), tokens_(scope, token_config(c, patch_embed_)) {
   const auto stages = parse_attention_stages(c.attention);
   require(stages.size() == 1, "attention '{}' names {} stages; a ViT has one", c.attention, stages.size());
   for (int64_t i = 0; i < c.depth; ++i) {
@@ -63,7 +63,7 @@ TokenGrid VisionTransformer::grid_of(int64_t batch, int64_t height, int64_t widt
 }
 
 BackboneOutput VisionTransformer::forward(ConstTensor images, Tape* tape, Context& ctx) const {
-  require(images.shape.rank() == 4, "images: got shape {}, expected [batch, channels, height, width]", images.shape.str());
+  require(images.shape.rank() == 4, "images: got shape {}, expected [batch, channels, height, width]", images.shape);
   const TokenGrid grid = grid_of(images.dim(0), images.dim(2), images.dim(3));
   const Shape shape{grid.batch, grid.tokens(), config_.dim};
   BackboneOutput out;

@@ -37,7 +37,7 @@ void Linear::backward(ConstTensor dy, Tensor dx, Accumulate dx_mode, Tape& tape,
 
 void Linear::apply(ConstTensor x, Tensor y, const LinearFusion& fusion, Context& ctx) const {
   require(x.last() == in_, "{}: got {} input channels, expected {}", weight_->name, x.last(), in_);
-  check(y.elements() == x.rows() * out_, "{}: output shape {}", weight_->name, y.shape.str());
+  check(y.elements() == x.rows() * out_, "{}: output shape {}", weight_->name, y.shape);
   GemmArgs g;
   g.m = x.rows();
   g.n = out_;
@@ -116,7 +116,7 @@ char* from_column(void* data, int64_t first, DType dtype) { return static_cast<c
 
 void Linear::apply_part(ConstTensor x, int64_t first, int64_t count, ConstTensor bias, Tensor y, Context& ctx) const {
   require(x.last() == in_, "{}: got {} input channels, expected {}", weight_->name, x.last(), in_);
-  check(first >= 0 && first + count <= out_ && y.elements() == x.rows() * out_, "{}: output shape {}", weight_->name, y.shape.str());
+  check(first >= 0 && first + count <= out_ && y.elements() == x.rows() * out_, "{}: output shape {}", weight_->name, y.shape);
   GemmArgs g;
   g.m = x.rows();
   g.n = count;

@@ -6,14 +6,14 @@
 #include <cmath>
 #include <iterator>
 
+#include "report/chart_layout.h"
 #include "report/html.h"
 
 namespace fovea::report {
 
 namespace {
 
-constexpr double kWidth = 460, kPlotHeight = 280, kCharacter = 7.6, kRight = 18, kKeyLine = 19;
-constexpr int kColours = 6;
+constexpr double kScatterHeight = 280, kScatterRight = 18, kKeyLine = 19;
 
 double position(double value, const Ticks& ticks, AxisScale scale, double begin, double end) {
   const auto on = [&](double v) { return scale == AxisScale::kLog ? std::log10(v) : v; };
@@ -40,8 +40,8 @@ std::string to_svg(const ScatterChart& chart) {
   if (points.empty()) x_low = x_high = y_low = y_high = 1;
   const Ticks x_ticks = nice_ticks(x_low, x_high, chart.x, 7, true), y_ticks = nice_ticks(y_low, y_high, chart.y, 7, true);
   double widest = 0;
-  for (const std::string& t : y_ticks.labels) widest = std::max(widest, kCharacter * count_characters(t));
-  const double top = 12, left = 22 + widest + 8, right = kWidth - kRight, bottom = top + kPlotHeight;
+  for (const std::string& t : y_ticks.labels) widest = std::max(widest, kCharacterWidth * count_characters(t));
+  const double top = 12, left = 22 + widest + 8, right = kChartWidth - kScatterRight, bottom = top + kScatterHeight;
   for (size_t i = 0; i < y_ticks.at.size(); ++i) {
     const double at = position(y_ticks.at[i], y_ticks, chart.y.scale, bottom, top);
     put("<path class=\"grid\" d=\"M{:.1f} {:.1f}H{:.1f}\"/>", left, at, right);
@@ -63,12 +63,12 @@ std::string to_svg(const ScatterChart& chart) {
     const double x = position(p.x, x_ticks, chart.x.scale, left, right);
     const double low = position(p.y - p.half_height, y_ticks, chart.y.scale, bottom, top);
     const double high = position(p.y + p.half_height, y_ticks, chart.y.scale, bottom, top);
-    put("<path style=\"stroke:var(--s{})\" d=\"M{:.1f} {:.1f}V{:.1f}m-4 0h8M{:.1f} {:.1f}h8\"/>", i % kColours, x, low, high, x - 4, low);
+    put("<path style=\"stroke:var(--s{})\" d=\"M{:.1f} {:.1f}V{:.1f}m-4 0h8M{:.1f} {:.1f}h8\"/>", i % kChartColours, x, low, high, x - 4, low);
   }
   for (size_t i = 0; i < points.size(); ++i) {
     const ScatterPoint& p = points[i];
     const double x = position(p.x, x_ticks, chart.x.scale, left, right), y = position(p.y, y_ticks, chart.y.scale, bottom, top);
-    put("<circle class=\"m{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"4.2\"><title>{}: {:.4g} at {:.4g}</title></circle>", i % kColours, x, y,
+    put("<circle class=\"m{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"4.2\"><title>{}: {:.4g} at {:.4g}</title></circle>", i % kChartColours, x, y,
         escape(p.name), p.y, p.x);
     const bool turn = x > right - 24;
     put("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\" style=\"font-weight:600\">{}</text>", turn ? x - 7 : x + 7, y - 5,
@@ -76,14 +76,14 @@ std::string to_svg(const ScatterChart& chart) {
   }
   double y = bottom + 62;
   for (size_t i = 0; i < points.size(); ++i, y += kKeyLine) {
-    put("<circle class=\"m{}\" cx=\"12\" cy=\"{:.1f}\" r=\"4.2\"/>", i % kColours, y - 4);
+    put("<circle class=\"m{}\" cx=\"12\" cy=\"{:.1f}\" r=\"4.2\"/>", i % kChartColours, y - 4);
     put("<text x=\"24\" y=\"{:.1f}\"><tspan style=\"font-weight:600\">{}</tspan> {}</text>", y, i + 1,
-        escape(shortened(points[i].name, static_cast<int>((kWidth - 50) / kCharacter))));
+        escape(shortened(points[i].name, static_cast<int>((kChartWidth - 50) / kCharacterWidth))));
   }
   return fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"chart\" viewBox=\"0 0 {:.0f} {:.0f}\" role=\"img\" aria-label=\"{}\">"
       "<title>{}</title>{}</svg>",
-      kWidth, y, escape(chart.title), escape(chart.title), body);
+      kChartWidth, y, escape(chart.title), escape(chart.title), body);
 }
 
 std::string to_svg(const CellMap& map) {

@@ -9,18 +9,17 @@
 #include <optional>
 
 #include "core/check.h"
+#include "report/chart_layout.h"
 #include "report/html.h"
 
 namespace fovea::report {
 namespace {
 
-// Units of the view box. At 460 wide the text is 10.5 px high on a 400 px screen and 15 px in a half-page column.
-constexpr double kWidth = 460, kPlotHeight = 214, kLineHeight = 19, kCharacter = 7.6, kRight = 14;
+constexpr double kPlotHeight = 214, kLineHeight = 19, kRight = 14;
 constexpr double kLargest = 1e30;  // beyond, a value is treated as not finite
-constexpr int kColours = 6;
 constexpr size_t kMarkersAtMost = 60;
 
-double text_width(std::string_view text) { return kCharacter * count_characters(text); }
+double text_width(std::string_view text) { return kCharacterWidth * count_characters(text); }
 
 bool drawable(double value, AxisScale scale) {
   return std::abs(value) <= kLargest && (scale == AxisScale::kLinear || value >= 1 / kLargest);
@@ -68,7 +67,7 @@ class Writer {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"chart\" viewBox=\"0 0 {:.0f} {:.0f}\" role=\"img\" "
         "aria-label=\"{}\">"
         "<title>{}</title>{}{}</svg>",
-        kWidth, height_, escape(chart_.title), escape(chart_.title), style, body_);
+        kChartWidth, height_, escape(chart_.title), escape(chart_.title), style, body_);
   }
 
  private:
@@ -87,13 +86,13 @@ class Writer {
     if (chart_.series.size() < 2) return;  // the axis says what a single curve is
     double x = 4, y = top_ + 10;
     for (size_t i = 0; i < chart_.series.size(); ++i) {
-      const std::string name = shortened(chart_.series[i].name, static_cast<int>((kWidth - kSample - 14) / kCharacter));
+      const std::string name = shortened(chart_.series[i].name, static_cast<int>((kChartWidth - kSample - 14) / kCharacterWidth));
       const double width = kSample + 6 + text_width(name);
-      if (x > 4 && x + width > kWidth - 4) {
+      if (x > 4 && x + width > kChartWidth - 4) {
         x = 4;
         y += kLineHeight;
       }
-      put("<path class=\"line s{}\" d=\"M{:.1f} {:.1f}h{:.0f}\"/>", i % kColours, x, y, kSample);
+      put("<path class=\"line s{}\" d=\"M{:.1f} {:.1f}h{:.0f}\"/>", i % kChartColours, x, y, kSample);
       marker(i, x + kSample / 2, y, {});
       label(x + kSample + 6, y + 4.5, "start", "name", name);
       x += width + kGap;
@@ -117,7 +116,7 @@ class Writer {
     double widest = 0;
     for (const std::string& text : y_ticks.labels) widest = std::max(widest, text_width(text));
     const double plot_height = std::max(kPlotHeight, text_width(chart_.y.label) + 4);
-    const double left = 22 + widest + 8, right = kWidth - kRight, bottom = top_ + plot_height;
+    const double left = 22 + widest + 8, right = kChartWidth - kRight, bottom = top_ + plot_height;
     Ticks x_ticks = x_axis_ticks(right - left);
     const Scaled x{std::move(x_ticks), chart_.x.scale, left, right};
     const Scaled y{std::move(y_ticks), chart_.y.scale, bottom, top_};
@@ -164,8 +163,8 @@ class Writer {
       const Annotation& annotation = chart_.annotations[i];
       if (!drawable(annotation.x, chart_.x.scale)) continue;
       const double line = annotation_line(i), at = x(annotation.x);
-      const std::string text = shortened(annotation.text, static_cast<int>((kWidth - 8) / kCharacter));
-      const double width = text_width(text), begin = std::clamp(at - width / 2, 4.0, std::max(4.0, kWidth - 4 - width));
+      const std::string text = shortened(annotation.text, static_cast<int>((kChartWidth - 8) / kCharacterWidth));
+      const double width = text_width(text), begin = std::clamp(at - width / 2, 4.0, std::max(4.0, kChartWidth - 4 - width));
       label(begin + width / 2, line + 13, "middle", "note", text);
     }
   }
@@ -193,7 +192,7 @@ class Writer {
     std::string path;
     for (const Point& point : points)
       fmt::format_to(std::back_inserter(path), "{}{:.1f} {:.1f}", point.starts ? 'M' : 'L', point.x, point.y);
-    put("<path class=\"line s{}\" d=\"{}\"/>", index % kColours, path);
+    put("<path class=\"line s{}\" d=\"{}\"/>", index % kChartColours, path);
     for (size_t i = 0; i < points.size(); ++i) {
       const bool alone = points[i].starts && (i + 1 == points.size() || points[i + 1].starts);
       if (!alone && points.size() > kMarkersAtMost) continue;
@@ -208,7 +207,7 @@ class Writer {
     const char* shape = nullptr;
     switch (index % 4) {
       case 0:
-        put("<circle class=\"m{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.6\">{}</circle>", index % kColours, x, y, title);
+        put("<circle class=\"m{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.6\">{}</circle>", index % kChartColours, x, y, title);
         return;
       case 1:
         shape = "m-3.4 -3.4h6.8v6.8h-6.8z";
@@ -220,7 +219,7 @@ class Writer {
         shape = "m0 -4.8l4.4 4.8l-4.4 4.8l-4.4 -4.8z";
         break;
     }
-    put("<path class=\"m{}\" d=\"M{:.1f} {:.1f}{}\">{}</path>", index % kColours, x, y, shape, title);
+    put("<path class=\"m{}\" d=\"M{:.1f} {:.1f}{}\">{}</path>", index % kChartColours, x, y, shape, title);
   }
 
   const LineChart& chart_;
@@ -245,8 +244,8 @@ std::string chart_css() {
       ".chart .axis{stroke:var(--soft);stroke-width:1}"
       ".chart .mark{stroke:var(--mark);stroke-width:1.2;stroke-dasharray:5 4}"
       ".chart .line{stroke-width:2;stroke-linejoin:round;stroke-linecap:round}";
-  constexpr const char* kDashes[kColours] = {"none", "7 4.5", "2 4.5", "10 4 2 4", "4 4", "12 4"};
-  for (int i = 0; i < kColours; ++i)
+  constexpr const char* kDashes[kChartColours] = {"none", "7 4.5", "2 4.5", "10 4 2 4", "4 4", "12 4"};
+  for (int i = 0; i < kChartColours; ++i)
     css += fmt::format(".chart .s{0}{{stroke:var(--s{0});stroke-dasharray:{1}}}.chart .m{0}{{fill:var(--s{0})}}", i,
                        kDashes[i]);
   return css;

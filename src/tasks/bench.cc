@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <fstream>
 #include <functional>
 #include <optional>
 
@@ -13,6 +12,7 @@
 #include "kernels/cpu/peak.h"
 #include "ops/linear.h"
 #include "tasks/load_model.h"
+#include "tasks/this_process.h"
 #include "train/classification_step.h"
 #include "weights/safetensors.h"
 
@@ -49,16 +49,6 @@ double median(const std::vector<double>& sorted) {
   return n % 2 == 1 ? sorted[n / 2] : 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]);
 }
 
-// High-water mark of this process's resident memory, as Linux tells it.
-double peak_memory_mib() {
-  std::ifstream status("/proc/self/status");
-  for (std::string word; status >> word;) {
-    double kib = 0;
-    if (word == "VmHWM:" && status >> kib) return kib / 1024;
-  }
-  return 0;
-}
-
 // Multiply-adds a nanosecond times two; 0 for tables that do not compute in f32.
 double peak_gflops(const Context& ctx) {
   if (ctx.kernels().dtype != DType::kF32) return 0;
@@ -83,7 +73,7 @@ void fill_normal(const Tensor& t, uint64_t tag) {
 // The tensor of that name and shape, in t's dtype.
 void fill_from(const WeightFile& file, const std::string& name, const Tensor& t) {
   const WeightTensor& from = file.at(name);
-  require(from.elements() == t.elements(), "'{}': tensor '{}' has shape {}, expected {}", file.path(), name, from.shape.str(), t.shape.str());
+  require(from.elements() == t.elements(), "'{}': tensor '{}' has shape {}, expected {}", file.path(), name, from.shape, t.shape);
   if (t.dtype == DType::kF64) from.read(t.as<double>());
   else from.read(t.as<float>());
 }

@@ -46,7 +46,7 @@ void add_model_metadata(Metadata& metadata, const Classifier& model) {
 void read_into(const WeightFile& file, const std::string& name, const Tensor& to) {
   const WeightTensor& from = file.at(name);
   require(from.shape == to.shape, "'{}': {} has shape {}, expected {}; the file belongs to another run", file.path(), printable(name),
-          from.shape.str(), to.shape.str());
+          from.shape, to.shape);
   if (to.dtype == DType::kF32)
     from.read(to.as<float>());
   else

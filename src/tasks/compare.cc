@@ -28,7 +28,6 @@ using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-constexpr double kDefaultEpochs = 10;
 constexpr const char* kOptionsFile = "comparison.json";
 constexpr const char* kTrialFile = "trial.json";
 

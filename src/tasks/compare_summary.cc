@@ -10,6 +10,7 @@
 #include "report/csv.h"
 #include "report/numbers.h"
 #include "tasks/compare_measure.h"
+#include "tasks/this_process.h"
 
 namespace fovea {
 
@@ -21,15 +22,6 @@ using report::csv_number;
 constexpr int kPatternSide = 14;
 
 Json number(double x) { return std::isfinite(x) ? Json(x) : Json(nullptr); }
-
-std::string processor_name() {
-  std::ifstream in("/proc/cpuinfo");
-  for (std::string line; std::getline(in, line);) {
-    const size_t colon = line.find(": ");
-    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
-  }
-  return "unknown";
-}
 
 std::string last_folder(std::string data) {
   while (data.size() > 1 && data.ends_with('/')) data.pop_back();
@@ -124,13 +116,14 @@ report::Comparison comparison_of(const CompareResult& r, const std::vector<Model
   c.unequal.push_back("the number of parameters: mechanisms with tables or projections of their own have more (see the table)");
   c.unequal.push_back("options of the mechanisms are their defaults where the SPEC says nothing; none was tuned to this data, nor was the learning rate tuned to any of them");
   c.unequal.push_back("what longer training, pre-training or other image sizes would change is not measured here");
+  const std::string processor = processor_name();
   report::FactGroup what{"What was run, and on what", {}};
   what.facts = {{"Data", fmt::format("{}: {} images to train on, {} classes", r.data, r.train_images, r.classes), ""},
                 {"Judged on", fmt::format("{} images of the part '{}'", r.images, r.split),
                  r.split == "test" ? "they played no part in training or in choosing epochs" : "there is no test part: these images also chose the best epoch"},
                 {"Seeds", fmt::format("{}, from {} on", o.seeds, o.seed), "each seed gives all contenders their weights' random start and the order of images"},
                 {"Batch", fmt::format("{} images", r.batch), "of training; inference is measured with as many"},
-                {"Processor", fmt::format("{}, {} threads", processor_name(), ThreadPool(o.execution.threads).threads()), ""},
+                {"Processor", fmt::format("{}, {} threads", processor.empty() ? "unknown" : processor, ThreadPool(o.execution.threads).threads()), ""},
                 {"Kernels", std::string(kernel_table(o.execution.kernels).name), "instruction set"},
                 {"fovea", version(), ""}};
   for (const std::string& n : r.notes) what.facts.push_back({"Note", n, ""});

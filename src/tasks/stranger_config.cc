@@ -11,7 +11,7 @@ namespace fovea {
 
 namespace {
 
-using Json = nlohmann::json;
+using ForeignJson = nlohmann::json;
 
 bool has(const std::vector<std::string>& list, std::string_view key) { return std::find(list.begin(), list.end(), key) != list.end(); }
 
@@ -63,12 +63,12 @@ struct StatedInput {
 };
 
 template <class T>
-void take(const Json& j, const char* key, T& out) {
+void take(const ForeignJson& j, const char* key, T& out) {
   const auto it = j.find(key);
   if (it == j.end()) return;
   try {
     out = it->get<T>();
-  } catch (const Json::exception&) {  // of another kind than expected: as if it were not stated
+  } catch (const ForeignJson::exception&) {  // of another kind than expected: as if it were not stated
   }
 }
 
@@ -76,9 +76,9 @@ StatedInput stated_beside(const std::string& path) {
   StatedInput s;
   std::ifstream in(std::filesystem::path(path).parent_path() / "config.json");
   if (!in) return s;
-  Json j = Json::parse(in, nullptr, false);
+  ForeignJson j = ForeignJson::parse(in, nullptr, false);
   if (!j.is_object()) return s;
-  if (j.contains("pretrained_cfg") && j["pretrained_cfg"].is_object()) j = Json(j["pretrained_cfg"]);
+  if (j.contains("pretrained_cfg") && j["pretrained_cfg"].is_object()) j = ForeignJson(j["pretrained_cfg"]);
   take(j, "mean", s.mean);
   take(j, "std", s.std);
   take(j, "crop_pct", s.crop);

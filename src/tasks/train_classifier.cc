@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "fovea/train.h"
+#include "tasks/this_process.h"
 #include "tasks/train_classifier_measure.h"
 #include "tasks/train_classifier_report.h"
 #include "tasks/train_classifier_setup.h"
@@ -20,8 +21,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr uint64_t kStepTag = 0x57455053;           // random numbers of the training steps
 constexpr const char* kValidationKey = "fovea.validation";
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 StepConfig step_config(const TrainOptions& o) {
   StepConfig c;

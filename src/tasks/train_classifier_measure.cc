@@ -1,8 +1,8 @@
 #include "tasks/train_classifier_measure.h"
 
 #include <chrono>
-#include <fstream>
 
+#include "tasks/this_process.h"
 #include "tasks/train_classifier_setup.h"
 #include "tasks/train_classifier_validation.h"
 #include "train/classification_step.h"
@@ -12,15 +12,6 @@ namespace fovea {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-double resident_mib() {
-  std::ifstream in("/proc/self/status");
-  for (std::string line; std::getline(in, line);)
-    if (line.starts_with("VmRSS:")) return std::stod(line.substr(6)) / 1024;
-  return 0;
-}
 
 // Time of one validation batch: the second of two, so that packing and first uses do not count.
 double validation_seconds(const RunConfig& run, const DataSplits& data, Classifier& model, Context& ctx) {
@@ -84,7 +75,7 @@ MeasuredCost measure_cost(const RunConfig& run, const DataSplits& data, std::sha
   }
   check(batches > 0, "the loader gave no batch to measure");
   cost.seconds_per_batch = batches > kWarmUp ? seconds_since(counted_from) / static_cast<double>(batches - kWarmUp) : slowest_excluded;
-  cost.memory_mib = resident_mib();
+  cost.memory_mib = resident_memory_mib();
   cost.seconds_per_validation_batch = validation_seconds(run, data, *model, ctx);
   return cost;
 }

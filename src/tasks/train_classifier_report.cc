@@ -7,6 +7,7 @@
 #include "image/resize.h"
 #include "image/transforms.h"
 #include "report/training_report.h"
+#include "tasks/this_process.h"
 
 namespace fovea {
 
@@ -20,23 +21,6 @@ report::RgbImage picture_for_page(const Image& image) {
   if (longer > kLargestPicture)
     rgb = resize(rgb, std::max(1, rgb.width * kLargestPicture / longer), std::max(1, rgb.height * kLargestPicture / longer), Interpolation::kBox);
   return {rgb.width, rgb.height, rgb.pixels};
-}
-
-// "Model name of the processor", or "" where the system does not say.
-std::string processor_name() {
-  std::ifstream in("/proc/cpuinfo");
-  for (std::string line; std::getline(in, line);) {
-    const size_t colon = line.find(": ");
-    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
-  }
-  return "";
-}
-
-double peak_memory_mib() {
-  std::ifstream in("/proc/self/status");
-  for (std::string line; std::getline(in, line);)
-    if (line.starts_with("VmHWM:")) return std::stod(line.substr(6)) / 1024;
-  return report::kNotMeasured;
 }
 
 // The last folder of a path; a data set's name as it is.

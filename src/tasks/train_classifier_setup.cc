@@ -18,7 +18,6 @@ namespace {
 constexpr int64_t kSmallestMini = 28, kLargestMini = 64;  // pixels that the mini presets are made for
 constexpr double kReferenceRate = 1e-3;                   // at a batch of 128 images
 constexpr double kMiniRate = 2e-3;                        // of the mini presets, at a batch of 64
-constexpr double kDefaultEpochs = 10;
 constexpr double kShortRun = 30;                          // epochs below which shifted crops slow learning more than they help
 constexpr double kFineTuningShare = 0.2;                  // of that, from --init
 
@@ -232,7 +231,6 @@ void settle_epochs(RunConfig& run, double seconds_per_epoch) {
     o.epochs = kDefaultEpochs;
     if (o.minutes > 0) {
       o.epochs = kReserve * o.minutes * 60 / std::max(1e-6, seconds_per_epoch);
-      if (o.epochs >= 1) o.epochs = std::floor(o.epochs);
       run.notes.push_back(fmt::format("{:g} minutes were measured to be enough for {:.3g} epochs.", o.minutes, o.epochs));
     }
   }
@@ -305,7 +303,7 @@ void resample_positions(const Classifier& from, const Param& x, const Classifier
   r.to_w = cells(b.input.width, b.patch);
   const int64_t dim = x.shape.last();
   require(r.from_h * r.from_w + prefix == x.shape[1] && r.to_h * r.to_w + prefix == y.shape[1] && y.shape.last() == dim,
-          "--init: the position table {} cannot be brought to {}", x.shape.str(), y.shape.str());
+          "--init: the position table {} cannot be brought to {}", x.shape, y.shape);
   const auto rows = [dim](const Param& p, int64_t begin) { return p.value.reshaped(Shape{p.shape[1], dim}).slice(begin, p.shape[1] - begin); };
   if (prefix > 0) convert(x.value.reshaped(Shape{x.shape[1], dim}).slice(0, prefix), Tensor(y.value.reshaped(Shape{y.shape[1], dim}).slice(0, prefix)));
   resample_grid(r, rows(x, prefix), Tensor(rows(y, prefix)), ctx);
@@ -324,7 +322,7 @@ void start_from(const std::string& init, Classifier& model, DType dtype, Context
     } else if (p.name == "pos_embed" && p.shape.last() == x->shape.last()) {
       resample_positions(*loaded.classifier, *x, model, p, ctx);
     } else if (!p.buffer && (!is_head(p.name) || loaded.classifier->config().classes == model.config().classes)) {
-      misshapen.push_back(fmt::format("{} is {} instead of {}", p.name, x->shape.str(), p.shape.str()));
+      misshapen.push_back(fmt::format("{} is {} instead of {}", p.name, x->shape, p.shape));
     }
   }
   for (const Param& p : from.params())

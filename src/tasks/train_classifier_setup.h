@@ -8,6 +8,8 @@
 
 namespace fovea {
 
+inline constexpr double kDefaultEpochs = 10;  // of a training without --epochs and --minutes
+
 // Looks at the data and settles everything but the number of steps, which settle_epochs does.
 // Throws Error for options that contradict each other, the data or the model.
 RunConfig resolve_training(const TrainOptions& options, const DataSplits& data);

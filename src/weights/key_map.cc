@@ -102,8 +102,8 @@ void finish(MappedTensor& t, const std::string& path) {
   for (size_t i = 1; i < t.parts.size(); ++i) {
     const Shape& s = t.parts[i].shape;
     const bool fits = s.rank() == t.shape.rank() && s.rank() > 0 && std::equal(s.dims().begin() + 1, s.dims().end(), dims.begin() + 1);
-    require(fits, "'{}': {} of shape {} cannot be joined with {} of shape {}", path, printable(t.parts[i].name), s.str(),
-            printable(t.parts[0].name), t.shape.str());
+    require(fits, "'{}': {} of shape {} cannot be joined with {} of shape {}", path, printable(t.parts[i].name), s,
+            printable(t.parts[0].name), t.shape);
     dims[0] += s[0];
   }
   t.shape = Shape(dims);

@@ -141,14 +141,14 @@ WeightTensor checked_tensor(const std::string& path, Entry& e, std::span<const s
   bool overflow = false;
   for (int64_t d : e.shape) overflow = __builtin_mul_overflow(bytes, d, &bytes) || overflow;
   const Shape shape(e.shape);
-  if (overflow) broken(fmt::format("has the shape {}, whose size overflows 64 bits", shape.str()));
+  if (overflow) broken(fmt::format("has the shape {}, whose size overflows 64 bits", shape));
   if (e.offsets.size() != 2) broken(fmt::format("has {} data_offsets instead of two", e.offsets.size()));
   const int64_t begin = e.offsets[0], end = e.offsets[1];
   if (begin > end) broken(fmt::format("ends (byte {}) before it begins (byte {})", end, begin));
   if (end > static_cast<int64_t>(data.size()))
     broken(fmt::format("reaches to byte {} of the data, but the file holds only {}; it may be cut short", end, data.size()));
   if (end - begin != bytes)
-    broken(fmt::format("has {} bytes, but shape {} of {} needs {}", end - begin, shape.str(), e.dtype, bytes));
+    broken(fmt::format("has {} bytes, but shape {} of {} needs {}", end - begin, shape, e.dtype, bytes));
   return {std::move(e.name), *type, shape, data.data() + begin, {}};
 }
 

@@ -32,7 +32,7 @@ void require_match(std::span<const WantedTensor> wanted, const MappedWeights& we
     if (it == given.end())
       missing.push_back(printable(w.name));
     else if (it->second->shape != w.shape)
-      misshapen.push_back(fmt::format("{} is {} instead of {}", printable(w.name), it->second->shape.str(), w.shape.str()));
+      misshapen.push_back(fmt::format("{} is {} instead of {}", printable(w.name), it->second->shape, w.shape));
   }
   for (const MappedTensor& t : weights.tensors)
     if (!wanted_names.contains(t.name)) unexpected.push_back(printable(t.name));

@@ -43,9 +43,9 @@ constexpr std::array<TypeName, 13> kTypeNames{{{"FloatStorage", "float32", Store
                                                {"", "uint64", StoredType::kU64}}};
 
 // The reader proper: interprets the data of one pickle.
-class Reader {
+class ZipReader {
  public:
-  Reader(const FileBytes& file, ZipArchive& zip, std::string folder, const Pickle& pickle)
+  ZipReader(const FileBytes& file, ZipArchive& zip, std::string folder, const Pickle& pickle)
       : path_(file.path), zip_(zip), folder_(std::move(folder)), pickle_(pickle) {}
 
   WeightFile run() {
@@ -251,7 +251,7 @@ class Reader {
       int64_t reach = 0;
       overflow = __builtin_mul_overflow(sizes[i] - 1, strides[i], &reach) || __builtin_add_overflow(last, reach, &last) || overflow;
     }
-    if (overflow) broken(name, fmt::format("has an offset, shape {} or strides that overflow 64 bits", shape.str()));
+    if (overflow) broken(name, fmt::format("has an offset, shape {} or strides that overflow 64 bits", shape));
 
     const std::byte* data = nullptr;
     if (elements != 0) {
@@ -313,7 +313,7 @@ WeightFile read_torch_zip(const FileBytes& file) {
   }
   const ZipArchive::Bytes stream = zip.read(folder + "data.pkl");
   const Pickle pickle = parse_pickle(stream.span(), fmt::format("'{}'", file.path));
-  return Reader(file, zip, folder, pickle).run();
+  return ZipReader(file, zip, folder, pickle).run();
 }
 
 }  // namespace fovea

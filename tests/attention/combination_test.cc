@@ -14,15 +14,6 @@ namespace {
 using Form = AttentionSpec::Form;
 using harness::HostTensor;
 
-std::string error_of(const std::string& spec) {
-  try {
-    (void)parse_attention_stages(spec);
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
-
 TEST(CombinedSpec, BindsFromUnionToWeightToHeadsToStages) {
   const auto stages = parse_attention_stages("global@1.5,window:size=7+global@2/window");
   ASSERT_EQ(stages.size(), 2u);
@@ -48,24 +39,24 @@ TEST(CombinedSpec, CanonicalTextReadsBackAsItself) {
 }
 
 TEST(CombinedSpec, EachMistakeIsNamed) {
-  EXPECT_EQ(error_of("global+"), "attention 'global+': a part has no name");
-  EXPECT_EQ(error_of("global,,window"), "attention 'global,,window': a part has no name");
-  EXPECT_EQ(error_of(",global"), "attention ',global': a part has no name");
-  EXPECT_EQ(error_of("@2"), "attention '@2': a part has no name");
-  EXPECT_EQ(error_of("global@x,window"), "attention 'global@x,window': the weight 'x' is not a positive number");
-  EXPECT_EQ(error_of("global@,window"), "attention 'global@,window': the weight '' is not a positive number");
-  EXPECT_EQ(error_of("global@0,window"), "attention 'global@0,window': the weight '0' is not a positive number");
-  EXPECT_EQ(error_of("global@-1,window"), "attention 'global@-1,window': the weight '-1' is not a positive number");
-  EXPECT_EQ(error_of("global@inf,window"), "attention 'global@inf,window': the weight 'inf' is not a positive number");
-  EXPECT_EQ(error_of("global@1@2,window"), "attention 'global@1@2,window': 'global@1@2' has two weights");
-  EXPECT_EQ(error_of("global@2+window"),
+  EXPECT_EQ(harness::spec_error("global+"), "attention 'global+': a part has no name");
+  EXPECT_EQ(harness::spec_error("global,,window"), "attention 'global,,window': a part has no name");
+  EXPECT_EQ(harness::spec_error(",global"), "attention ',global': a part has no name");
+  EXPECT_EQ(harness::spec_error("@2"), "attention '@2': a part has no name");
+  EXPECT_EQ(harness::spec_error("global@x,window"), "attention 'global@x,window': the weight 'x' is not a positive number");
+  EXPECT_EQ(harness::spec_error("global@,window"), "attention 'global@,window': the weight '' is not a positive number");
+  EXPECT_EQ(harness::spec_error("global@0,window"), "attention 'global@0,window': the weight '0' is not a positive number");
+  EXPECT_EQ(harness::spec_error("global@-1,window"), "attention 'global@-1,window': the weight '-1' is not a positive number");
+  EXPECT_EQ(harness::spec_error("global@inf,window"), "attention 'global@inf,window': the weight 'inf' is not a positive number");
+  EXPECT_EQ(harness::spec_error("global@1@2,window"), "attention 'global@1@2,window': 'global@1@2' has two weights");
+  EXPECT_EQ(harness::spec_error("global@2+window"),
             "attention 'global@2+window': '+' binds tighter than '@', so the weight stands behind the whole union, as in A+B@2");
-  EXPECT_EQ(error_of("global+cross_shaped"),
+  EXPECT_EQ(harness::spec_error("global+cross_shaped"),
             "attention 'global+cross_shaped': 'cross_shaped' cannot be part of a union: its convolution of the values belongs to the stripes alone");
-  EXPECT_EQ(error_of("linformer+window"),
+  EXPECT_EQ(harness::spec_error("linformer+window"),
             "attention 'linformer+window': 'linformer' cannot be part of a union: its keys are slots, which mix all tokens");
-  EXPECT_THAT(error_of("global,windw"), testing::HasSubstr("did you mean 'window'"));
-  EXPECT_THAT(error_of("global+window:sise=3"), testing::HasSubstr("no option 'sise'"));
+  EXPECT_THAT(harness::spec_error("global,windw"), testing::HasSubstr("did you mean 'window'"));
+  EXPECT_THAT(harness::spec_error("global+window:sise=3"), testing::HasSubstr("no option 'sise'"));
 }
 
 TEST(HeadShares, LargestRemainderFirst) {
@@ -81,7 +72,7 @@ TEST(HeadShares, LargestRemainderFirst) {
   EXPECT_EQ(head_shares(12, {1, 1}), (Shares{6, 6}));
 }
 
-AttentionConfig config_of(int64_t dim, int64_t heads, int64_t block = 0) {
+AttentionConfig block_config(int64_t dim, int64_t heads, int64_t block = 0) {
   AttentionConfig c;
   c.dim = dim;
   c.heads = heads;
@@ -93,7 +84,7 @@ AttentionConfig config_of(int64_t dim, int64_t heads, int64_t block = 0) {
 TEST(ParallelHeads, APartWithoutAHeadIsRefused) {
   ParamStore p;
   try {
-    (void)make_attention(parse_attention("global@5,window:size=3"), Scope(p), config_of(4, 2));
+    (void)make_attention(parse_attention("global@5,window:size=3"), Scope(p), block_config(4, 2));
     FAIL() << "built";
   } catch (const Error& e) {
     EXPECT_STREQ(e.what(), "attention 'global@5,window:size=3': 2 head(s) leave none for 'window:size=3'; give it more weight, or take a model "
@@ -105,7 +96,7 @@ TEST(ParallelHeads, GradientsAndTables) {
   for (const char* spec : {"global,window:size=3", "window:size=2@2,global,window:size=4", "global+window:size=3,global@2"})
     for (const TokenGrid& grid : {TokenGrid{2, 0, 5, 7}, TokenGrid{1, 2, 3, 4}}) {
       SCOPED_TRACE(fmt::format("{} on {}", spec, grid.str()));
-      const auto layer = harness::attention_layer(parse_attention(spec), config_of(8, 4, 1), grid);
+      const auto layer = harness::attention_layer(parse_attention(spec), block_config(8, 4, 1), grid);
       harness::expect_adjoint(layer);
       for (const KernelTable* table : harness::f32_tables()) {
         harness::expect_like_reference(layer, *table);
@@ -127,7 +118,7 @@ void copy_parameters(ParamStore& from, ParamStore& to, const std::string& prefix
 TEST(ParallelHeads, AreTheirParts) {
   const KernelTable& table = kernel_table("reference");
   Context ctx(table, table.dtype, 1);
-  const AttentionConfig c = config_of(12, 4);
+  const AttentionConfig c = block_config(12, 4);
   ParamStore all;
   const auto parallel = make_attention(parse_attention("global,window:size=3@3"), Scope(all), c);
   all.allocate(table.dtype, ParamStore::Gradients::kNo);
@@ -168,7 +159,7 @@ TEST(ParallelHeads, AreTheirParts) {
 
 TEST(ParallelHeads, ReasonsNameTheirPart) {
   ParamStore p;
-  AttentionConfig c = config_of(4, 2);
+  AttentionConfig c = block_config(4, 2);
   c.cross = true;
   const auto parallel = make_attention(parse_attention("global,window:size=3"), Scope(p), c);
   EXPECT_EQ(parallel->unsupported({1, 0, 4, 4}), (std::vector<std::string>{"window:size=3: windows have no second input"}));
@@ -296,7 +287,7 @@ TEST(Union, OfAnyTwoMechanismsIsTheDenseSoftmax) {
       const std::string text = a + "+" + b;
       const auto trait = [&](auto member) { return attention_kind(a).traits.*member && attention_kind(b).traits.*member; };
       for (const int64_t block : {0, 1}) {
-        const AttentionConfig c = config_of(8, 4, block);
+        const AttentionConfig c = block_config(8, 4, block);
         expect_dense(text, c, {2, 0, 9, 11}, false);
         expect_dense(text, c, {1, 0, 13, 3}, false);
         expect_dense(text, c, {1, 0, 1, 1}, false);
@@ -308,17 +299,32 @@ TEST(Union, OfAnyTwoMechanismsIsTheDenseSoftmax) {
 
 TEST(Union, OfSeveralPartsWithTheirOwnBias) {
   for (const int64_t block : {0, 1}) {
-    expect_dense("window:size=3+window:size=4+window:size=2x5", config_of(6, 3, block), {2, 0, 9, 11}, false);
-    expect_dense("window:size=2x5+global+window:size=4", config_of(6, 3, block), {1, 3, 7, 8}, false);
-    expect_dense("window:size=3:bias=none+window:size=5", config_of(6, 3, block), {1, 0, 8, 7}, false);
+    expect_dense("window:size=3+window:size=4+window:size=2x5", block_config(6, 3, block), {2, 0, 9, 11}, false);
+    expect_dense("window:size=2x5+global+window:size=4", block_config(6, 3, block), {1, 3, 7, 8}, false);
+    expect_dense("window:size=3:bias=none+window:size=5", block_config(6, 3, block), {1, 0, 8, 7}, false);
+  }
+}
+
+TEST(Union, OfDilatedWindows) {
+  for (const char* text : {"longformer:window=2:dilation=1_2+sparse", "window:size=3+longformer:window=1:dilation=3_1_1_2", "longformer:window=1:dilation=2+longformer:window=2"}) {
+    expect_dense(text, block_config(8, 4), {2, 0, 9, 11}, false);
+    expect_dense(text, block_config(8, 4, 1), {1, 2, 7, 6}, false);
+  }
+  expect_dense("longformer:window=3:dilation=1_2+sparse", block_config(8, 4), {1, 0, 1, 70}, true);
+  ParamStore p;
+  try {
+    (void)make_attention(parse_attention("longformer:globals=2+window"), Scope(p), block_config(8, 4));
+    FAIL() << "built";
+  } catch (const Error& e) {
+    EXPECT_STREQ(e.what(), "longformer with globals=2 cannot be part of a union: global tokens have projections of their own");
   }
 }
 
 TEST(Union, GradientsAndTables) {
-  for (const char* spec : {"window:size=3+window:size=4", "window:size=3:bias=none+window:size=2x5"})
+  for (const char* spec : {"window:size=3+window:size=4", "longformer:window=1:dilation=1_2+sparse", "window:size=3:bias=none+window:size=2x5"})
     for (const TokenGrid& grid : {TokenGrid{2, 0, 5, 7}, TokenGrid{1, 2, 4, 5}}) {
       SCOPED_TRACE(fmt::format("{} on {}", spec, grid.str()));
-      const auto layer = harness::attention_layer(parse_attention(spec), config_of(8, 2, 1), grid);
+      const auto layer = harness::attention_layer(parse_attention(spec), block_config(8, 2, 1), grid);
       harness::expect_adjoint(layer);
       for (const KernelTable* table : harness::f32_tables()) {
         harness::expect_like_reference(layer, *table);
@@ -329,7 +335,7 @@ TEST(Union, GradientsAndTables) {
 
 TEST(Union, CountsItsPairsOnce) {
   ParamStore p;
-  const AttentionConfig c = config_of(4, 1);
+  const AttentionConfig c = block_config(4, 1);
   const auto flops = [&](const std::string& text, const std::string& scope) {
     return make_attention(parse_attention(text), Scope(p) / scope, c)->flops({1, 0, 6, 6});
   };
@@ -340,7 +346,7 @@ TEST(Union, CountsItsPairsOnce) {
 
 TEST(Union, ASecondInputIsRefused) {
   ParamStore p;
-  AttentionConfig c = config_of(4, 2);
+  AttentionConfig c = block_config(4, 2);
   c.cross = true;
   EXPECT_THROW(make_attention(parse_attention("global+window"), Scope(p), c), Error);
 }

@@ -10,13 +10,6 @@
 namespace fovea {
 namespace {
 
-AttentionConfig config(int64_t dim, int64_t heads) {
-  AttentionConfig c;
-  c.dim = dim;
-  c.heads = heads;
-  return c;
-}
-
 // Rows of one group's query or key slots, -1 for pads, sorted.
 std::vector<int> rows_of(const TokenGroups& g, int32_t group, bool keys) {
   const auto& at = g.groups[static_cast<size_t>(group)];
@@ -90,7 +83,7 @@ TEST(CrossShaped, GradientsOnMapsThatStripesDivideAndDoNot) {
   for (const AttentionSpec& spec : {two, three, whole})
     for (const TokenGrid& grid : {TokenGrid{2, 0, 4, 6}, TokenGrid{1, 0, 5, 7}, TokenGrid{1, 2, 3, 5}}) {
       SCOPED_TRACE(fmt::format("{} on {}", spec.str(), grid.str()));
-      const auto layer = harness::attention_layer(spec, config(8, 4), grid);
+      const auto layer = harness::attention_layer(spec, harness::attention_config(8, 4), grid);
       harness::expect_adjoint(layer);
       for (const KernelTable* table : harness::f32_tables()) {
         harness::expect_like_reference(layer, *table);
@@ -102,7 +95,7 @@ TEST(CrossShaped, GradientsOnMapsThatStripesDivideAndDoNot) {
 TEST(CrossShaped, GradientsWithPaddedTokens) {
   std::vector<uint8_t> padding(2 * 20, 0);
   for (const size_t i : {3u, 4u, 9u, 21u, 39u}) padding[i] = 1;
-  const auto layer = harness::attention_layer({"cross_shaped", {{"stripe", "2"}}}, config(6, 3), {2, 0, 4, 5},
+  const auto layer = harness::attention_layer({"cross_shaped", {{"stripe", "2"}}}, harness::attention_config(6, 3), {2, 0, 4, 5},
                                               [&](AttentionInputs& in) { in.key_padding = padding.data(); });
   harness::expect_adjoint(layer);
   for (const KernelTable* table : harness::f32_tables()) harness::expect_like_reference(layer, *table);
@@ -112,7 +105,7 @@ TEST(CrossShaped, GradientsWithPaddedTokens) {
 TEST(CrossShaped, OddHeadsTakeTurns) {
   const auto channels = [](int64_t heads, int64_t block) {
     ParamStore p;
-    AttentionConfig c = config(6 * heads, heads);
+    AttentionConfig c = harness::attention_config(6 * heads, heads);
     c.block = block;
     make_attention(parse_attention("cross_shaped"), Scope(p), c);
     std::vector<int64_t> shares;
@@ -131,7 +124,7 @@ TEST(CrossShaped, OddHeadsTakeTurns) {
 // filters they are global attention.
 TEST(CrossShaped, StripesOverTheWholeMap) {
   harness::for_each_table([](const KernelTable& table) {
-    const AttentionConfig c = config(12, 2);
+    const AttentionConfig c = harness::attention_config(12, 2);
     ParamStore two_p, one_p, global_p;
     const auto two = make_attention(parse_attention("cross_shaped:stripe=5"), Scope(two_p), c);
     const auto one = make_attention(parse_attention("cross_shaped:branches=1"), Scope(one_p), c);
@@ -176,9 +169,9 @@ TEST(CrossShaped, MistakesAreNamed) {
     }
     return "";
   };
-  EXPECT_THAT(error_of("cross_shaped:stripe=0", config(4, 2)), testing::HasSubstr("1 to 16384"));
-  EXPECT_THAT(error_of("cross_shaped:branches=3", config(4, 2)), testing::HasSubstr("choose one of 1, 2"));
-  AttentionConfig cross = config(4, 2);
+  EXPECT_THAT(error_of("cross_shaped:stripe=0", harness::attention_config(4, 2)), testing::HasSubstr("1 to 16384"));
+  EXPECT_THAT(error_of("cross_shaped:branches=3", harness::attention_config(4, 2)), testing::HasSubstr("choose one of 1, 2"));
+  AttentionConfig cross = harness::attention_config(4, 2);
   cross.cross = true;
   const auto attention = make_attention(parse_attention("cross_shaped"), Scope(p) / "cross", cross);
   EXPECT_THAT(attention->unsupported({1, 0, 4, 4}), testing::ElementsAre(testing::HasSubstr("second input")));
@@ -188,7 +181,7 @@ TEST(CrossShaped, MistakesAreNamed) {
 // Pairs by hand: 4 heads on a 2x3 map, stripes of one: columns 3 x 2², rows 2 x 3².
 TEST(CrossShaped, FlopsAreTheDefinition) {
   ParamStore p;
-  const auto attention = make_attention(parse_attention("cross_shaped:stripe=1"), Scope(p), config(8, 4));
+  const auto attention = make_attention(parse_attention("cross_shaped:stripe=1"), Scope(p), harness::attention_config(8, 4));
   const double projections = 2.0 * 6 * 8 * 32, pairs = (3 * 4 + 2 * 9) / 2.0, lepe = 2.0 * 9 * 6 * 8;
   EXPECT_DOUBLE_EQ(attention->flops({1, 0, 2, 3}), projections + 4 * 8 * pairs + lepe);
 }

@@ -13,14 +13,6 @@ namespace {
 
 using harness::HostTensor;
 
-AttentionConfig config_of(int64_t dim, int64_t heads, int64_t max_tokens) {
-  AttentionConfig c;
-  c.dim = dim;
-  c.heads = heads;
-  c.max_tokens = max_tokens;
-  return c;
-}
-
 void set_identity(const Tensor& m) {
   for (int64_t i = 0; i < m.dim(0); ++i)
     for (int64_t j = 0; j < m.dim(1); ++j) store_scalar(m, i * m.dim(1) + j, i == j ? 1 : 0);
@@ -31,7 +23,7 @@ TEST(Linformer, GradientsUnderEveryOption) {
     for (const bool bias : {false, true})
       for (const bool norm : {false, true}) {
         SCOPED_TRACE(fmt::format("{} bias {} norm {}", options, bias, norm));
-        AttentionConfig c = config_of(6, 2, 8);
+        AttentionConfig c = harness::attention_config(6, 2, 8);
         c.qkv_bias = bias;
         c.qk_norm = norm;
         const auto layer = harness::attention_layer(parse_attention(std::string("linformer:") + options), c, {2, 1, 2, 3});
@@ -45,7 +37,7 @@ TEST(Linformer, GradientsUnderEveryOption) {
 TEST(Linformer, GradientsWithKeyPadding) {
   const std::vector<uint8_t> padding = {0, 1, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1};  // the second element has no key
   for (const bool bias : {false, true}) {
-    AttentionConfig c = config_of(4, 2, 7);
+    AttentionConfig c = harness::attention_config(4, 2, 7);
     c.qkv_bias = bias;
     const auto layer = harness::attention_layer(parse_attention("linformer:slots=3"), c, {2, 0, 2, 3},
                                                 [&](AttentionInputs& in) { in.key_padding = padding.data(); });
@@ -58,7 +50,7 @@ TEST(Linformer, GradientsWithKeyPadding) {
 TEST(Linformer, IdentityProjectionsAreGlobalAttention) {
   harness::for_each_table([](const KernelTable& table) {
     const TokenGrid grid{2, 1, 5, 6};
-    const AttentionConfig c = config_of(12, 3, grid.tokens());
+    const AttentionConfig c = harness::attention_config(12, 3, grid.tokens());
     AttentionConfig separate = c;
     separate.cross = true;
     ParamStore lp, gp;
@@ -93,7 +85,7 @@ TEST(Linformer, IdentityProjectionsAreGlobalAttention) {
 
 // Fewer tokens use the first rows of E, and the others get no gradient.
 TEST(Linformer, ShorterInputsUseTheFirstRows) {
-  const auto layer = harness::attention_layer(parse_attention("linformer:slots=3:max_tokens=9"), config_of(4, 2, 0), {2, 0, 2, 2});
+  const auto layer = harness::attention_layer(parse_attention("linformer:slots=3:max_tokens=9"), harness::attention_config(4, 2, 0), {2, 0, 2, 2});
   const auto run = harness::run_layer(layer, kernel_table("reference"), 1);
   EXPECT_TRUE(run.problems.empty());
   for (const auto& g : run.gradients)
@@ -105,17 +97,17 @@ TEST(Linformer, ShorterInputsUseTheFirstRows) {
 
 TEST(Linformer, RefusalsGiveTheReason) {
   ParamStore p;
-  const auto attention = make_attention(parse_attention("linformer:slots=4"), Scope(p) / "a", config_of(4, 2, 9));
+  const auto attention = make_attention(parse_attention("linformer:slots=4"), Scope(p) / "a", harness::attention_config(4, 2, 9));
   EXPECT_TRUE(attention->unsupported({1, 0, 3, 3}).empty());
   EXPECT_TRUE(attention->unsupported({1, 0, 1, 2}).empty());
   const auto reasons = attention->unsupported({1, 1, 3, 3});
   ASSERT_EQ(reasons.size(), 1u);
   EXPECT_THAT(reasons[0], testing::HasSubstr("9 tokens at most"));
   EXPECT_THAT(reasons[0], testing::HasSubstr("max_tokens=10"));
-  EXPECT_THROW(make_attention(parse_attention("linformer"), Scope(p) / "b", config_of(4, 2, 0)), Error);
-  EXPECT_THROW(make_attention(parse_attention("linformer:slots=0"), Scope(p) / "c", config_of(4, 2, 9)), Error);
-  EXPECT_THROW(make_attention(parse_attention("linformer:max_tokens=-1"), Scope(p) / "d", config_of(4, 2, 9)), Error);
-  EXPECT_THROW(make_attention(parse_attention("linformer:share_kv=maybe"), Scope(p) / "e", config_of(4, 2, 9)), Error);
+  EXPECT_THROW(make_attention(parse_attention("linformer"), Scope(p) / "b", harness::attention_config(4, 2, 0)), Error);
+  EXPECT_THROW(make_attention(parse_attention("linformer:slots=0"), Scope(p) / "c", harness::attention_config(4, 2, 9)), Error);
+  EXPECT_THROW(make_attention(parse_attention("linformer:max_tokens=-1"), Scope(p) / "d", harness::attention_config(4, 2, 9)), Error);
+  EXPECT_THROW(make_attention(parse_attention("linformer:share_kv=maybe"), Scope(p) / "e", harness::attention_config(4, 2, 9)), Error);
   p.allocate(DType::kF64, ParamStore::Gradients::kNo);
   Context ctx(kernel_table("reference"), DType::kF64, 1);
   const HostTensor x = harness::random_tensor(Shape{1, 9, 4}, Rng(1), DType::kF64);
@@ -129,9 +121,9 @@ TEST(Linformer, RefusalsGiveTheReason) {
 
 TEST(Linformer, SlotsAreCappedByTheModelUnlessGiven) {
   ParamStore p;
-  make_attention(parse_attention("linformer"), Scope(p) / "small", config_of(4, 2, 49));
-  make_attention(parse_attention("linformer"), Scope(p) / "large", config_of(4, 2, 1000));
-  make_attention(parse_attention("linformer:slots=300"), Scope(p) / "given", config_of(4, 2, 49));
+  make_attention(parse_attention("linformer"), Scope(p) / "small", harness::attention_config(4, 2, 49));
+  make_attention(parse_attention("linformer"), Scope(p) / "large", harness::attention_config(4, 2, 1000));
+  make_attention(parse_attention("linformer:slots=300"), Scope(p) / "given", harness::attention_config(4, 2, 49));
   EXPECT_EQ(p.find("small.proj_k")->shape, (Shape{49, 49}));
   EXPECT_EQ(p.find("large.proj_v")->shape, (Shape{1000, 256}));
   EXPECT_EQ(p.find("given.proj_k")->shape, (Shape{49, 300}));

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "attention/masked_global.h"
+#include "harness/layers.h"
 #include "harness/meetings.h"
 
 namespace fovea {
@@ -70,19 +71,12 @@ TEST(LongformerGroups, GrowWithTheTokens) {
     }
 }
 
-AttentionConfig config_of(int64_t dim, int64_t heads) {
-  AttentionConfig c;
-  c.dim = dim;
-  c.heads = heads;
-  return c;
-}
-
 TEST(LongformerAttention, WithoutGlobalTokensItIsAMaskedSoftmax) {
   for (const auto& one : std::vector<std::pair<TokenGrid, bool>>{{{2, 0, 1, 150}, true}, {{2, 0, 1, 75}, false}, {{1, 0, 9, 11}, false}}) {
     const TokenGrid& grid = one.first;
     const bool causal = one.second;
     const LongformerConfig c{3, {1, 2}, 0};
-    harness::expect_like_masked_global(parse_attention("longformer:window=3:dilation=1_2"), config_of(8, 2), grid, causal,
+    harness::expect_like_masked_global(parse_attention("longformer:window=3:dilation=1_2"), harness::attention_config(8, 2), grid, causal,
                                        [&](int64_t h, int64_t i, int64_t j) { return meet(c, grid, causal, 0, h, i, j); });
   }
 }
@@ -90,7 +84,7 @@ TEST(LongformerAttention, WithoutGlobalTokensItIsAMaskedSoftmax) {
 TEST(LongformerAttention, AWindowOverEverythingIsGlobalAttention) {
   for (const TokenGrid& grid : {TokenGrid{2, 0, 1, 37}, TokenGrid{2, 0, 5, 6}})
     for (const bool causal : {false, true})
-      harness::expect_like_masked_global(parse_attention("longformer:window=40"), config_of(8, 2), grid, causal,
+      harness::expect_like_masked_global(parse_attention("longformer:window=40"), harness::attention_config(8, 2), grid, causal,
                                          [&](int64_t, int64_t i, int64_t j) { return !causal || j <= i; });
 }
 
@@ -98,7 +92,7 @@ TEST(LongformerAttention, AWindowOverEverythingIsGlobalAttention) {
 TEST(LongformerAttention, GradientsWithGlobalTokens) {
   const auto check = [](const std::string& text, const TokenGrid& grid, const std::function<void(AttentionInputs&)>& adjust) {
     SCOPED_TRACE(text + " on " + grid.str());
-    const auto layer = harness::attention_layer(parse_attention(text), config_of(6, 2), grid, adjust);
+    const auto layer = harness::attention_layer(parse_attention(text), harness::attention_config(6, 2), grid, adjust);
     harness::expect_adjoint(layer);
     for (const KernelTable* table : harness::f32_tables()) {
       harness::expect_like_reference(layer, *table);
@@ -119,7 +113,7 @@ TEST(LongformerAttention, GradientsWithGlobalTokens) {
 }
 
 TEST(LongformerAttention, NormsOfQueriesAndKeysInBothParts) {
-  AttentionConfig config = config_of(6, 2);
+  AttentionConfig config = harness::attention_config(6, 2);
   config.qk_norm = true;
   const auto layer = harness::attention_layer(parse_attention("longformer:window=1"), config, {2, 2, 3, 4});
   harness::OracleOptions options;
@@ -132,7 +126,7 @@ TEST(LongformerAttention, NormsOfQueriesAndKeysInBothParts) {
 TEST(LongformerAttention, StatesAndOptionAgree) {
   harness::for_each_table([](const KernelTable& table) {
     ParamStore params;
-    const auto attention = make_attention(parse_attention("longformer:window=2:globals=2"), Scope(params), config_of(6, 2));
+    const auto attention = make_attention(parse_attention("longformer:window=2:globals=2"), Scope(params), harness::attention_config(6, 2));
     params.allocate(table.dtype, ParamStore::Gradients::kNo);
     harness::randomise(params, Rng(1));
     Context ctx(table, table.dtype, 1);
@@ -161,9 +155,9 @@ TEST(LongformerAttention, StatesAndOptionAgree) {
 
 TEST(LongformerAttention, DilationsMustShareTheHeads) {
   ParamStore params;
-  EXPECT_THROW(make_attention(parse_attention("longformer:dilation=1_2"), Scope(params), config_of(6, 3)), Error);
+  EXPECT_THROW(make_attention(parse_attention("longformer:dilation=1_2"), Scope(params), harness::attention_config(6, 3)), Error);
   ParamStore more;
-  EXPECT_THROW(make_attention(parse_attention("longformer:dilation=1_x"), Scope(more), config_of(6, 2)), Error);
+  EXPECT_THROW(make_attention(parse_attention("longformer:dilation=1_x"), Scope(more), harness::attention_config(6, 2)), Error);
 }
 
 }  // namespace

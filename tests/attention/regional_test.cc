@@ -99,13 +99,6 @@ TEST(Regions, PlacesAreSinusoidsOfTheDistanceFromTheCentre) {
   EXPECT_EQ(row[4], 0);
 }
 
-AttentionConfig config_of(int64_t dim, int64_t heads) {
-  AttentionConfig c;
-  c.dim = dim;
-  c.heads = heads;
-  return c;
-}
-
 // Windows on occupied cells are dense attention under the mask "same window", with places added to q and k.
 TEST(RegionalAttention, EqualsDenseAttentionInTheSameWindow) {
   const std::vector<int32_t> occupied = some_cells(2, 3, 7, 8);
@@ -115,7 +108,7 @@ TEST(RegionalAttention, EqualsDenseAttentionInTheSameWindow) {
     for (const bool shifted : {false, true}) {
       RegionalConfig rc;
       rc.region = {2, 3, 4, shifted};
-      const AttentionConfig c = config_of(dim, 3);
+      const AttentionConfig c = harness::attention_config(dim, 3);
       AttentionConfig cross = c;
       cross.cross = true;
       ParamStore rp, gp;
@@ -167,7 +160,7 @@ TEST(RegionalBlock, Gradients) {
   static const CellGrid cells = cell_grid(2, 2, 5, 6, occupied);
   for (const NormPlacement norm : {NormPlacement::kPost, NormPlacement::kPre}) {
     BlockConfig b;
-    b.heads = config_of(6, 2);
+    b.heads = harness::attention_config(6, 2);
     b.mlp_hidden = 10;
     b.norm = norm;
     RegionalConfig r;
@@ -193,10 +186,10 @@ TEST(RegionalBlock, Gradients) {
 }
 
 TEST(RegionalAttention, GradientsOnMaps) {
-  for (const char* options : {"window=3x4", "window=4:normalise=yes:temperature=100"})
+  for (const char* options : {"window=3x4", "window=4:normalise=yes:temperature=100", "window=3:cosine=yes"})
     for (const int64_t block : {0, 1})
       for (const TokenGrid& grid : {TokenGrid{2, 0, 7, 9}, TokenGrid{2, 2, 3, 5}}) {
-        AttentionConfig c = config_of(6, 2);
+        AttentionConfig c = harness::attention_config(6, 2);
         c.block = block;
         const auto layer = harness::attention_layer(parse_attention(std::string("regional:") + options), c, grid);
         harness::expect_adjoint(layer);

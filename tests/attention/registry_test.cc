@@ -3,17 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "harness/layers.h"
+
 namespace fovea {
 namespace {
-
-std::string error_of(const std::string& spec) {
-  try {
-    (void)parse_attention_stages(spec);
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
 
 TEST(AttentionSpec, NamesOptionsAndStages) {
   const auto s = parse_attention_stages("window:size=7x5:rule=mmdet/global");
@@ -25,13 +18,13 @@ TEST(AttentionSpec, NamesOptionsAndStages) {
 }
 
 TEST(AttentionSpec, EachMistakeIsNamed) {
-  EXPECT_THAT(error_of("windw"), testing::HasSubstr("did you mean 'window'"));
-  EXPECT_THAT(error_of("window:sise=7"), testing::HasSubstr("no option 'sise'"));
-  EXPECT_THAT(error_of("window:size"), testing::HasSubstr("key=value"));
-  EXPECT_THAT(error_of("window:size=7:size=8"), testing::HasSubstr("twice"));
-  EXPECT_THAT(error_of("global:size=7"), testing::HasSubstr("it has none"));
-  EXPECT_THAT(error_of(""), testing::HasSubstr("no name"));
-  EXPECT_THAT(error_of("global/"), testing::HasSubstr("no name"));
+  EXPECT_THAT(harness::spec_error("windw"), testing::HasSubstr("did you mean 'window'"));
+  EXPECT_THAT(harness::spec_error("window:sise=7"), testing::HasSubstr("no option 'sise'"));
+  EXPECT_THAT(harness::spec_error("window:size"), testing::HasSubstr("key=value"));
+  EXPECT_THAT(harness::spec_error("window:size=7:size=8"), testing::HasSubstr("twice"));
+  EXPECT_THAT(harness::spec_error("global:size=7"), testing::HasSubstr("it has none"));
+  EXPECT_THAT(harness::spec_error(""), testing::HasSubstr("no name"));
+  EXPECT_THAT(harness::spec_error("global/"), testing::HasSubstr("no name"));
 }
 
 TEST(AttentionSpec, ValuesAreCheckedWhenBuilt) {

@@ -82,13 +82,6 @@ TEST(RoutingGroups, NearestTokensMeetTheBlocksAroundThem) {
   EXPECT_EQ(keys_of(both, 0), (Rows{0, 2, 3, 5})) << "the block after too";
 }
 
-AttentionConfig config_of(int64_t dim, int64_t heads) {
-  AttentionConfig c;
-  c.dim = dim;
-  c.heads = heads;
-  return c;
-}
-
 TEST(Routing, GradientsUnderEveryOption) {
   const std::vector<std::pair<std::map<std::string, std::string>, bool>> cases = {
       {{{"clusters", "3"}}, false},
@@ -105,7 +98,7 @@ TEST(Routing, GradientsUnderEveryOption) {
       if (causal && grid.prefix > 0) continue;
       const AttentionSpec spec{"routing", options};
       SCOPED_TRACE(fmt::format("{} on {}{}", spec.str(), grid.str(), causal ? ", causal" : ""));
-      const auto layer = harness::attention_layer(spec, config_of(6, 2), grid, [causal = causal](AttentionInputs& in) { in.causal = causal; });
+      const auto layer = harness::attention_layer(spec, harness::attention_config(6, 2), grid, [causal = causal](AttentionInputs& in) { in.causal = causal; });
       harness::expect_adjoint(layer);
       for (const KernelTable* table : harness::f32_tables()) harness::expect_like_reference(layer, *table);
     }
@@ -113,7 +106,7 @@ TEST(Routing, GradientsUnderEveryOption) {
 
 // Cross attention: a second input, with keys of its own number.
 TEST(Routing, TakesASecondInput) {
-  AttentionConfig c = config_of(6, 2);
+  AttentionConfig c = harness::attention_config(6, 2);
   c.cross = true;
   c.key_dim = 4;
   c.value_dim = 4;
@@ -138,7 +131,7 @@ TEST(Routing, TakesASecondInput) {
 TEST(Routing, OneClusterOfEverybodyIsGlobalAttention) {
   harness::for_each_table([](const KernelTable& table) {
     ParamStore rp, gp;
-    const AttentionConfig c = config_of(12, 3);
+    const AttentionConfig c = harness::attention_config(12, 3);
     const auto routing = make_attention({"routing", {{"clusters", "1"}}}, Scope(rp), c), global = make_attention({"global", {}}, Scope(gp), c);
     rp.allocate(table.dtype, ParamStore::Gradients::kNo);
     gp.allocate(table.dtype, ParamStore::Gradients::kNo);
@@ -166,7 +159,7 @@ struct Trained {
   AttentionInputs in;
   Trained(const std::map<std::string, std::string>& options, const KernelTable& table)
       : ctx(table, table.dtype, 2), x(harness::random_tensor(Shape{2, 40, 8}, Rng(1), table.dtype)) {
-    attention = make_attention({"routing", options}, Scope(params), config_of(8, 2));
+    attention = make_attention({"routing", options}, Scope(params), harness::attention_config(8, 2));
     params.allocate(table.dtype, ParamStore::Gradients::kYes);
     params.initialise(Rng(7));
     in.grid = {2, 0, 5, 8};
@@ -249,7 +242,7 @@ TEST(Routing, BalancedChoicesLookAheadAndNearestOnesDoNot) {
 
 TEST(Routing, ClustersFollowTheLengthTheModelIsBuiltFor) {
   ParamStore p;
-  AttentionConfig c = config_of(8, 2);
+  AttentionConfig c = harness::attention_config(8, 2);
   c.max_tokens = 197;
   const auto a = make_attention({"routing", {}}, Scope(p), c);
   EXPECT_EQ(p.find("means")->shape, (Shape{2, 14, 4}));

@@ -11,13 +11,6 @@ namespace {
 
 using harness::HostTensor;
 
-AttentionConfig config_of(int64_t dim, int64_t heads) {
-  AttentionConfig c;
-  c.dim = dim;
-  c.heads = heads;
-  return c;
-}
-
 // Every kind on odd, small and prefixed maps, with and without key padding.
 TEST(Sampled, GradientsOfEveryKind) {
   for (const char* spec : {"sampled", "sampled:ratio=3x2", "sampled:ratio=1", "sampled:kind=linear:grid=3x2", "sampled:kind=linear",
@@ -27,7 +20,7 @@ TEST(Sampled, GradientsOfEveryKind) {
         SCOPED_TRACE(fmt::format("{} on {}, padded {}", spec, grid.str(), padded));
         std::vector<uint8_t> padding(static_cast<size_t>(grid.batch * grid.tokens()), 0);
         for (size_t i = 0; i < padding.size(); ++i) padding[i] = i % 3 == 1 && i > 2;
-        AttentionConfig c = config_of(4, 2);
+        AttentionConfig c = harness::attention_config(4, 2);
         c.qkv_bias = !padded;  // a bias of all keys has no gradient; k.bias stands alone here
         const auto layer = harness::attention_layer(parse_attention(spec), c, grid,
                                                     [&](AttentionInputs& in) { in.key_padding = padded ? padding.data() : nullptr; });
@@ -41,12 +34,12 @@ TEST(Sampled, GradientsOfEveryKind) {
 // A ratio of one samples everything.
 TEST(Sampled, ARatioOfOneIsGlobalAttention) {
   harness::for_each_table([](const KernelTable& table) {
-    AttentionConfig separate = config_of(12, 3);
+    AttentionConfig separate = harness::attention_config(12, 3);
     separate.cross = true;
     const TokenGrid grid{2, 1, 5, 6};
     for (const char* spec : {"sampled:ratio=1", "sampled:ratio=1:kind=strided"}) {
       ParamStore sp, gp;
-      const auto sampled = make_attention(parse_attention(spec), Scope(sp), config_of(12, 3));
+      const auto sampled = make_attention(parse_attention(spec), Scope(sp), harness::attention_config(12, 3));
       const auto global = make_attention(parse_attention("global"), Scope(gp), separate);
       sp.allocate(table.dtype, ParamStore::Gradients::kNo);
       gp.allocate(table.dtype, ParamStore::Gradients::kNo);
@@ -86,7 +79,7 @@ TEST(Sampled, PaddedTokensPlayNoPart) {
     for (const char* spec : {"sampled", "sampled:kind=linear:grid=2", "sampled:kind=strided"}) {
       SCOPED_TRACE(spec);
       ParamStore params;
-      const auto attention = make_attention(parse_attention(spec), Scope(params), config_of(6, 2));
+      const auto attention = make_attention(parse_attention(spec), Scope(params), harness::attention_config(6, 2));
       params.allocate(table.dtype, ParamStore::Gradients::kNo);
       harness::randomise(params, Rng(5));
       Context ctx(table, table.dtype, 2);
@@ -113,12 +106,12 @@ TEST(Sampled, PaddedTokensPlayNoPart) {
 
 TEST(Sampled, RefusalsGiveTheReason) {
   ParamStore p;
-  const auto attention = make_attention(parse_attention("sampled"), Scope(p) / "a", config_of(4, 2));
+  const auto attention = make_attention(parse_attention("sampled"), Scope(p) / "a", harness::attention_config(4, 2));
   EXPECT_EQ(attention->unsupported({1, 1, 0, 0}).size(), 1u);
-  EXPECT_THROW(make_attention(parse_attention("sampled:ratio=0"), Scope(p) / "b", config_of(4, 2)), Error);
-  EXPECT_THROW(make_attention(parse_attention("sampled:kind=random"), Scope(p) / "c", config_of(4, 2)), Error);
-  EXPECT_THROW(make_attention(parse_attention("sampled:kind=strided:offset=-1"), Scope(p) / "d", config_of(4, 2)), Error);
-  AttentionConfig cross = config_of(4, 2);
+  EXPECT_THROW(make_attention(parse_attention("sampled:ratio=0"), Scope(p) / "b", harness::attention_config(4, 2)), Error);
+  EXPECT_THROW(make_attention(parse_attention("sampled:kind=random"), Scope(p) / "c", harness::attention_config(4, 2)), Error);
+  EXPECT_THROW(make_attention(parse_attention("sampled:kind=strided:offset=-1"), Scope(p) / "d", harness::attention_config(4, 2)), Error);
+  AttentionConfig cross = harness::attention_config(4, 2);
   cross.cross = true;
   EXPECT_THROW(make_attention(parse_attention("sampled"), Scope(p) / "e", cross), Error);
 }

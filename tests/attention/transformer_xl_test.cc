@@ -18,13 +18,6 @@ using harness::expect_close;
 using harness::HostTensor;
 using harness::Tolerance;
 
-AttentionConfig config(int64_t dim, int64_t heads) {
-  AttentionConfig c;
-  c.dim = dim;
-  c.heads = heads;
-  return c;
-}
-
 // x and, where memory > 0, the memory -> y; causal sequences.
 harness::LayerFactory sequence_layer(const AttentionConfig& c, const TransformerXlConfig& xl, int64_t batch, int64_t tokens,
                                      int64_t memory) {
@@ -59,14 +52,14 @@ void check(const harness::LayerFactory& layer, const harness::OracleOptions& opt
 
 TEST(TransformerXl, GradientsOfSequencesAndTheirMemory) {
   TransformerXlConfig xl;
-  check(sequence_layer(config(6, 2), xl, 2, 7, 0));
-  check(sequence_layer(config(6, 2), xl, 2, 5, 4));
+  check(sequence_layer(harness::attention_config(6, 2), xl, 2, 7, 0));
+  check(sequence_layer(harness::attention_config(6, 2), xl, 2, 5, 4));
   xl.clamp_len = 3;
-  check(sequence_layer(config(6, 3), xl, 1, 6, 5));
+  check(sequence_layer(harness::attention_config(6, 3), xl, 1, 6, 5));
   xl.same_length = true;
   xl.mem_len = 4;
-  check(sequence_layer(config(6, 3), xl, 2, 6, 5));
-  AttentionConfig normed = config(8, 2);
+  check(sequence_layer(harness::attention_config(6, 3), xl, 2, 6, 5));
+  AttentionConfig normed = harness::attention_config(8, 2);
   normed.qk_norm = true;
   harness::OracleOptions options;
   options.zero_gradients = {"attn.k_norm.bias"};
@@ -76,16 +69,16 @@ TEST(TransformerXl, GradientsOfSequencesAndTheirMemory) {
 TEST(TransformerXl, GradientsOfLearnedRows) {
   TransformerXlConfig xl;
   xl.learnable = 4;  // fewer than the distances
-  check(sequence_layer(config(6, 2), xl, 2, 5, 3));
+  check(sequence_layer(harness::attention_config(6, 2), xl, 2, 5, 3));
   xl.learnable = 8;  // exactly
-  check(sequence_layer(config(6, 2), xl, 2, 5, 3));
+  check(sequence_layer(harness::attention_config(6, 2), xl, 2, 5, 3));
 }
 
 TEST(TransformerXl, GradientsOfMapsWithClampAndPrefix) {
   const AttentionSpec spec{"transformer_xl", {{"clamp_len", "2"}}};
-  check(harness::attention_layer(spec, config(6, 2), {2, 2, 4, 5}));
-  check(harness::attention_layer(spec, config(5, 1), {1, 1, 1, 7}));
-  check(harness::attention_layer(spec, config(5, 1), {1, 0, 6, 1}));
+  check(harness::attention_layer(spec, harness::attention_config(6, 2), {2, 2, 4, 5}));
+  check(harness::attention_layer(spec, harness::attention_config(5, 1), {1, 1, 1, 7}));
+  check(harness::attention_layer(spec, harness::attention_config(5, 1), {1, 0, 6, 1}));
 }
 
 // A mechanism on one table with its parameters, as the tests below want them.
@@ -107,7 +100,7 @@ struct Bench {
 };
 
 TEST(TransformerXl, WithoutPositionTermsItIsGlobalAttention) {
-  AttentionConfig c = config(6, 2);
+  AttentionConfig c = harness::attention_config(6, 2);
   c.qkv_bias = false;
   for (const TokenGrid& grid : {TokenGrid{2, 2, 5, 7}, TokenGrid{2, 0, 1, 9}}) {
     for (const bool causal : {false, true}) {
@@ -130,7 +123,7 @@ TEST(TransformerXl, WithoutPositionTermsItIsGlobalAttention) {
 // The memory is what a longer sequence has before the segment.
 TEST(TransformerXl, ASegmentWithMemoryIsTheEndOfTheWholeSequence) {
   harness::for_each_table([](const KernelTable& table) {
-    Bench b({"transformer_xl", {}}, config(6, 2), table);
+    Bench b({"transformer_xl", {}}, harness::attention_config(6, 2), table);
     const HostTensor all = harness::random_tensor(Shape{1, 13, 6}, Rng(1), table.dtype);
     const Tensor rows = all.reshaped(Shape{13, 6});
     AttentionInputs in;
@@ -149,7 +142,7 @@ TEST(TransformerXl, ASegmentWithMemoryIsTheEndOfTheWholeSequence) {
 // With same_length a query sees mem_len keys: what is further back changes nothing.
 TEST(TransformerXl, SameLengthSeesNothingFurtherBack) {
   harness::for_each_table([](const KernelTable& table) {
-    Bench b({"transformer_xl", {{"same_length", "yes"}, {"mem_len", "4"}}}, config(6, 2), table);
+    Bench b({"transformer_xl", {{"same_length", "yes"}, {"mem_len", "4"}}}, harness::attention_config(6, 2), table);
     const HostTensor x = harness::random_tensor(Shape{1, 12, 6}, Rng(1), table.dtype);
     HostTensor other = harness::copy_of(x);
     harness::fill(other.reshaped(Shape{12, 6}).slice(0, 3), 2.0);
@@ -172,7 +165,7 @@ TEST(TransformerXl, PartsOfParallelHeadsShareTheMemory) {
                                    {x},
                                    [](ParamStore& p) {
                                      return make_attention(parse_attention("transformer_xl@1,transformer_xl:clamp_len=2@1"),
-                                                           Scope(p) / "attn", config(8, 4));
+                                                           Scope(p) / "attn", harness::attention_config(8, 4));
                                    },
                                    [](Attention& a, auto in, auto out, Tape* tape, Context& ctx) {
                                      AttentionInputs inputs;
@@ -189,12 +182,12 @@ TEST(TransformerXl, PartsOfParallelHeadsShareTheMemory) {
 
 TEST(TransformerXl, RefusesWhatSpeaksOfSequencesOnImages) {
   ParamStore params;
-  const auto learned = make_attention({"transformer_xl", {{"learnable", "9"}}}, Scope(params) / "a", config(6, 2));
+  const auto learned = make_attention({"transformer_xl", {{"learnable", "9"}}}, Scope(params) / "a", harness::attention_config(6, 2));
   EXPECT_THAT(learned->unsupported({1, 0, 4, 4}), testing::ElementsAre(testing::HasSubstr("learnable")));
   EXPECT_TRUE(learned->unsupported({1, 0, 1, 16}).empty());
-  const auto same = make_attention({"transformer_xl", {{"same_length", "yes"}, {"mem_len", "3"}}}, Scope(params) / "b", config(6, 2));
+  const auto same = make_attention({"transformer_xl", {{"same_length", "yes"}, {"mem_len", "3"}}}, Scope(params) / "b", harness::attention_config(6, 2));
   EXPECT_THAT(same->unsupported({1, 1, 1, 4}), testing::ElementsAre(testing::HasSubstr("same_length")));
-  EXPECT_THROW(make_attention({"transformer_xl", {{"same_length", "yes"}}}, Scope(params) / "c", config(6, 2)), Error);
+  EXPECT_THROW(make_attention({"transformer_xl", {{"same_length", "yes"}}}, Scope(params) / "c", harness::attention_config(6, 2)), Error);
 }
 
 TEST(Sinusoids, ByHand) {

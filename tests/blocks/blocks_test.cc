@@ -18,16 +18,6 @@ BlockConfig block(const std::string& attention, int64_t dim, int64_t heads) {
   return b;
 }
 
-void expect_right(const harness::LayerFactory& layer, bool training = false) {
-  harness::OracleOptions o;
-  o.training = training;
-  harness::expect_adjoint(layer, o);
-  for (const KernelTable* table : harness::f32_tables()) {
-    SCOPED_TRACE(std::string(table->name));
-    harness::expect_like_reference(layer, *table, {}, o);
-  }
-}
-
 TEST(TransformerBlock, EveryNormPlacementAndActivation) {
   for (const NormPlacement placement : {NormPlacement::kPre, NormPlacement::kPost, NormPlacement::kResPost})
     for (const Activation activation : {Activation::kGelu, Activation::kGeluTanh}) {
@@ -35,14 +25,14 @@ TEST(TransformerBlock, EveryNormPlacementAndActivation) {
       BlockConfig b = block("window:size=3", 6, 2);
       b.norm = placement;
       b.activation = activation;
-      expect_right(harness::block_layer(b, {2, 0, 4, 5}));
+      harness::expect_right(harness::block_layer(b, {2, 0, 4, 5}));
     }
 }
 
 TEST(TransformerBlock, LayerScale) {
   BlockConfig b = block("global", 6, 3);
   b.layer_scale = 0.3;
-  expect_right(harness::block_layer(b, {2, 1, 2, 3}));
+  harness::expect_right(harness::block_layer(b, {2, 1, 2, 3}));
 }
 
 // Dropout and stochastic depth are functions of the step's random numbers, so the oracle sees one fixed function.
@@ -88,7 +78,7 @@ TEST(PatchMerging, EvenAndOddMapsNormsOnEitherSide) {
     for (const TokenGrid& grid : {TokenGrid{2, 0, 4, 6}, TokenGrid{1, 0, 5, 3}, TokenGrid{1, 0, 1, 1}}) {
       SCOPED_TRACE(grid.str());
       const TokenGrid to = PatchMerging::merged(grid);
-      expect_right(harness::built<PatchMerging>({{Shape{grid.batch, grid.tokens(), 3}},
+      harness::expect_right(harness::built<PatchMerging>({{Shape{grid.batch, grid.tokens(), 3}},
                                                  {Shape{to.batch, to.tokens(), 6}},
                                                  [=](ParamStore& p) { return std::make_unique<PatchMerging>(Scope(p), 3, 1e-5, norm); },
                                                  [grid](PatchMerging& m, auto x, auto y, Tape* tape, Context& ctx) {
@@ -104,7 +94,7 @@ TEST(ConvMerging, EvenAndOddMaps) {
   for (const TokenGrid& grid : {TokenGrid{2, 0, 4, 6}, TokenGrid{1, 0, 5, 3}, TokenGrid{1, 0, 1, 1}}) {
     SCOPED_TRACE(grid.str());
     const TokenGrid to = ConvMerging::merged(grid);
-    expect_right(harness::built<ConvMerging>({{Shape{grid.batch, grid.tokens(), 3}},
+    harness::expect_right(harness::built<ConvMerging>({{Shape{grid.batch, grid.tokens(), 3}},
                                               {Shape{to.batch, to.tokens(), 5}},
                                               [](ParamStore& p) { return std::make_unique<ConvMerging>(Scope(p), 3, 5, 1e-5); },
                                               [grid](ConvMerging& m, auto x, auto y, Tape* tape, Context& ctx) {

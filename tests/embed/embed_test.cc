@@ -11,14 +11,6 @@
 namespace fovea {
 namespace {
 
-void expect_right(const harness::LayerFactory& layer) {
-  harness::expect_adjoint(layer);
-  for (const KernelTable* table : harness::f32_tables()) {
-    SCOPED_TRACE(std::string(table->name));
-    harness::expect_like_reference(layer, *table);
-  }
-}
-
 TEST(PatchEmbed, PatchesAndStems) {
   for (const bool stem : {false, true})
     for (const int64_t patch : {2, 4, 8})
@@ -35,7 +27,7 @@ TEST(PatchEmbed, PatchesAndStems) {
         const PatchEmbed probe(Scope(sizes), c);
         const int64_t tokens = probe.out_height(height) * probe.out_width(width);
         EXPECT_EQ(probe.out_height(height), 3);
-        expect_right(harness::built<PatchEmbed>({{Shape{1, 2, height, width}},
+        harness::expect_right(harness::built<PatchEmbed>({{Shape{1, 2, height, width}},
                                                  {Shape{1, tokens, 16}},
                                                  [c](ParamStore& p) { return std::make_unique<PatchEmbed>(Scope(p), c); },
                                                  [](PatchEmbed& e, auto x, auto y, Tape* tape, Context& ctx) { e.forward(x[0], y[0], tape, ctx); },
@@ -56,7 +48,7 @@ TEST(TokenEmbed, PrefixTokensAndOtherSizes) {
       c.grid_height = 3;
       c.grid_width = 4;
       c.prefix_positions = prefix_positions;
-      expect_right(harness::built<TokenEmbed>({{Shape{2, grid.height * grid.width, 3}},
+      harness::expect_right(harness::built<TokenEmbed>({{Shape{2, grid.height * grid.width, 3}},
                                                {Shape{2, grid.tokens(), 3}},
                                                [c](ParamStore& p) { return std::make_unique<TokenEmbed>(Scope(p), c); },
                                                [grid](TokenEmbed& e, auto x, auto y, Tape* tape, Context& ctx) {

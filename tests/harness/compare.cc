@@ -18,8 +18,8 @@ bool overlap(const ConstTensor& a, const ConstTensor& b) {
 
 std::string unfit(const ConstTensor& actual, const ConstTensor& expected) {
   if (actual.elements() != expected.elements())
-    return fmt::format("{} elements of shape {} are compared with {} of shape {}", actual.elements(), actual.shape.str(),
-                       expected.elements(), expected.shape.str());
+    return fmt::format("{} elements of shape {} are compared with {} of shape {}", actual.elements(), actual.shape,
+                       expected.elements(), expected.shape);
   if (actual.elements() == 0) return "there is nothing to compare";
   if (actual.data == nullptr || expected.data == nullptr) return "a tensor without data is compared";
   if (overlap(actual, expected)) return "the two sides share memory";

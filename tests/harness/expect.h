@@ -55,4 +55,14 @@ inline void expect_same_for_any_threads(const LayerFactory& make, const KernelTa
   expect_fine(check_threads(make, table, options));
 }
 
+// All of it: the backward is the forward's adjoint, and every f32 table agrees with the reference, with any number of threads.
+inline void expect_right(const LayerFactory& make, const OracleOptions& options = {}) {
+  expect_adjoint(make, options);
+  for (const KernelTable* table : f32_tables()) {
+    SCOPED_TRACE(std::string(table->name));
+    expect_like_reference(make, *table, {}, options);
+    expect_same_for_any_threads(make, *table, options);
+  }
+}
+
 }  // namespace fovea::harness

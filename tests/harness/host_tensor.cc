@@ -23,7 +23,7 @@ HostTensor random_tensor(const Shape& shape, const Rng& rng, DType dtype, double
 
 HostTensor tensor_of(const Shape& shape, DType dtype, std::initializer_list<double> values) {
   HostTensor t(shape, dtype);
-  check(t.elements() == static_cast<int64_t>(values.size()), "{} values for shape {}", values.size(), shape.str());
+  check(t.elements() == static_cast<int64_t>(values.size()), "{} values for shape {}", values.size(), shape);
   int64_t i = 0;
   for (const double v : values) store_scalar(t, i++, v);
   return t;

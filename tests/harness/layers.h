@@ -34,6 +34,24 @@ LayerFactory built(typename BuiltLayer<Object>::Parts parts) {
   return [parts = std::move(parts)] { return std::make_unique<BuiltLayer<Object>>(parts); };
 }
 
+inline AttentionConfig attention_config(int64_t dim, int64_t heads, int64_t max_tokens = 0) {
+  AttentionConfig c;
+  c.dim = dim;
+  c.heads = heads;
+  c.max_tokens = max_tokens;
+  return c;
+}
+
+// What is wrong with a SPEC, or "".
+inline std::string spec_error(const std::string& spec) {
+  try {
+    (void)parse_attention_stages(spec);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
 // x -> y of an attention on a grid; unless the configuration says otherwise it is built for two tokens more.
 inline LayerFactory attention_layer(const AttentionSpec& spec, const AttentionConfig& config, const TokenGrid& grid,
                                     const std::function<void(AttentionInputs&)>& adjust = {}) {

@@ -33,7 +33,7 @@ void copy_values(const ParamStore& from, ParamStore& to) {
   to.drop_packed();
   for (const Param& p : from.params()) {
     Param* q = to.find(p.name);
-    check(q != nullptr && q->shape == p.shape, "parameter {} of shape {} has no counterpart", p.name, p.shape.str());
+    check(q != nullptr && q->shape == p.shape, "parameter {} of shape {} has no counterpart", p.name, p.shape);
     convert(p.value, q->value);
   }
 }

@@ -20,7 +20,7 @@ using testing::image_fixtures;
 
 // The message of the Error that `f` throws; empty when it throws none.
 template <class F>
-std::string error_of(F&& f) {
+std::string decode_error(F&& f) {
   try {
     f();
   } catch (const Error& e) {
@@ -68,10 +68,10 @@ TEST(Decode, OrientationIsLeftAloneOnRequest) {
 
 TEST(Decode, WhatIsNoPictureIsNamed) {
   const std::vector<uint8_t> text{'t', 'e', 'x', 't', ' ', 'o', 'n', 'l', 'y'};
-  EXPECT_THAT(error_of([&] { decode_image(text, "notes.jpg"); }), HasSubstr("notes.jpg"));
-  EXPECT_THAT(error_of([&] { decode_image({}, "none.png"); }), HasSubstr("none.png: it is empty"));
-  EXPECT_THAT(error_of([&] { read_image("/no/such/file.png"); }), HasSubstr("/no/such/file.png: No such file"));
-  EXPECT_THAT(error_of([&] { read_image(image_fixtures()); }), HasSubstr("it is a folder"));
+  EXPECT_THAT(decode_error([&] { decode_image(text, "notes.jpg"); }), HasSubstr("notes.jpg"));
+  EXPECT_THAT(decode_error([&] { decode_image({}, "none.png"); }), HasSubstr("none.png: it is empty"));
+  EXPECT_THAT(decode_error([&] { read_image("/no/such/file.png"); }), HasSubstr("/no/such/file.png: No such file"));
+  EXPECT_THAT(decode_error([&] { read_image(image_fixtures()); }), HasSubstr("it is a folder"));
 }
 
 TEST(Decode, PicturesAboveTheLimitAreRefused) {
@@ -82,7 +82,7 @@ TEST(Decode, PicturesAboveTheLimitAreRefused) {
     const int64_t pixels = int64_t{image.width} * image.height;
     EXPECT_EQ(decode_image(bytes, "a", {.max_pixels = pixels}), image);
     if (pixels == 1) continue;  // the header would be refused as empty at a limit of 0
-    EXPECT_THAT(error_of([&] { decode_image(bytes, "bomb", {.max_pixels = pixels - 1}); }), HasSubstr("limit of"));
+    EXPECT_THAT(decode_error([&] { decode_image(bytes, "bomb", {.max_pixels = pixels - 1}); }), HasSubstr("limit of"));
   }
 }
 
@@ -91,9 +91,9 @@ TEST(Decode, HugeHeadersTakeNoMemory) {
   std::vector<uint8_t> bmp = bytes_of(image_fixtures() / "files" / "rgb.bmp");
   bmp[18] = bmp[22] = 0xC8;
   bmp[19] = bmp[23] = 0x32;
-  EXPECT_THAT(error_of([&] { decode_image(bmp, "a.bmp"); }), HasSubstr("need more than"));
+  EXPECT_THAT(decode_error([&] { decode_image(bmp, "a.bmp"); }), HasSubstr("need more than"));
   const std::string pgm = "P5 13000 13000 255\n1234";
-  EXPECT_THAT(error_of([&] { decode_image({reinterpret_cast<const uint8_t*>(pgm.data()), pgm.size()}, "a.pgm"); }),
+  EXPECT_THAT(decode_error([&] { decode_image({reinterpret_cast<const uint8_t*>(pgm.data()), pgm.size()}, "a.pgm"); }),
               HasSubstr("truncated"));
 }
 
@@ -102,7 +102,7 @@ TEST(Decode, HalfAFileIsAnError) {
     if (path.filename().string().find("animated") != std::string::npos) continue;  // its first picture may be whole
     auto bytes = bytes_of(path);
     bytes.resize(bytes.size() / 2);
-    const std::string message = error_of([&] { decode_image(bytes, "half of " + path.filename().string()); });
+    const std::string message = decode_error([&] { decode_image(bytes, "half of " + path.filename().string()); });
     EXPECT_THAT(message, HasSubstr(path.filename().string()));
     EXPECT_EQ(message.find('\n'), std::string::npos) << message;
   }
@@ -112,7 +112,7 @@ TEST(Decode, TruncatedFilesNeverCrash) {
   for (const auto& path : fixture_files()) {
     const auto bytes = bytes_of(path);
     for (size_t n = 0; n < bytes.size(); n += 1 + bytes.size() / 40)
-      error_of([&] { decode_image({bytes.data(), n}, "cut", {.max_pixels = 1 << 20}); });
+      decode_error([&] { decode_image({bytes.data(), n}, "cut", {.max_pixels = 1 << 20}); });
   }
 }
 
@@ -124,7 +124,7 @@ TEST(Decode, DamagedFilesNeverCrash) {
     for (int round = 0; round < 20; ++round) {
       auto bytes = whole;
       for (int flips = 0; flips < 3; ++flips) bytes[rng.next_below(bytes.size())] = static_cast<uint8_t>(rng.next_bits());
-      error_of([&] { decode_image(bytes, "damaged", {.max_pixels = 1 << 20}); });
+      decode_error([&] { decode_image(bytes, "damaged", {.max_pixels = 1 << 20}); });
     }
   }
 }
@@ -139,7 +139,7 @@ TEST(Decode, ThreadsDoNotDisturbEachOther) {
         auto bytes = bytes_of(files[i]);
         mine[i] = crc_of(decode_image(bytes, "a"));
         bytes.resize(bytes.size() / 2);
-        error_of([&] { decode_image(bytes, "half"); });
+        decode_error([&] { decode_image(bytes, "half"); });
       }
     });
   for (auto& thread : threads) thread.join();

@@ -13,7 +13,7 @@ struct Sizes {
 };
 constexpr int64_t kBig = 131;  // more than a block of clusters
 const Sizes kSizes[] = {{1, 1, 1, 1, 1},  {2, 3, 31, 5, 24}, {1, 2, 197, 14, 32}, {2, 1, 49, 70, 80},
-                        {1, 1, 1300, kBig, 64}, {3, 2, 2, 7, 3},   {0, 2, 10, 3, 8},    {1, 2, 700, 64, 16}};
+                        {1, 1, 600, kBig, 20}, {3, 2, 2, 7, 3},    {0, 2, 10, 3, 8},    {1, 2, 700, 64, 16}};
 
 // The arguments over buffers whose rows lie apart, as heads in a fused projection do.
 ClusterArgs args_of(const Sizes& s, const Data& x, const Data& means, const std::vector<uint8_t>& padding, bool unit) {

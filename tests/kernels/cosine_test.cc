@@ -85,6 +85,28 @@ TEST(UnitRows, FollowsStrides) {
     });
 }
 
+TEST(UnitRows, GradientsAddToWhatIsThere) {
+  for (const int64_t channels : {5, 32})
+    expect_like_reference(fmt::format("{} channels", channels), [&](const KernelTable& t, Context& context) {
+      const int64_t rows = 7;
+      Data x = random_data(t.dtype, rows * channels, 1), y(t.dtype, rows * channels), norm(t.dtype, rows);
+      Data dy = random_data(t.dtype, rows * channels, 2), dx = random_data(t.dtype, rows * channels, 3), alone(t.dtype, rows * channels);
+      UnitRowsArgs a;
+      set_layout(a, RowLayout::contiguous(rows, channels), channels, x, y, norm);
+      t.unit_rows(a, context);
+      UnitRowsBackwardArgs b;
+      set_layout(b, RowLayout::contiguous(rows, channels), channels, y, norm, dy, alone);
+      t.unit_rows_backward(b, context);
+      const Data before = dx;
+      b.dx = dx.p();
+      b.accumulate_dx = true;
+      t.unit_rows_backward(b, context);
+      const double tolerance = 4 * kEps * (alone.largest() + before.largest());
+      for (int64_t i = 0; i < rows * channels; ++i) EXPECT_NEAR(dx.get(i), before.get(i) + alone.get(i), tolerance) << t.name;
+      return Outputs{};
+    });
+}
+
 // Rows of zeros stay zeros; below epsilon the length counts as a constant, on every table.
 TEST(UnitRows, TinyRowsAreDividedByEpsilon) {
   for (const std::string_view name : {std::string_view("reference"), std::string_view("cpu.baseline"), std::string_view("auto")}) {

@@ -3,11 +3,11 @@
 namespace fovea::test {
 namespace {
 
-struct Geometry {
+struct PoolingGeometry {
   int64_t channels, height, width, out_height, out_width;
 };
 
-void check(const Geometry& g, int64_t batch, int64_t gap) {
+void check(const PoolingGeometry& g, int64_t batch, int64_t gap) {
   AdaptivePoolArgs a{batch, g.channels, g.height, g.width, g.height * g.width * g.channels + gap, g.out_height, g.out_width};
   const int64_t in = batch * a.x_batch_stride, out = batch * g.out_height * g.out_width * g.channels;
   expect_like_reference(fmt::format("{}x{}x{} to {}x{}, batch {}", g.channels, g.height, g.width, g.out_height, g.out_width, batch),
@@ -24,9 +24,9 @@ void check(const Geometry& g, int64_t batch, int64_t gap) {
 }
 
 TEST(AdaptivePool, MatchesReference) {
-  constexpr Geometry kGeometries[] = {{8, 9, 8, 7, 7},   {3, 14, 15, 7, 7}, {97, 7, 7, 7, 7}, {24, 1, 1, 7, 7},   {5, 3, 2, 7, 7},
+  constexpr PoolingGeometry kPoolingGeometries[] = {{8, 9, 8, 7, 7},   {3, 14, 15, 7, 7}, {97, 7, 7, 7, 7}, {24, 1, 1, 7, 7},   {5, 3, 2, 7, 7},
                                       {64, 56, 57, 7, 7}, {1, 31, 1, 2, 1},  {16, 5, 9, 1, 1}, {33, 14, 14, 3, 5}};
-  for (const Geometry& g : kGeometries)
+  for (const PoolingGeometry& g : kPoolingGeometries)
     for (const int64_t batch : {0, 1, 3})
       for (const int64_t gap : {0, 11}) check(g, batch, gap);
 }

@@ -18,6 +18,7 @@ namespace fovea::test {
 
 constexpr double kEps = std::numeric_limits<float>::epsilon();
 constexpr int64_t kChannelSweep[] = {1, 3, 24, 32, 80, 96, 97, 768};
+constexpr int64_t kCountSweep[] = {0, 1, 2, 3, 31, 49, 197, 768, 40001};
 constexpr int64_t kRowSweep[] = {1, 2, 3, 31, 49, 197};
 
 // An array in a table's element type: one element off its alignment, with elements after it that nobody may touch.

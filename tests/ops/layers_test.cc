@@ -10,15 +10,6 @@
 namespace fovea {
 namespace {
 
-void expect_right(const harness::LayerFactory& layer) {
-  harness::expect_adjoint(layer);
-  for (const KernelTable* table : harness::f32_tables()) {
-    SCOPED_TRACE(std::string(table->name));
-    harness::expect_like_reference(layer, *table);
-    harness::expect_same_for_any_threads(layer, *table);
-  }
-}
-
 harness::LayerFactory linear(int64_t rows, int64_t in, int64_t out, Bias bias) {
   return harness::built<Linear>({{Shape{rows, in}},
                                  {Shape{rows, out}},
@@ -33,7 +24,7 @@ TEST(Linear, GradientsAndTables) {
   for (const auto& [rows, in, out] : std::vector<std::array<int64_t, 3>>{{1, 1, 1}, {3, 5, 2}, {31, 24, 33}, {49, 7, 80}})
     for (const Bias bias : {Bias::kYes, Bias::kNo}) {
       SCOPED_TRACE(fmt::format("{} {} {}", rows, in, out));
-      expect_right(linear(rows, in, out, bias));
+      harness::expect_right(linear(rows, in, out, bias));
     }
 }
 
@@ -70,7 +61,7 @@ TEST(LayerNorm, GradientsAndTables) {
     SCOPED_TRACE(fmt::format("{} x {}", rows, channels));
     const int64_t c = channels;
     const Shape shape{rows, c};
-    expect_right(harness::built<LayerNorm>({{shape},
+    harness::expect_right(harness::built<LayerNorm>({{shape},
                                             {shape},
                                             [c](ParamStore& p) { return std::make_unique<LayerNorm>(Scope(p) / "norm", c, 1e-5); },
                                             [](LayerNorm& l, auto x, auto y, Tape* tape, Context& ctx) { l.forward(x[0], y[0], tape, ctx); },
@@ -95,10 +86,10 @@ harness::LayerFactory convolution(const Conv2dShape& s, MapLayout layout, int64_
 TEST(Conv2d, GradientsAndTables) {
   const Conv2dShape patches{3, 5, 4, 4, 4, 4, 0, true}, stem{2, 4, 3, 3, 2, 2, 1, false}, same{2, 3, 3, 3, 1, 1, 1, false};
   for (const MapLayout layout : {MapLayout::kChannelsFirst, MapLayout::kChannelsLast}) {
-    expect_right(convolution(patches, layout, 2, 8, 12));
-    expect_right(convolution(patches, layout, 1, 9, 7));  // rests at both borders
-    expect_right(convolution(stem, layout, 2, 7, 8));
-    expect_right(convolution(same, layout, 1, 5, 4));
+    harness::expect_right(convolution(patches, layout, 2, 8, 12));
+    harness::expect_right(convolution(patches, layout, 1, 9, 7));  // rests at both borders
+    harness::expect_right(convolution(stem, layout, 2, 7, 8));
+    harness::expect_right(convolution(same, layout, 1, 5, 4));
   }
 }
 

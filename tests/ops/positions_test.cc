@@ -11,15 +11,6 @@
 namespace fovea {
 namespace {
 
-void expect_right(const harness::LayerFactory& layer) {
-  harness::expect_adjoint(layer);
-  for (const KernelTable* table : harness::f32_tables()) {
-    SCOPED_TRACE(std::string(table->name));
-    harness::expect_like_reference(layer, *table);
-    harness::expect_same_for_any_threads(layer, *table);
-  }
-}
-
 harness::LayerFactory shift_layer(const std::vector<int64_t>& shifts, const Shape& shape, const uint8_t* padding) {
   return harness::built<TokenShift>({{shape},
                                      {shape},
@@ -33,8 +24,8 @@ TEST(TokenShift, GradientsAndTables) {
   padding[2] = padding[9] = 1;
   for (const std::vector<int64_t>& shifts : std::vector<std::vector<int64_t>>{{0, 1, -1}, {1, -1}, {2}, {0, 0}, {5, -20, 0}})
     for (const int64_t channels : {7, 12, 5}) {
-      expect_right(shift_layer(shifts, Shape{3, 6, channels}, nullptr));
-      expect_right(shift_layer(shifts, Shape{3, 6, channels}, padding.data()));
+      harness::expect_right(shift_layer(shifts, Shape{3, 6, channels}, nullptr));
+      harness::expect_right(shift_layer(shifts, Shape{3, 6, channels}, padding.data()));
     }
 }
 
@@ -60,9 +51,9 @@ harness::LayerFactory rotary_layer(const Shape& shape, int64_t first) {
 }
 
 TEST(Rotary, GradientsAndTables) {
-  expect_right(rotary_layer(Shape{2, 7, 3, 6}, 0));
-  expect_right(rotary_layer(Shape{1, 1, 1, 2}, 5));
-  expect_right(rotary_layer(Shape{1, 33, 2, 80}, -3));
+  harness::expect_right(rotary_layer(Shape{2, 7, 3, 6}, 0));
+  harness::expect_right(rotary_layer(Shape{1, 1, 1, 2}, 5));
+  harness::expect_right(rotary_layer(Shape{1, 33, 2, 80}, -3));
 }
 
 // Products of turned rows depend on the difference of positions alone, and lengths stay.

@@ -79,8 +79,8 @@ void CheckCase::load(const std::function<std::string(const std::string&)>& renam
     const harness::HostTensor from = fixture.tensor("w." + b.key, ctx.dtype());
     const Tensor to = parameter_view(b).first;
     const Tensor part = b.key_first == 0 && from.elements() == to.elements() ? Tensor(from) : Tensor(from.slice(b.key_first, to.dim(0)));
-    require(part.elements() == to.elements(), "the fixture's weight {} has shape {}, parameter {} has {}", b.key, from.shape.str(), b.parameter,
-            to.shape.str());
+    require(part.elements() == to.elements(), "the fixture's weight {} has shape {}, parameter {} has {}", b.key, from.shape, b.parameter,
+            to.shape);
     convert(part, to);
     filled.insert(b.parameter);
   }

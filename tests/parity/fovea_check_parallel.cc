@@ -13,11 +13,6 @@ namespace fovea::parity {
 
 namespace {
 
-void bind_both(CheckCase& c, const std::string& key, int64_t key_first, const std::string& parameter, int64_t first, int64_t rows) {
-  c.bind_rows(key + ".weight", key_first, parameter + ".weight", first, rows);
-  if (c.fixture.has("w." + key + ".bias")) c.bind_rows(key + ".bias", key_first, parameter + ".bias", first, rows);
-}
-
 Scope part_scope(CheckCase& c, size_t part) { return Scope(c.params) / static_cast<int64_t>(part); }
 
 void run_parallel(CheckCase& c, const AttentionConfig& a, std::vector<ParallelAttention::Part> parts, const TokenGrid& grid) {

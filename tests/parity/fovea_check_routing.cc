@@ -11,7 +11,7 @@ namespace {
 using Keys = RoutedConfig::Keys;
 
 // [B, H, N, D]
-ConstHeadsView heads_of(const Tensor& t) { return {t.data, t.dim(1) * t.dim(2) * t.dim(3), t.dim(3), t.dim(2) * t.dim(3)}; }
+ConstHeadsView rows_of_heads(const Tensor& t) { return {t.data, t.dim(1) * t.dim(2) * t.dim(3), t.dim(3), t.dim(2) * t.dim(3)}; }
 HeadsView writable(const Tensor& t) { return {t.data, t.dim(1) * t.dim(2) * t.dim(3), t.dim(3), t.dim(2) * t.dim(3)}; }
 
 RoutedConfig routed_of(const Json& j) {
@@ -75,9 +75,9 @@ void kmeans_attention(CheckCase& c) {
   in.batch = q.dim(0);
   in.queries = q.dim(2);
   in.keys = v.dim(2);
-  in.q = heads_of(q);
-  if (!shared) in.k = heads_of(k);
-  in.v = heads_of(v);
+  in.q = rows_of_heads(q);
+  if (!shared) in.k = rows_of_heads(k);
+  in.v = rows_of_heads(v);
   in.causal = flag(c.config, "causal", false);
   std::vector<uint8_t> query_padding, key_padding;
   if (c.fixture.has("in.query_mask")) query_padding = padding_of(c, "query_mask");
@@ -91,7 +91,7 @@ void kmeans_attention(CheckCase& c) {
   routed.forward(in, writable(y), &c.tape, c.ctx);
   c.output("y", y);
   report_loss(c, "aux_loss");
-  routed.backward(heads_of(y), heads_of(c.upstream("y")), writable(dq), writable(dk), writable(dv), c.tape, c.ctx);
+  routed.backward(rows_of_heads(y), rows_of_heads(c.upstream("y")), writable(dq), writable(dk), writable(dv), c.tape, c.ctx);
   c.input_gradient("q", dq);
   if (!shared) c.input_gradient("k", dk);
   c.input_gradient("v", dv);
@@ -200,16 +200,16 @@ void google(CheckCase& c) {
   in.batch = q.x.dim(0);
   in.queries = q.x.dim(2);
   in.keys = v.dim(2);
-  in.q = heads_of(q.y);
-  in.k = heads_of(k.y);
-  in.v = heads_of(v);
+  in.q = rows_of_heads(q.y);
+  in.k = rows_of_heads(k.y);
+  in.v = rows_of_heads(v);
   in.causal = flag(j, "causal", false);
   train_with(c, "clustering_loss");
   const Tensor y = c.memory(q.x.shape), dq = c.memory(q.x.shape), dk = c.memory(v.shape), dv = c.memory(v.shape);
   routed.forward(in, writable(y), &c.tape, c.ctx);
   c.output("y", y);
   report_loss(c, "clustering_loss");
-  routed.backward(heads_of(y), heads_of(c.upstream("y")), writable(dq), writable(dk), writable(dv), c.tape, c.ctx);
+  routed.backward(rows_of_heads(y), rows_of_heads(c.upstream("y")), writable(dq), writable(dk), writable(dv), c.tape, c.ctx);
   const Tensor dq_in = c.memory(q.x.shape), dk_in = shared ? dq_in : c.memory(v.shape);
   q.backward(dq, dq_in, false);
   k.backward(dk, dk_in, shared);

@@ -35,6 +35,11 @@ void apply_mask(CheckCase& c, const std::string& name, int64_t queries, int64_t 
   in.mask = mask;
 }
 
+void bind_both(CheckCase& c, const std::string& key, int64_t key_first, const std::string& parameter, int64_t first, int64_t rows) {
+  c.bind_rows(key + ".weight", key_first, parameter + ".weight", first, rows);
+  if (c.fixture.has("w." + key + ".bias")) c.bind_rows(key + ".bias", key_first, parameter + ".bias", first, rows);
+}
+
 TokenGrid sequence(int64_t batch, int64_t tokens) { return {batch, 0, 1, tokens}; }
 
 void run_attention(CheckCase& c, const Attention& attention, AttentionInputs& in, const AttentionGradients& gradients, const Shape& y_shape) {

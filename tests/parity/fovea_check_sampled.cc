@@ -8,11 +8,6 @@ namespace fovea::parity {
 
 namespace {
 
-void bind_both(CheckCase& c, const std::string& key, int64_t key_first, const std::string& parameter, int64_t first, int64_t rows) {
-  c.bind_rows(key + ".weight", key_first, parameter + ".weight", first, rows);
-  if (c.fixture.has("w." + key + ".bias")) c.bind_rows(key + ".bias", key_first, parameter + ".bias", first, rows);
-}
-
 void pvt_spatial_reduction(CheckCase& c) {
   const Json& j = c.config;
   const AttentionConfig a = heads_of(j);

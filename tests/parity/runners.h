@@ -35,6 +35,8 @@ Activation activation_of(const std::string& name);
 AttentionConfig heads_of(const Json& config);                              // dim, num_heads, qkv_bias
 BlockConfig block_of(const Json& config);                                  // and mlp_ratio, act, ln_eps, layer_scale
 TokenGrid sequence(int64_t batch, int64_t tokens);                         // (B, N) as a grid without a map's shape
+// A linear layer's weight and, where the fixture has one, bias: `rows` rows from key_first on are the parameter's from `first` on.
+void bind_both(CheckCase& c, const std::string& key, int64_t key_first, const std::string& parameter, int64_t first, int64_t rows);
 // A 0/1 mask (N, Nk), 1 = masked out: as the causal rule when it is one, else as additive -infinity.
 void apply_mask(CheckCase& c, const std::string& name, int64_t queries, int64_t keys, AttentionInputs& in);
 // Forward, output y, backward from its upstream gradient.

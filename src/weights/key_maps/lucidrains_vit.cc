@@ -25,7 +25,7 @@ std::optional<PatchSize> patch_size_of(int64_t width) {
 WeightTensor channels_first(const WeightTensor& t, const RecognisedModel& m) {
   const int64_t p = m.integer("patch_size"), c = m.integer("in_channels");
   require(t.shape.rank() >= 1 && t.shape.rank() <= 2 && t.shape.last() == p * p * c && t.strides.empty(),
-          "{} has shape {}; expected {} values per patch", printable(t.name), t.shape.str(), p * p * c);
+          "{} has shape {}; expected {} values per patch", printable(t.name), t.shape, p * p * c);
   WeightTensor out = t;
   if (t.shape.rank() == 2) {
     out.shape = {t.shape[0], c, p, p};
