@@ -123,7 +123,7 @@ Html pattern_section(const Comparison& c) {
   out += {"<div class=\"shots\" style=\"grid-template-columns:repeat(auto-fill,minmax(280px,1fr))\">"};
   for (const Contender& x : c.contenders) {
     if (x.patterns.empty()) continue;
-    out += {"<figure><figcaption><code>" + escape(x.name) + "</code></figcaption><div style=\"display:flex;gap:12px\">"};
+    out += {"<figure><figcaption><code>" + escape(x.name) + "</code>" + (x.explained.empty() ? "" : "<br>" + escape(x.explained)) + "</figcaption><div style=\"display:flex;gap:12px\">"};
     for (const CellMap& m : x.patterns) out += {to_svg(m)};
     out += {"</div></figure>"};
   }

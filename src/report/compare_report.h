@@ -12,6 +12,7 @@ namespace fovea::report {
 
 struct Contender {
   std::string name;                 // the SPEC
+  std::string explained;            // who meets whom, in words
   std::vector<double> top1;         // by seed, 0..1
   double epochs = kNotMeasured;     // mean over the seeds
   double train_images_per_s = kNotMeasured, train_seconds = kNotMeasured;  // means; seconds of one training

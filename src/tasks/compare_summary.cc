@@ -4,6 +4,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "attention/registry.h"
 #include "fovea/info.h"
 #include "kernels/kernel_table.h"
 #include "report/compare_report.h"
@@ -22,6 +23,12 @@ using report::csv_number;
 constexpr int kPatternSide = 14;
 
 Json number(double x) { return std::isfinite(x) ? Json(x) : Json(nullptr); }
+
+std::string settings_text(const Settings& set) {
+  std::vector<std::string> parts;
+  for (const auto& [key, value] : set) parts.push_back(key + "=" + value);
+  return fmt::format("{}", fmt::join(parts, ", "));
+}
 
 std::string last_folder(std::string data) {
   while (data.size() > 1 && data.ends_with('/')) data.pop_back();
@@ -52,6 +59,24 @@ std::vector<report::CellMap> patterns_of(const ModelConfig& config) {
   return maps;
 }
 
+// What the registry says of a mechanism, and of how mechanisms are combined.
+std::string explained(const AttentionSpec& spec) {
+  if (spec.form == AttentionSpec::Form::kSingle) return attention_kind(spec.name).summary;
+  std::vector<std::string> parts;
+  for (const AttentionSpec& part : spec.parts)
+    parts.push_back(part.form == AttentionSpec::Form::kSingle ? fmt::format("{}: {}", part.name, explained(part)) : explained(part));
+  return fmt::format("{}. {}", spec.form == AttentionSpec::Form::kUnion ? "One softmax over the keys of all parts" : "The heads are shared among the parts",
+                     fmt::join(parts, ". "));
+}
+
+std::string explained(const std::string& spec) {
+  const std::vector<AttentionSpec> stages = parse_attention_stages(spec);
+  if (stages.size() == 1) return explained(stages[0]);
+  std::vector<std::string> parts;
+  for (size_t i = 0; i < stages.size(); ++i) parts.push_back(fmt::format("Stage {}: {}", i + 1, explained(stages[i])));
+  return fmt::format("{}", fmt::join(parts, ". "));
+}
+
 report::Comparison comparison_of(const CompareResult& r, const std::vector<ModelConfig>& configs, const CompareOptions& o) {
   report::Comparison c;
   c.model = r.model;
@@ -62,6 +87,7 @@ report::Comparison comparison_of(const CompareResult& r, const std::vector<Model
   for (size_t i = 0; i < r.attentions.size(); ++i) {
     report::Contender x;
     x.name = r.attentions[i];
+    x.explained = explained(r.attentions[i]);
     std::vector<double> epochs, rates, seconds;
     for (const CompareTrial& t : r.trials) {
       if (t.contender != static_cast<int64_t>(i)) continue;
@@ -122,6 +148,7 @@ report::Comparison comparison_of(const CompareResult& r, const std::vector<Model
                 {"Judged on", fmt::format("{} images of the part '{}'", r.images, r.split),
                  r.split == "test" ? "they played no part in training or in choosing epochs" : "there is no test part: these images also chose the best epoch"},
                 {"Seeds", fmt::format("{}, from {} on", o.seeds, o.seed), "each seed gives all contenders their weights' random start and the order of images"},
+                {"Settings", o.set.empty() ? "the preset's" : settings_text(o.set), o.set.empty() ? "" : "of the model, changed from the preset for all contenders"},
                 {"Batch", fmt::format("{} images", r.batch), "of training; inference is measured with as many"},
                 {"Processor", fmt::format("{}, {} threads", processor.empty() ? "unknown" : processor, ThreadPool(o.execution.threads).threads()), ""},
                 {"Kernels", std::string(kernel_table(o.execution.kernels).name), "instruction set"},

@@ -90,11 +90,12 @@ TEST(CompareReport, IsSelfContainedAndComplete) {
   Comparison c = comparison({contender("window:size=7", {0.9, 0.91, 0.9}, 1), contender("global", {0.8, 0.8, 0.81}, 2)});
   CellMap map{"pattern", 2, 2, {1, 0.5, 0, 0}, 1};
   c.contenders[0].patterns = {map};
+  c.contenders[0].explained = "windows < maps";
   c.attention_growth = {{0, {256, 1024}, {1, 4}, {1, 4}}, {1, {256, 1024}, {1, std::nan("")}, {1, std::nan("")}}};
   c.not_measured = {"global: not measured"};
   const std::string page = render(c);
   EXPECT_THAT(page, HasSubstr("<title>a &lt; b</title>"));
-  for (const char* part : {"Accuracy against the time of an answer", "All figures", "How cost grows", "Who meets whom", "What was equal", "global: not measured", "<code>window:size=7</code>"})
+  for (const char* part : {"Accuracy against the time of an answer", "All figures", "How cost grows", "Who meets whom", "What was equal", "global: not measured", "<code>window:size=7</code><br>windows &lt; maps"})
     EXPECT_THAT(page, HasSubstr(part));
   EXPECT_THAT(page, Not(HasSubstr("<script")));
   EXPECT_THAT(page, Not(HasSubstr("src=\"http")));
