@@ -96,8 +96,7 @@ int run(BenchArguments& o) {
   if (o.what == "machine") {
     print_machine(bench_machine(o.common.execution), o.json);
   } else {
-    require_f32(o.bench.dtype);
-    print_gemm(bench_gemm(o.common.execution, o.bench.batch), o.json);
+    print_gemm(bench_gemm(o.common.execution, o.bench.batch, o.bench.dtype), o.json);
   }
   return 0;
 }

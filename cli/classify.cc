@@ -70,11 +70,11 @@ void print_text(const std::vector<Session::Answer>& answers) {
 
 int run(const ClassifyArguments& o) {
   require_kernels(o.common);
-  require_f32(o.dtype);
   LoadOptions load;
   load.set = o.shape.settings();
   std::tie(load.height, load.width) = o.shape.height_width();
   load.kernels = o.common.execution.kernels;
+  load.dtype = o.dtype;
   load.seed = o.common.seed;
   std::vector<std::filesystem::path> files;
   for (const std::string& input : o.inputs) {

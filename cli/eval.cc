@@ -71,11 +71,11 @@ void print_text(const Evaluation& e, const EvalArguments& o) {
 
 int run(EvalArguments& o) {
   require_kernels(o.common);
-  require_f32(o.dtype);
   LoadOptions load;
   load.set = o.shape.settings();
   std::tie(load.height, load.width) = o.shape.height_width();
   load.kernels = o.common.execution.kernels;
+  load.dtype = o.dtype;
   load.seed = o.common.seed;
   const Model model = Model::load(o.model, load);
   const ModelInfo info = model.info();

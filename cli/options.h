@@ -44,7 +44,6 @@ struct SizeAndSettings {
 void add_size(CLI::App& app, SizeAndSettings& options);
 void add_set(CLI::App& app, SizeAndSettings& options);
 void add_dtype(CLI::App& app, std::string& dtype);
-void require_f32(const std::string& dtype);          // throws Error: other types are not there yet
 
 // What is assumed about a model, and other remarks, on stderr.
 void note(const std::string& text);

@@ -22,7 +22,7 @@ struct GemmBench {
   std::vector<Row> rows;
   double geomean_percent_of_peak = 0;
 };
-GemmBench bench_gemm(const ExecutionOptions& execution, int64_t batch = 1);  // products of one forward of `batch` images
+GemmBench bench_gemm(const ExecutionOptions& execution, int64_t batch = 1, const std::string& dtype = "f32");  // products of one forward of `batch` images
 
 struct BenchOptions {
   ExecutionOptions execution;

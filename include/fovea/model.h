@@ -24,6 +24,8 @@ struct LoadOptions {
   Settings set;
   int64_t height = 0, width = 0;     // input size; 0: the model's own
   std::string kernels = "auto";      // the weights are kept in the form these kernels want
+  std::string dtype = "f32";         // of weights and activations in matrix products: f32; bf16; int8 (by a scale for each output
+                                     // and each token; the first and last layers in f32). All else is f32
   std::string attention;             // only for a preset: another attention SPEC than the preset's; empty: the preset's
   uint64_t seed = 0;                 // only for a preset: its weights are random
 };

@@ -5,8 +5,6 @@
 
 namespace fovea {
 
-namespace {
-
 float from_bf16(uint16_t h) { return std::bit_cast<float>(static_cast<uint32_t>(h) << 16); }
 
 uint16_t to_bf16(float f) {  // round to nearest even; NaN stays NaN
@@ -15,6 +13,8 @@ uint16_t to_bf16(float f) {  // round to nearest even; NaN stays NaN
   u += 0x7fff + ((u >> 16) & 1);
   return static_cast<uint16_t>(u >> 16);
 }
+
+namespace {
 
 float from_f16(uint16_t h) {
   const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16, exponent = (h >> 10) & 0x1f, mantissa = h & 0x3ff;

@@ -55,4 +55,12 @@ template <> inline constexpr DType dtype_of<int64_t> = DType::kI64;
 template <> inline constexpr DType dtype_of<uint8_t> = DType::kU8;
 template <> inline constexpr DType dtype_of<int8_t> = DType::kI8;
 
+// How a matrix product of activations A and weights B reads its operands. A, the result and what is done to it are in the
+// kernel table's dtype all the same, and sums are f32 (of int8: exact).
+enum class ProductType : uint8_t {
+  kOwn,   // in the table's dtype
+  kBF16,  // A and B rounded to bfloat16
+  kInt8,  // to integers of at most 127: B by a scale for each column, A by a scale for each row, found when the row is read
+};
+
 }  // namespace fovea

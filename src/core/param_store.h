@@ -36,8 +36,10 @@ struct Param {
   Decay decay = Decay::kNo;
   Tensor value;                  // set by ParamStore::allocate
   Tensor grad;                   // likewise, when gradients are wanted; layers add to it
-  const void* packed = nullptr;  // the GEMM's own form of a weight [out, in], while it is valid (ops/pack.h)
-  bool packable = false;         // a Linear's weight
+  const void* packed = nullptr;  // the GEMM's own form of a weight [out, in], while it is valid (pack_weights)
+  ProductType packed_type = ProductType::kOwn;
+  bool packable = false;         // the weight of an affine map or a convolution
+  bool outermost = false;        // of a model's first or last layer, whose products are never in int8
   bool frozen = false;           // the optimizer leaves it alone
   bool buffer = false;           // state that is stored with the model but not trained: no gradient (add_buffer)
 };

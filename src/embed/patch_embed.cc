@@ -39,6 +39,8 @@ PatchEmbed::PatchEmbed(const Scope& scope, const PatchEmbedConfig& c) : config_(
     }
     proj_.emplace(scope / "proj", Conv2dShape{in, c.dim, 3, 3, 2, 2, 1, false}, Bias::kYes, MapLayout::kChannelsLast);
   }
+  proj_->set_outermost();
+  for (StemLayer& s : stem_) s.conv.set_outermost();
   if (c.norm) norm_.emplace(scope / "norm", c.dim, c.norm_epsilon);
 }
 

@@ -26,11 +26,15 @@ Classifier::Classifier(const ModelConfig& config) : config_(config) {
   const int64_t c = backbone_->channels();
   if (config.hierarchical()) {
     head_.emplace(config.family == "cswin" ? root / "head" : root / "head" / "fc", c, config.classes, Bias::kYes);
+    head_->set_outermost();
     return;
   }
   if (config.pool == "avg") fc_norm_.emplace(root / "fc_norm", c, config.norm_epsilon);
   head_.emplace(root / "head", c, config.classes, Bias::kYes);
-  if (config.distillation_token) head_dist_.emplace(root / "head_dist", c, config.classes, Bias::kYes);
+  head_->set_outermost();
+  if (!config.distillation_token) return;
+  head_dist_.emplace(root / "head_dist", c, config.classes, Bias::kYes);
+  head_dist_->set_outermost();
 }
 
 // (B, C) of one head: the token, or the mean over the map (and its norm).

@@ -39,6 +39,7 @@ struct GemmArgs {
   int64_t b_stride = 0;
   bool b_transposed = false;
   const void* b_packed = nullptr;
+  ProductType type = ProductType::kOwn;  // of b_packed; another than kOwn needs it, and a_transposed == false
 
   void* c = nullptr;  // (m, n)
   int64_t c_stride = 0;
@@ -315,8 +316,8 @@ struct KernelTable {
 
   void (*gemm)(const GemmArgs&, Context&);
   // Bytes of the packed form of a (k, n) matrix, and packing it: b as in GemmArgs.
-  size_t (*gemm_packed_bytes)(int64_t k, int64_t n);
-  void (*gemm_pack)(int64_t k, int64_t n, const void* b, int64_t b_stride, bool b_transposed, void* packed, Context&);
+  size_t (*gemm_packed_bytes)(ProductType, int64_t k, int64_t n);
+  void (*gemm_pack)(ProductType, int64_t k, int64_t n, const void* b, int64_t b_stride, bool b_transposed, void* packed, Context&);
 
   void (*layer_norm)(const LayerNormArgs&, Context&);
   void (*layer_norm_backward)(const LayerNormBackwardArgs&, Context&);

@@ -73,6 +73,7 @@ void Conv2d::forward(ConstTensor x, Tensor y, Tape* tape, Context& ctx) const {
   g.b = weight_->value.data;
   g.b_transposed = true;
   g.b_packed = weight_->packed;
+  if (g.b_packed != nullptr) g.type = weight_->packed_type;
   g.c = y.data;
   g.c_stride = shape_.out;
   if (bias_) g.bias = bias_->value.data;

@@ -25,6 +25,7 @@ class Conv2d {
   int64_t out_height(int64_t height) const;
   int64_t out_width(int64_t width) const;
   const Conv2dShape& shape() const { return shape_; }
+  void set_outermost() { weight_->outermost = true; }
 
   void forward(ConstTensor x /* (B, C, H, W) or (B, H, W, C) */, Tensor y /* (B, H', W', C') */, Tape* tape, Context& ctx) const;
   void backward(ConstTensor dy, Tensor dx /* like x, written; empty: not wanted */, Tape& tape, Context& ctx) const;

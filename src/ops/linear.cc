@@ -48,6 +48,7 @@ void Linear::apply(ConstTensor x, Tensor y, const LinearFusion& fusion, Context&
   g.b_stride = in_;
   g.b_transposed = true;
   g.b_packed = weight_->packed;
+  if (g.b_packed != nullptr) g.type = weight_->packed_type;
   g.c = y.data;
   g.c_stride = out_;
   if (bias_) g.bias = bias_->value.data;
@@ -153,21 +154,22 @@ void Linear::backward_parameters_part(ConstTensor x, int64_t first, int64_t coun
   if (bias_) ctx.kernels().column_sum(dy.rows(), count, out_, part, bias_->grad.slice(first, count).data, ctx);
 }
 
-void pack_weights(ParamStore& params, Context& ctx) {
+void pack_weights(ParamStore& params, Context& ctx, ProductType type) {
   params.drop_packed();
   const KernelTable& k = ctx.kernels();
+  for (Param& p : params.params()) p.packed_type = p.outermost && type == ProductType::kInt8 ? ProductType::kOwn : type;
   const auto aligned = [](size_t n) { return (n + 63) / 64 * 64; };
   size_t total = 0;
   for (const Param& p : params.params())
-    if (p.packable) total += aligned(k.gemm_packed_bytes(p.shape.elements() / p.shape[0], p.shape[0]));
+    if (p.packable) total += aligned(k.gemm_packed_bytes(p.packed_type, p.shape.elements() / p.shape[0], p.shape[0]));
   params.packed_buffer() = Buffer(total);
   char* next = static_cast<char*>(params.packed_buffer().data());
   for (Param& p : params.params()) {
     if (!p.packable) continue;
     const int64_t out = p.shape[0], in = p.shape.elements() / out;
-    k.gemm_pack(in, out, p.value.data, in, true, next, ctx);
+    k.gemm_pack(p.packed_type, in, out, p.value.data, in, true, next, ctx);
     p.packed = next;
-    next += aligned(k.gemm_packed_bytes(in, out));
+    next += aligned(k.gemm_packed_bytes(p.packed_type, in, out));
   }
 }
 

@@ -33,6 +33,7 @@ class Linear {
   int64_t in() const { return in_; }
   int64_t out() const { return out_; }
   const Param& weight() const { return *weight_; }
+  void set_outermost() { weight_->outermost = true; }
   const Param* bias() const { return bias_; }  // nullptr without one
 
   void forward(ConstTensor x /* (rows, in) */, Tensor y /* (rows, out) */, Tape* tape, Context& ctx) const;
@@ -58,7 +59,8 @@ class Linear {
   Param* bias_ = nullptr;
 };
 
-// Packs every Linear's weight into the GEMM's own form, for inference; ParamStore::drop_packed undoes it.
-void pack_weights(ParamStore& params, Context& ctx);
+// Packs the weights of all affine maps and convolutions into the GEMM's own form, for inference; ParamStore::drop_packed undoes it.
+// With `type` their products are in bf16, or in int8 but for the outermost layers.
+void pack_weights(ParamStore& params, Context& ctx, ProductType type = ProductType::kOwn);
 
 }  // namespace fovea

@@ -24,10 +24,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kMinimumRuns = 5, kMaximumRuns = 1000;
 
-void require_dtype(const std::string& dtype) {
-  require(dtype == "f32", "there are no {} kernels in this version; choose --dtype f32", dtype.empty() ? "such" : dtype);
-}
-
 // Milliseconds of at least five runs, after one that warms up, for about `seconds`.
 std::vector<double> measure(double seconds, const std::function<void()>& run) {
   run();
@@ -49,10 +45,13 @@ double median(const std::vector<double>& sorted) {
   return n % 2 == 1 ? sorted[n / 2] : 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]);
 }
 
-// Multiply-adds a nanosecond times two; 0 for tables that do not compute in f32.
-double peak_gflops(const Context& ctx) {
+// Multiply-adds a nanosecond times two; 0 for tables that do not compute in f32. Of f32 where the processor has no instructions of
+// the type, whose products are then computed in f32.
+double peak_gflops(const Context& ctx, ProductType type) {
   if (ctx.kernels().dtype != DType::kF32) return 0;
-  return measure_peak(isa_of(ctx.kernels()), ctx.pool().threads()).f32_gflops;
+  const MachinePeak peak = measure_peak(isa_of(ctx.kernels()), ctx.pool().threads());
+  const double own = type == ProductType::kBF16 ? peak.bf16_gflops : type == ProductType::kInt8 ? peak.int8_gops : 0;
+  return own > 0 ? own : peak.f32_gflops;
 }
 
 const KernelTable& table_of(const ExecutionOptions& execution) {
@@ -78,11 +77,10 @@ void fill_from(const WeightFile& file, const std::string& name, const Tensor& t)
   else from.read(t.as<float>());
 }
 
-void finish(BenchResult& r, const Context& ctx, const std::vector<double>& ms) {
+void finish(BenchResult& r, const Context& ctx, ProductType type, const std::vector<double>& ms) {
   r.peak_memory_mib = peak_memory_mib();  // first: measuring the machine takes memory of its own
-  const double peak = peak_gflops(ctx);
+  const double peak = peak_gflops(ctx, type);
   r.threads = ctx.pool().threads();
-  r.dtype = name_of(ctx.dtype());
   r.kernels = ctx.kernels().name;
   r.runs = std::ssize(ms);
   r.ms_median = median(ms);
@@ -110,7 +108,8 @@ MachineBench bench_machine(const ExecutionOptions& execution) {
   return {pool.threads(), peak.f32_gflops, peak.bf16_gflops, peak.int8_gops, peak.memory_gbs, peak.isa};
 }
 
-GemmBench bench_gemm(const ExecutionOptions& execution, int64_t batch) {
+GemmBench bench_gemm(const ExecutionOptions& execution, int64_t batch, const std::string& dtype) {
+  const ProductType type = product_type(dtype);
   require(batch > 0 && batch <= 1024, "--batch {}: expected 1 to 1024", batch);
   const KernelTable& table = table_of(execution);
   require(table.dtype == DType::kF32, "the kernels '{}' are an oracle and never fast; choose one of the cpu tables", table.name);
@@ -118,7 +117,8 @@ GemmBench bench_gemm(const ExecutionOptions& execution, int64_t batch) {
   GemmBench result;
   result.threads = ctx.pool().threads();
   result.kernels = table.name;
-  double peak = peak_gflops(ctx);
+  result.dtype = dtype;
+  double peak = peak_gflops(ctx, type);
   for (const GemmShape& shape : bench_gemm_shapes(batch)) {
     // As inference does it: weights packed once, the bias fused.
     ArenaScope scope(ctx.scratch());
@@ -127,8 +127,8 @@ GemmBench bench_gemm(const ExecutionOptions& execution, int64_t batch) {
     fill_normal(a, 1);
     fill_normal(b, 2);
     fill_normal(bias, 3);
-    void* packed = ctx.scratch().take(table.gemm_packed_bytes(shape.k, shape.n));
-    table.gemm_pack(shape.k, shape.n, b.data, shape.k, true, packed, ctx);
+    void* packed = ctx.scratch().take(table.gemm_packed_bytes(type, shape.k, shape.n));
+    table.gemm_pack(type, shape.k, shape.n, b.data, shape.k, true, packed, ctx);
     GemmArgs g;
     g.m = shape.m;
     g.k = shape.k;
@@ -136,6 +136,7 @@ GemmBench bench_gemm(const ExecutionOptions& execution, int64_t batch) {
     g.a = a.data;
     g.a_stride = shape.k;
     g.b_packed = packed;
+    g.type = type;
     g.bias = bias.data;
     g.c = c.data;
     g.c_stride = shape.n;
@@ -143,7 +144,7 @@ GemmBench bench_gemm(const ExecutionOptions& execution, int64_t batch) {
     result.rows.push_back({shape.m, shape.k, shape.n, 2e-6 * static_cast<double>(shape.m * shape.k * shape.n) / ms, 0});
   }
   // The clock may change meanwhile: the better of before and after is the peak.
-  peak = std::max(peak, peak_gflops(ctx));
+  peak = std::max(peak, peak_gflops(ctx, type));
   double logarithms = 0;
   for (GemmBench::Row& row : result.rows) {
     row.percent_of_peak = 100 * row.gflops / peak;
@@ -154,7 +155,7 @@ GemmBench bench_gemm(const ExecutionOptions& execution, int64_t batch) {
 }
 
 BenchResult bench_attention(const std::string& spec, const BenchOptions& options) {
-  require_dtype(options.dtype);
+  const ProductType type = product_type(options.dtype);
   require_sizes(options, int64_t{1} << 24);
   require(options.pass != BenchOptions::Pass::kTrain, "an attention has no training step of its own; use --backward");
   require(options.heads > 0 && options.heads <= 1024 && options.head_dim > 0 && options.head_dim <= 1024,
@@ -172,6 +173,7 @@ BenchResult bench_attention(const std::string& spec, const BenchOptions& options
   const KernelTable& table = table_of(options.execution);
   Context ctx(table, table.dtype, options.execution.threads);
   const bool backward = options.pass == BenchOptions::Pass::kBackward;
+  require(!backward || type == ProductType::kOwn, "a backward is computed in f32; leave out --dtype {}", options.dtype);
 
   ParamStore params;
   AttentionConfig config;
@@ -191,7 +193,7 @@ BenchResult bench_attention(const std::string& spec, const BenchOptions& options
     given = open_weights(options.tensors);
     for (const Param& p : params.params()) fill_from(*given, p.name, p.value);
   }
-  if (!backward) pack_weights(params, ctx);
+  if (!backward) pack_weights(params, ctx, type);
 
   const Shape shape{grid.batch, grid.tokens(), config.dim};
   Arena arena;
@@ -209,6 +211,7 @@ BenchResult bench_attention(const std::string& spec, const BenchOptions& options
     if (given) fill_from(*given, "dy", dy);
   }
   r.name = parsed.str();
+  r.dtype = options.dtype;
   r.tokens = grid.tokens();
   r.pass = backward ? "forward+backward" : "forward";
   // Each product of the forward has two in the backward.
@@ -228,17 +231,18 @@ BenchResult bench_attention(const std::string& spec, const BenchOptions& options
     write_safetensors(options.write, results, {});
   }
   const auto ms = measure(options.seconds, pass);
-  finish(r, ctx, ms);
+  finish(r, ctx, type, ms);
   return r;
 }
 
 BenchResult bench_model(const std::string& model, const BenchOptions& options) {
-  require_dtype(options.dtype);
+  const ProductType type = product_type(options.dtype);
   require_sizes(options, 16384);
   require(options.pass != BenchOptions::Pass::kBackward, "a whole model is measured forward or as a training step (--train)");
   const KernelTable& table = table_of(options.execution);
   Context ctx(table, table.dtype, options.execution.threads);
   const bool train = options.pass == BenchOptions::Pass::kTrain;
+  require(!train || type == ProductType::kOwn, "training is in f32; leave out --dtype {}", options.dtype);
   LoadOptions load;
   load.set = options.set;
   load.height = options.height;
@@ -249,6 +253,7 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options) {
 
   BenchResult r;
   r.name = config.name;
+  r.dtype = options.dtype;
   r.batch = options.batch;
   r.height = loaded.height;
   r.width = loaded.width;
@@ -272,7 +277,7 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options) {
       step.update(1e-4, ctx);
     });
   } else {
-    pack_weights(classifier.params(), ctx);
+    pack_weights(classifier.params(), ctx, type);
     ms = measure(options.seconds, [&] {
       ctx.scratch().reset();
       classifier.classify(images, logits, ctx);
@@ -280,7 +285,7 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options) {
     for (int64_t i = 0; i < logits.elements(); ++i) check(std::isfinite(load_scalar(logits, i)), "the model gives {}", load_scalar(logits, i));
   }
   r.tokens = classifier.backbone().forward(images.slice(0, 1), nullptr, ctx).grid.tokens();
-  finish(r, ctx, ms);
+  finish(r, ctx, type, ms);
   return r;
 }
 

@@ -172,4 +172,11 @@ LoadedModel load_model(const std::string& model, const LoadOptions& options, DTy
   fail("there is no model '{}', neither as a preset nor as a file{}; `fovea list models` shows the presets", model, did_you_mean(model, names));
 }
 
+ProductType product_type(const std::string& dtype) {
+  if (dtype == "f32") return ProductType::kOwn;
+  if (dtype == "bf16") return ProductType::kBF16;
+  if (dtype == "int8") return ProductType::kInt8;
+  fail("--dtype {}: choose f32, bf16 or int8", dtype);
+}
+
 }  // namespace fovea

@@ -22,6 +22,9 @@ struct LoadedModel {
 // tensors do not tell theirs (Swin V2 in timm's names); empty: such files need a preset in their name or --set attention.
 LoadedModel load_model(const std::string& model, const LoadOptions& options, DType dtype, const std::string& untold_attention = "");
 
+// f32, bf16 or int8: how the products of an inference read weights and activations. Throws Error for another name.
+ProductType product_type(const std::string& dtype);
+
 // The --set options on a configuration. Their order does not matter: the number of channels goes first, and one value of
 // mean or std serves all channels. Throws Error naming the key.
 void apply_settings(ModelConfig& config, const Settings& settings);

@@ -69,7 +69,7 @@ Model Model::load(const std::string& model, const LoadOptions& options) {
   impl->loaded = load_model(model, options, impl->table->dtype);
   impl->preprocess = preprocess_of(impl->config().input, impl->loaded.height, impl->loaded.width);
   Context ctx(*impl->table, impl->table->dtype, 0);
-  pack_weights(impl->loaded.classifier->params(), ctx);
+  pack_weights(impl->loaded.classifier->params(), ctx, product_type(options.dtype));
   return Model(std::move(impl));
 }
 

@@ -134,8 +134,8 @@ Result run_case(const KernelTable& table, const Case& t, bool verify = true) {
     g.b_stride = b.stride;
     g.b_transposed = b_transposed;
   } else {
-    packed.assign(table.gemm_packed_bytes(t.k, t.n) / sizeof(float) + 1, kNaN);
-    table.gemm_pack(t.k, t.n, b.p(), b.stride, b_transposed, packed.data(), ctx);
+    packed.assign(table.gemm_packed_bytes(ProductType::kOwn, t.k, t.n) / sizeof(float) + 1, kNaN);
+    table.gemm_pack(ProductType::kOwn, t.k, t.n, b.p(), b.stride, b_transposed, packed.data(), ctx);
     EXPECT_TRUE(std::isnan(packed.back())) << "the packed form is longer than gemm_packed_bytes";
     g.b_packed = packed.data();
   }

@@ -100,8 +100,8 @@ TEST(Reference, GemmOperandFormsAgree) {
       g.b = g.b_transposed ? bt.data : b.data;
       g.b_stride = g.b_transposed ? k : n;
       if (b_form >= 2) {
-        ASSERT_EQ(table().gemm_packed_bytes(k, n), packed.bytes());
-        table().gemm_pack(k, n, g.b, g.b_stride, g.b_transposed, packed.data, context());
+        ASSERT_EQ(table().gemm_packed_bytes(ProductType::kOwn, k, n), packed.bytes());
+        table().gemm_pack(ProductType::kOwn, k, n, g.b, g.b_stride, g.b_transposed, packed.data, context());
         g.b_packed = packed.data;
         g.b = nullptr;
       }

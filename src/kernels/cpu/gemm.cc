@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/jit.h"
@@ -71,15 +72,94 @@ void portable_tile(const GemmTile* t) {
   }
 }
 
-GemmTileKernel portable_kernel(int /*rows*/, int vectors, AOrder order) {
+GemmTileKernel portable_kernel(int /*rows*/, int vectors, AOrder order, TileType type) {
+  check(type == TileType::kF32, "a portable tile multiplies floats");
   if (order == AOrder::kRows) return vectors == 1 ? portable_tile<1, AOrder::kRows> : portable_tile<2, AOrder::kRows>;
   return vectors == 1 ? portable_tile<1, AOrder::kColumns> : portable_tile<2, AOrder::kColumns>;
 }
 
-GemmTileKernel generated_kernel(int rows, int vectors, AOrder order) {
-  constexpr Isa kIsa = kLanes == 16 ? Isa::kAvx512 : kLanes == 8 ? Isa::kAvx2 : Isa::kBaseline;
-  const GemmTileKernel kernel = jit_gemm_kernel(kIsa, rows, vectors, order);
-  return kernel != nullptr ? kernel : portable_kernel(rows, vectors, order);
+constexpr Isa kIsa = kLanes == 16 ? Isa::kAvx512 : kLanes == 8 ? Isa::kAvx2 : Isa::kBaseline;
+
+GemmTileKernel generated_kernel(int rows, int vectors, AOrder order, TileType type) {
+  const GemmTileKernel kernel = jit_gemm_kernel(kIsa, rows, vectors, order, type);
+  return kernel != nullptr ? kernel : portable_kernel(rows, vectors, order, type);
+}
+bool generates(TileType type) { return jit_gemm_kernel(kIsa, 1, 1, AOrder::kRows, type) != nullptr; }
+bool portable_has(TileType type) { return type == TileType::kF32; }
+
+// ---- operands -------------------------------------------------------------------------------------------------------
+
+using DU = hn::RebindToUnsigned<D>;
+using DS = hn::RebindToSigned<D>;
+constexpr float kLevels = 127;
+
+// To the nearest bfloat16, ties to even, in the upper halves; a NaN stays one.
+HWY_INLINE hn::Vec<DU> round_to_bf16(V v) {
+  const DU du;
+  const auto bits = hn::BitCast(du, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fff)));
+  const auto nan = hn::Or(bits, hn::Set(du, 0x400000));
+  return hn::IfThenElse(hn::RebindMask(du, hn::Eq(v, v)), rounded, nan);
+}
+
+// f(v, i, whole vector?) over k floats; what lies behind them counts as zeros.
+template <class F>
+HWY_INLINE void for_row(const float* x, int64_t k, F&& f) {
+  int64_t i = 0;
+  for (; i + kLanes <= k; i += kLanes) f(hn::LoadU(d, x + i), i);
+  if (i < k) f(LoadTail(d, x + i, static_cast<size_t>(k - i)), i);
+}
+
+// A row of k floats in the operand's form. Memory behind it is written up to the next whole vector of the form. Returns the scale
+// of integers: a row of zeros has scale 0, one that is not finite NaN, so that its products are.
+float convert_row(OperandForm form, const float* x, int64_t k, float* out) {
+  const DU du;
+  const DS ds;
+  if (form == OperandForm::kBF16) {
+    const hn::Rebind<uint16_t, D> d16;
+    for_row(x, k, [&](V v, int64_t i) HWY_ATTR {
+      hn::StoreU(hn::DemoteTo(d16, hn::BitCast(ds, hn::ShiftRight<16>(round_to_bf16(v)))), d16, reinterpret_cast<uint16_t*>(out) + i);
+    });
+    return 1;
+  }
+  if (form == OperandForm::kBF16Float) {
+    for_row(x, k, [&](V v, int64_t i) HWY_ATTR {
+      hn::StoreU(hn::BitCast(d, hn::And(round_to_bf16(v), hn::Set(du, 0xffff0000u))), d, out + i);
+    });
+    return 1;
+  }
+  V most = hn::Zero(d);
+  auto finite = hn::Eq(most, most);
+  for_row(x, k, [&](V v, int64_t) HWY_ATTR {
+    const V size = hn::Abs(v);
+    finite = hn::And(finite, hn::Le(size, hn::Set(d, std::numeric_limits<float>::max())));
+    most = hn::Max(most, size);
+  });
+  if (!hn::AllTrue(d, finite)) {
+    std::memset(out, 0, static_cast<size_t>((k + elements_of_step(form) - 1) / elements_of_step(form)) * sizeof(float));
+    return std::numeric_limits<float>::quiet_NaN();
+  }
+  const float greatest = hn::GetLane(hn::MaxOfLanes(d, most));
+  const V inverse = hn::Set(d, greatest > 0 ? kLevels / greatest : 0.0f);
+  const auto integer = [&](V v) HWY_ATTR { return hn::NearestInt(hn::Mul(v, inverse)); };
+  switch (form) {
+    case OperandForm::kInt8Float:
+      for_row(x, k, [&](V v, int64_t i) HWY_ATTR { hn::StoreU(hn::ConvertTo(d, integer(v)), d, out + i); });
+      break;
+    case OperandForm::kUint8: {
+      const hn::Rebind<uint8_t, D> d8;
+      for_row(x, k, [&](V v, int64_t i) HWY_ATTR {
+        hn::StoreU(hn::DemoteTo(d8, hn::Add(integer(v), hn::Set(ds, 128))), d8, reinterpret_cast<uint8_t*>(out) + i);
+      });
+      break;
+    }
+    default: {
+      const hn::Rebind<int8_t, D> d8;
+      for_row(x, k, [&](V v, int64_t i) HWY_ATTR { hn::StoreU(hn::DemoteTo(d8, integer(v)), d8, reinterpret_cast<int8_t*>(out) + i); });
+    }
+  }
+  return greatest / kLevels;
 }
 
 // ---- A --------------------------------------------------------------------------------------------------------------
@@ -104,19 +184,29 @@ void normalise_row(const GemmStage& s, int64_t source, const float* x, float* ou
 }
 
 void stage(const GemmStage& s) {
+  const int64_t steps = (s.k + elements_of_step(s.form) - 1) / elements_of_step(s.form);
   for (int64_t i = 0; i < s.rows; ++i) {
     float* out = s.out + i * s.out_stride;
     const int64_t source = s.index == nullptr ? s.first_row + i : s.index[s.first_row + i];
     if (source < 0) {
-      std::memset(out, 0, static_cast<size_t>(s.k) * sizeof(float));
+      std::memset(out, 0, static_cast<size_t>(steps) * sizeof(float));
+      if (s.scale != nullptr) s.scale[i] = 0;
       continue;
     }
     const float* x = s.a + source * s.a_stride + s.k_begin;
-    if (s.mean != nullptr) {
-      normalise_row(s, source, x, out);
-    } else {
-      std::memcpy(out, x, static_cast<size_t>(s.k) * sizeof(float));
+    if (s.form == OperandForm::kF32) {
+      if (s.mean != nullptr)
+        normalise_row(s, source, x, out);
+      else
+        std::memcpy(out, x, static_cast<size_t>(s.k) * sizeof(float));
+      continue;
     }
+    if (s.mean != nullptr) {
+      normalise_row(s, source, x, s.row);
+      x = s.row;
+    }
+    const float scale = convert_row(s.form, x, s.k, out);
+    if (s.scale != nullptr) s.scale[i] = scale;
   }
 }
 
@@ -166,7 +256,40 @@ void pack_transposed(const GemmPack& p) {
   }
 }
 
-void pack(const GemmPack& p) { p.b_transposed ? pack_transposed(p) : pack_rows(p); }
+// Columns as rows in the operand's form, then like floats.
+void pack_converted(const GemmPack& p) {
+  const int64_t of_step = elements_of_step(p.form), steps = (p.k + of_step - 1) / of_step, stride = steps + kLanes;
+  float *columns = p.columns_scratch, *column = columns + p.width * stride;
+  for (int64_t j = 0; j < p.columns; ++j) {
+    const float* b = p.b + j * p.b_stride;
+    if (!p.b_transposed) {
+      for (int64_t k = 0; k < p.k; ++k) column[k] = p.b[k * p.b_stride + j];
+      b = column;
+    }
+    float* out = columns + j * stride;
+    out[steps - 1] = 0;  // behind the last element
+    const float scale = convert_row(p.form, b, p.k, out);
+    if (p.column_scale == nullptr) continue;
+    p.column_scale[j] = scale;
+    int32_t sum = 0;
+    if (p.form == OperandForm::kInt8)
+      for (int64_t k = 0; k < p.k; ++k) sum += reinterpret_cast<const int8_t*>(out)[k];
+    p.start[j] = -128 * sum;
+  }
+  GemmPack packed;
+  packed.k = steps;
+  packed.columns = p.columns;
+  packed.width = p.width;
+  packed.b = columns;
+  packed.b_stride = stride;
+  packed.out = p.out;
+  pack_transposed(packed);
+}
+
+void pack(const GemmPack& p) {
+  if (p.form != OperandForm::kF32) return pack_converted(p);
+  p.b_transposed ? pack_transposed(p) : pack_rows(p);
+}
 
 // ---- C --------------------------------------------------------------------------------------------------------------
 
@@ -177,10 +300,15 @@ void finish_rows(const GemmFinish& f, const Act& act) {
     const int64_t row = f.c_rows == nullptr ? i : f.c_rows[i];
     float* pre = f.pre == nullptr ? nullptr : f.pre + i * f.pre_stride;
     float* c = row < 0 ? nullptr : f.c + row * f.c_stride;
+    const auto value = [&](int64_t j) HWY_ATTR {
+      const V v = hn::LoadU(d, tile + j);
+      if (f.row_scale == nullptr) return v;
+      return hn::MulAdd(hn::Mul(v, hn::Set(d, f.row_scale[i])), hn::LoadU(d, f.column_scale + j), hn::LoadU(d, f.bias + j));
+    };
     const float* plus = f.addend == nullptr || row < 0 ? nullptr : f.addend + row * f.addend_stride;
     int64_t j = 0;
     for (; j + kLanes <= f.columns; j += kLanes) {
-      const V v = hn::LoadU(d, tile + j);
+      const V v = value(j);
       if (pre != nullptr) hn::StoreU(v, d, pre + j);
       if (c == nullptr) continue;
       V y = act(v);
@@ -189,7 +317,7 @@ void finish_rows(const GemmFinish& f, const Act& act) {
     }
     if (j == f.columns) continue;
     const size_t tail = static_cast<size_t>(f.columns - j);
-    const V v = hn::LoadU(d, tile + j);
+    const V v = value(j);
     if (pre != nullptr) StoreTail(v, d, pre + j, tail);
     if (c == nullptr) continue;
     V y = act(v);
@@ -214,26 +342,22 @@ void finish(const GemmFinish& f) {
 
 constexpr int kTileRows = kLanes == 16 ? 14 : kLanes == 8 ? 6 : 8;
 
-constexpr GemmBackend backend(GemmTileKernel (*kernel)(int, int, AOrder)) {
-  return {static_cast<int>(kLanes), kTileRows, kernel, stage, finish, pack};
-}
-
-template <GemmTileKernel (*kKernel)(int, int, AOrder)>
+template <GemmTileKernel (*kKernel)(int, int, AOrder, TileType), bool (*kHas)(TileType)>
 void fill_with(KernelTable& t) {
-  static constexpr GemmBackend kBackend = backend(kKernel);
+  static constexpr GemmBackend kBackend = {static_cast<int>(kLanes), kTileRows, kKernel, kHas, stage, finish, pack};
   t.gemm = [](const GemmArgs& g, Context& ctx) { run_gemm(kBackend, g, ctx); };
-  t.gemm_packed_bytes = [](int64_t k, int64_t n) { return gemm_packed_size(kBackend, k, n); };
-  t.gemm_pack = [](int64_t k, int64_t n, const void* b, int64_t b_stride, bool b_transposed, void* packed, Context& ctx) {
-    run_gemm_pack(kBackend, k, n, static_cast<const float*>(b), b_stride, b_transposed, static_cast<float*>(packed), ctx);
+  t.gemm_packed_bytes = [](ProductType type, int64_t k, int64_t n) { return gemm_packed_size(kBackend, type, k, n); };
+  t.gemm_pack = [](ProductType type, int64_t k, int64_t n, const void* b, int64_t b_stride, bool b_transposed, void* packed, Context& ctx) {
+    run_gemm_pack(kBackend, type, k, n, static_cast<const float*>(b), b_stride, b_transposed, static_cast<float*>(packed), ctx);
   };
 }
 
-void fill(KernelTable& t) { fill_with<generated_kernel>(t); }
+void fill(KernelTable& t) { fill_with<generated_kernel, generates>(t); }
 
 }  // namespace fovea::HWY_NAMESPACE::gemm_file
 
 namespace fovea::HWY_NAMESPACE::gemm_portable_file {
-void fill(KernelTable& t) { gemm_file::fill_with<gemm_file::portable_kernel>(t); }
+void fill(KernelTable& t) { gemm_file::fill_with<gemm_file::portable_kernel, gemm_file::portable_has>(t); }
 }  // namespace fovea::HWY_NAMESPACE::gemm_portable_file
 HWY_AFTER_NAMESPACE();
 

@@ -8,7 +8,7 @@ namespace fovea {
 
 namespace {
 
-constexpr int64_t kBlockK = 1024;              // longest run of k in one accumulator; part of the result's definition
+constexpr int64_t kBlockK = 1024;              // steps: longest run of k in one accumulator; part of the result's definition
 constexpr int64_t kBlockABytes = 384 << 10;    // of A, to stay in the second-level cache beside two panels of B
 constexpr int64_t kMaxBlockRows = 1024;
 constexpr int64_t kMaxWidth = 32;              // of a panel
@@ -30,12 +30,31 @@ Range share(Range r, int64_t i, int64_t blocks) {
   return {r.begin + r.size() * i / blocks, r.begin + r.size() * (i + 1) / blocks};
 }
 
-// Blocks of k; depends on k alone, so that the order of every sum does.
-int64_t k_blocks(int64_t k) { return std::max<int64_t>(1, ceil_div(k, kBlockK)); }
-Range k_block(int64_t k, int64_t i) {
-  const int64_t step = round_up(ceil_div(k, k_blocks(k)), 4);
-  return {std::min(k, i * step), std::min(k, (i + 1) * step)};
-}
+// What tiles multiply, and the operands' forms for it.
+struct Forms {
+  TileType tile = TileType::kF32;
+  OperandForm a = OperandForm::kF32, b = OperandForm::kF32;
+  bool integers = false;
+
+  Forms(const GemmBackend& be, ProductType type) {
+    if (type == ProductType::kBF16) {
+      if (be.has(TileType::kBF16)) tile = TileType::kBF16;
+      a = b = tile == TileType::kBF16 ? OperandForm::kBF16 : OperandForm::kBF16Float;
+    } else if (type == ProductType::kInt8) {
+      integers = true;
+      if (be.has(TileType::kInt8)) tile = TileType::kInt8;
+      a = tile == TileType::kInt8 ? OperandForm::kUint8 : OperandForm::kInt8Float;
+      b = tile == TileType::kInt8 ? OperandForm::kInt8 : OperandForm::kInt8Float;
+    }
+  }
+  int64_t steps(int64_t k) const { return ceil_div(k, elements_of_step(b)); }
+  // Blocks of k; depends on k alone, so that the order of every sum does. A row of integers has one scale, and so one block.
+  int64_t k_blocks(int64_t steps) const { return integers ? 1 : std::max<int64_t>(1, ceil_div(steps, kBlockK)); }
+  Range k_block(int64_t steps, int64_t i) const {
+    const int64_t step = round_up(ceil_div(steps, k_blocks(steps)), 4);
+    return {std::min(steps, i * step), std::min(steps, (i + 1) * step)};
+  }
+};
 
 struct Panels {
   int64_t n, lanes, width;
@@ -44,20 +63,25 @@ struct Panels {
   int64_t columns(int64_t p) const { return std::min(width, n - p * width); }
   int vectors(int64_t p) const { return columns(p) > lanes ? 2 : 1; }
   int64_t packed_width(int64_t p) const { return vectors(p) * lanes; }
-  int64_t packed_elements(int64_t k) const { return k * ((count() - 1) * width + packed_width(count() - 1)); }
+  int64_t packed_elements(int64_t steps) const { return steps * ((count() - 1) * width + packed_width(count() - 1)); }
+  int64_t whole_columns() const { return count() * width; }
 };
 
 // One product with everything that its threads share.
 struct Job {
   const GemmBackend& be;
   const GemmArgs& g;
+  Forms forms;
   Panels panels;
-  int64_t blocks;             // of k
+  int64_t steps;              // of k
+  int64_t blocks;             // of steps
   int64_t m_parts, n_parts;   // the threads' shares of c
 
   // B of blocks [first, last) of k: panel p starts at b + p * width * b_steps.
   const float* b = nullptr;
   int64_t b_steps = 0, b_begin = 0;
+  const float* column_scale = nullptr;  // of integers
+  const float* start = nullptr;         // int32, of tiles of integers
 
   AOrder order = AOrder::kRows;
   bool stage_a = false;
@@ -94,22 +118,25 @@ void choose_parts(Job& job, int64_t threads) {
 void choose_blocks(Job& job) {
   const GemmArgs& g = job.g;
   job.order = g.a_transposed ? AOrder::kColumns : AOrder::kRows;
-  const int64_t k = k_block(g.k, 0).size();
+  const int64_t k = job.forms.k_block(job.steps, 0).size();
   const int64_t rows = std::clamp(kBlockABytes / (4 * std::max<int64_t>(k, 1)), int64_t{4} * job.be.max_rows, kMaxBlockRows);
   job.block_tiles = rows / job.be.max_rows;
-  const bool prologue = g.a_rows != nullptr || g.norm_mean != nullptr;
+  const bool prologue = g.a_rows != nullptr || g.norm_mean != nullptr || job.forms.a != OperandForm::kF32;
   // A copy pays when it is read more than once and either its lines would evict each other or each is on a page of its own.
   const bool reread = ceil_div(job.panels.count(), job.n_parts) > 1;
   job.stage_a = prologue || (reread && (g.a_transposed || (g.a_stride * 4) % kConflictBytes == 0));
   if (!job.stage_a) return;
   const int64_t block_rows = std::min(job.block_tiles * job.be.max_rows, round_up(g.m, job.be.max_rows));
   job.stage_elements = job.order == AOrder::kRows ? block_rows * padded(k) : k * padded(block_rows);
+  // Behind it the rows' scales and a row before it is converted; a conversion writes up to a whole vector more than the row.
+  if (job.forms.a != OperandForm::kF32) job.stage_elements += padded(block_rows) + padded(k * elements_of_step(job.forms.a)) + kMaxWidth;
 }
 
 // A's block (rows, k) and how a tile finds it.
 struct ABlock {
   const float* data;
   int64_t row_step, stride;  // elements: between rows; as GemmTile::a_stride
+  const float* scale = nullptr;  // (rows) of integers
 };
 
 ABlock a_block(const Job& job, Range rows, Range k, float* stage) {
@@ -125,10 +152,12 @@ ABlock a_block(const Job& job, Range rows, Range k, float* stage) {
     return {stage, 1, stride};
   }
   if (!job.stage_a) return {a + rows.begin * g.a_stride + k.begin, g.a_stride, g.a_stride};
+  const int64_t of_step = elements_of_step(job.forms.a), stride = padded(k.size());
   GemmStage s;
+  s.form = job.forms.a;
   s.rows = rows.size();
-  s.k_begin = k.begin;
-  s.k = k.size();
+  s.k_begin = k.begin * of_step;
+  s.k = std::min(k.end * of_step, g.k) - s.k_begin;
   s.a = a;
   s.a_stride = g.a_stride;
   s.first_row = rows.begin;
@@ -138,9 +167,12 @@ ABlock a_block(const Job& job, Range rows, Range k, float* stage) {
   s.gamma = as_floats(g.norm_gamma);
   s.beta = as_floats(g.norm_beta);
   s.out = stage;
-  s.out_stride = padded(k.size());
+  s.out_stride = stride;
+  float* behind = stage + rows.size() * stride + kMaxWidth;
+  if (job.forms.integers) s.scale = behind;
+  s.row = behind + padded(rows.size());
   job.be.stage(s);
-  return {stage, s.out_stride, s.out_stride};
+  return {stage, stride, stride, s.scale};
 }
 
 // One panel of B against the tiles of a block of rows.
@@ -167,6 +199,7 @@ void run_tile(const PanelTask& t, const GemmTile& common, int64_t tile_index) {
   GemmTile tile = common;
   tile.rows = r.size();
   tile.a = t.a.data + (r.begin - t.rows.begin) * t.a.row_step;
+  if (t.a.scale != nullptr) tile.row_scale = t.a.scale + (r.begin - t.rows.begin);
   if (t.next_b != nullptr) {
     // Each tile asks for its share of the next panel, two lines at most per four steps of k.
     const int64_t bytes_per_step = round_up(16 * common.columns, 64);
@@ -189,10 +222,15 @@ void run_tile(const PanelTask& t, const GemmTile& common, int64_t tile_index) {
   }
   tile.c = finish ? buffer : sums;
   tile.c_stride = (finish ? kMaxWidth : sums_stride) * 4;
-  job.be.kernel(static_cast<int>(r.size()), job.panels.vectors(t.panel), job.order)(&tile);
+  job.be.kernel(static_cast<int>(r.size()), job.panels.vectors(t.panel), job.order, job.forms.tile)(&tile);
   if (!finish) return;
 
   GemmFinish f;
+  if (job.forms.integers && job.forms.tile == TileType::kF32) {
+    f.row_scale = tile.row_scale;
+    f.column_scale = tile.column_scale;
+    f.bias = tile.bias;
+  }
   f.rows = r.size();
   f.columns = common.columns;
   f.tile = buffer;
@@ -217,14 +255,20 @@ void run_tile(const PanelTask& t, const GemmTile& common, int64_t tile_index) {
 void run_panel(const PanelTask& t) {
   const Job& job = t.job;
   const int64_t columns = job.panels.columns(t.panel);
-  alignas(64) float start[kMaxWidth] = {};
+  alignas(64) static constexpr float kZeros[kMaxWidth] = {};
+  alignas(64) float bias[kMaxWidth] = {};
   if (t.first && job.g.bias != nullptr)
-    std::memcpy(start, as_floats(job.g.bias) + t.panel * job.panels.width, static_cast<size_t>(columns) * sizeof(float));
+    std::memcpy(bias, as_floats(job.g.bias) + t.panel * job.panels.width, static_cast<size_t>(columns) * sizeof(float));
   GemmTile common;
   common.a_stride = t.a.stride * 4;
   common.b = t.b;
   common.k = t.k.size();
-  common.start = start;
+  common.start = bias;
+  if (job.forms.integers) {
+    common.start = job.start != nullptr ? job.start + t.panel * job.panels.width : kZeros;
+    common.column_scale = job.column_scale + t.panel * job.panels.width;
+    common.bias = bias;
+  }
   common.columns = columns;
   common.prefetch = t.b;
   for (int64_t i = 0; i < t.tiles; ++i) run_tile(t, common, i);
@@ -242,7 +286,7 @@ void run_part(const Job& job, int64_t part, int64_t first, int64_t last) {
     const Range block_tiles = share({0, tiles}, rb, row_blocks);
     const Range block{share(rows, block_tiles.begin, tiles).begin, share(rows, block_tiles.end, tiles).begin};
     for (int64_t kb = first; kb < last; ++kb) {
-      const Range k = k_block(g.k, kb);
+      const Range k = job.forms.k_block(job.steps, kb);
       const ABlock a = a_block(job, block, k, stage);
       for (int64_t p = panels.begin; p < panels.end; ++p) {
         auto panel_data = [&](int64_t i) {
@@ -255,8 +299,8 @@ void run_part(const Job& job, int64_t part, int64_t first, int64_t last) {
   }
 }
 
-// Packs steps [k.begin, k.end) of b; panel p starts at out + p * width * k.size().
-void pack_panels(const GemmBackend& be, const Panels& panels, Range k, const float* b, int64_t b_stride, bool b_transposed,
+// Packs rows [k.begin, k.end) of b; panel p starts at out + p * width * k.size().
+void pack_floats(const GemmBackend& be, const Panels& panels, Range k, const float* b, int64_t b_stride, bool b_transposed,
                  float* out, Context& ctx) {
   constexpr int64_t kChunk = 256;  // steps of k that one unit of work packs
   const int64_t chunks = ceil_div(k.size(), kChunk);
@@ -288,6 +332,8 @@ void check_arguments(const GemmArgs& g) {
         "a matrix product that accumulates has no bias, activation or residual");
   check(!g.a_transposed || (g.a_rows == nullptr && g.norm_mean == nullptr),
         "a matrix product with a transposed a gathers and normalises nothing");
+  check(g.type == ProductType::kOwn || (g.b_packed != nullptr && !g.a_transposed && g.k > 0),
+        "a product in bf16 or int8 needs packed weights and rows of a");
   check((g.norm_mean == nullptr) == (g.norm_rstd == nullptr), "norm_mean and norm_rstd of a matrix product go together");
 }
 
@@ -298,12 +344,15 @@ void run_gemm(const GemmBackend& be, const GemmArgs& g, Context& ctx) {
   check_arguments(g);
   Arena& scratch = ctx.scratch();
   const ArenaScope scope(scratch);
-  Job job{be, g, Panels(be, g.n), k_blocks(g.k), 1, 1};
+  const Forms forms(be, g.type);
+  const int64_t steps = forms.steps(g.k);
+  Job job{be, g, forms, Panels(be, g.n), steps, forms.k_blocks(steps), 1, 1};
   choose_parts(job, ctx.pool().threads());
   choose_blocks(job);
   const int64_t parts = job.m_parts * job.n_parts;
   if (job.stage_a) job.stages = scratch.take<float>(parts * job.stage_elements);
-  job.finish = g.activation != Activation::kNone || g.pre_activation != nullptr || g.c_rows != nullptr;
+  job.finish = g.activation != Activation::kNone || g.pre_activation != nullptr || g.c_rows != nullptr ||
+               (forms.integers && forms.tile == TileType::kF32);
   if (job.finish && job.blocks > 1 && (g.c_rows != nullptr || g.residual != nullptr)) {
     job.partial_stride = job.panels.count() * job.panels.width;
     job.partial = scratch.take<float>(g.m * job.partial_stride);
@@ -314,13 +363,18 @@ void run_gemm(const GemmBackend& be, const GemmArgs& g, Context& ctx) {
   };
   if (g.b_packed != nullptr || g.k == 0) {
     job.b = as_floats(g.b_packed);
-    job.b_steps = g.k;
+    job.b_steps = steps;
+    if (forms.integers) {
+      job.column_scale = job.b;
+      if (forms.tile == TileType::kInt8) job.start = job.b + job.panels.whole_columns();
+      job.b += 2 * job.panels.whole_columns();
+    }
     return run_blocks(0, job.blocks);
   }
-  float* b = scratch.take<float>(job.panels.packed_elements(k_block(g.k, 0).size()));
+  float* b = scratch.take<float>(job.panels.packed_elements(forms.k_block(steps, 0).size()));
   for (int64_t kb = 0; kb < job.blocks; ++kb) {
-    const Range k = k_block(g.k, kb);
-    pack_panels(be, job.panels, k, as_floats(g.b), g.b_stride, g.b_transposed, b, ctx);
+    const Range k = forms.k_block(steps, kb);
+    pack_floats(be, job.panels, k, as_floats(g.b), g.b_stride, g.b_transposed, b, ctx);
     job.b = b;
     job.b_steps = k.size();
     job.b_begin = k.begin;
@@ -328,15 +382,46 @@ void run_gemm(const GemmBackend& be, const GemmArgs& g, Context& ctx) {
   }
 }
 
-size_t gemm_packed_size(const GemmBackend& be, int64_t k, int64_t n) {
+size_t gemm_packed_size(const GemmBackend& be, ProductType type, int64_t k, int64_t n) {
   if (k <= 0 || n <= 0) return 0;
-  return static_cast<size_t>(Panels(be, n).packed_elements(k)) * sizeof(float);
+  const Forms forms(be, type);
+  const Panels panels(be, n);
+  return static_cast<size_t>(panels.packed_elements(forms.steps(k)) + (forms.integers ? 2 * panels.whole_columns() : 0)) * sizeof(float);
 }
 
-void run_gemm_pack(const GemmBackend& be, int64_t k, int64_t n, const float* b, int64_t b_stride, bool b_transposed,
+void run_gemm_pack(const GemmBackend& be, ProductType type, int64_t k, int64_t n, const float* b, int64_t b_stride, bool b_transposed,
                    float* packed, Context& ctx) {
   if (k <= 0 || n <= 0) return;
-  pack_panels(be, Panels(be, n), {0, k}, b, b_stride, b_transposed, packed, ctx);
+  const Forms forms(be, type);
+  const Panels panels(be, n);
+  if (type == ProductType::kOwn) return pack_floats(be, panels, {0, k}, b, b_stride, b_transposed, packed, ctx);
+  const int64_t steps = forms.steps(k), scratch = panels.width * (steps + panels.lanes) + k + panels.lanes;
+  float* data = packed;
+  if (forms.integers) {
+    data += 2 * panels.whole_columns();
+    std::memset(packed, 0, static_cast<size_t>(2 * panels.whole_columns()) * sizeof(float));
+  }
+  const ArenaScope scope(ctx.scratch());
+  float* memory = ctx.scratch().take<float>(scratch * ctx.pool().threads());
+  ctx.pool().for_ranges(panels.count(), [&](int64_t first, int64_t last, int thread) {
+    for (int64_t p = first; p < last; ++p) {
+      GemmPack pack;
+      pack.form = forms.b;
+      pack.k = k;
+      pack.columns = panels.columns(p);
+      pack.width = panels.packed_width(p);
+      pack.b = b + (b_transposed ? p * panels.width * b_stride : p * panels.width);
+      pack.b_stride = b_stride;
+      pack.b_transposed = b_transposed;
+      pack.out = data + p * panels.width * steps;
+      pack.columns_scratch = memory + thread * scratch;
+      if (forms.integers) {
+        pack.column_scale = packed + p * panels.width;
+        pack.start = reinterpret_cast<int32_t*>(packed + panels.whole_columns() + p * panels.width);
+      }
+      be.pack(pack);
+    }
+  });
 }
 
 }  // namespace fovea

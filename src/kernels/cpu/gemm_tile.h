@@ -1,5 +1,8 @@
-// One register tile of the f32 matrix product: the contract between the generated kernels (jit.h), the portable ones and
-// the driver that cuts a product into tiles.
+// One register tile of the matrix product: the contract between the generated kernels (jit.h), the portable ones and the
+// driver that cuts a product into tiles.
+//
+// k is counted in steps of four bytes of a row of A: one f32, two bf16 or four int8, which a kernel multiplies with as many
+// rows of B at once. So tiles of all types have the same shape and the same memory layout.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +11,8 @@ namespace fovea {
 
 // c[i, j] = start[j] + sum over k of a[i, k] · b[k, j] (+ addend[i, j]), the sum taken in ascending k by one accumulator
 // per element, so a result depends neither on the height of the tile nor on the thread that computes it.
+// int8: c[i, j] = (start[j] + sum) · row_scale[i] · column_scale[j] + bias[j] (+ addend[i, j]), with start in int32, a
+// unsigned with 128 for zero.
 struct GemmTile {
   const float* a = nullptr;
   int64_t a_stride = 0;  // bytes; what it separates is said by AOrder
@@ -20,6 +25,9 @@ struct GemmTile {
   int64_t c_stride = 0;  // bytes
   int64_t columns = 0;   // of addend and c; from 1 to vectors * lanes
   int64_t rows = 0;      // generated kernels know it already
+  const float* row_scale = nullptr;     // int8: (rows)
+  const float* column_scale = nullptr;  // int8: (vectors * lanes)
+  const float* bias = nullptr;          // int8: (vectors * lanes)
   const void* prefetch = nullptr;  // the next panel's lines, brought to the second-level cache; never dereferenced
   int64_t prefetch_step = 0;       // bytes per four steps of k
 };
@@ -28,6 +36,8 @@ enum class AOrder : uint8_t {
   kRows,     // k is contiguous, a_stride lies between rows
   kColumns,  // rows are contiguous, a_stride lies between steps of k
 };
+
+enum class TileType : uint8_t { kF32, kBF16, kInt8 };
 
 using GemmTileKernel = void (*)(const GemmTile*);
 

@@ -32,12 +32,13 @@ class Code : public Xbyak::CodeGenerator {
 
 class TileCode : public Code {
  public:
-  TileCode(Isa isa, int rows, int vectors, AOrder order)
-      : wide_(isa == Isa::kAvx512), rows_(rows), vectors_(vectors), order_(order) {
+  TileCode(Isa isa, int rows, int vectors, AOrder order, TileType type)
+      : wide_(isa == Isa::kAvx512), rows_(rows), vectors_(vectors), order_(order), type_(type) {
     push(prefetch_);
     push(prefetch_step_);
     load_arguments();
     k_loops();
+    if (type_ == TileType::kInt8) scale();
     finish();
     vzeroupper();
     pop(prefetch_step_);
@@ -94,7 +95,15 @@ class TileCode : public Code {
     for (int j = 0; j < vectors_; ++j) vmovups(b_vec(j), ptr[b_ + u * panel_bytes() + j * vector_bytes()]);
     for (int i = 0; i < rows_; ++i) {
       vbroadcastss(a_vec(i), a_element(i, u));
-      for (int j = 0; j < vectors_; ++j) vfmadd231ps(acc(i, j), b_vec(j), a_vec(i));
+      for (int j = 0; j < vectors_; ++j) multiply_add(acc(i, j), a_vec(i), b_vec(j));
+    }
+  }
+
+  void multiply_add(const Xbyak::Xmm& sum, const Xbyak::Xmm& a, const Xbyak::Xmm& b) {
+    switch (type_) {
+      case TileType::kF32: vfmadd231ps(sum, b, a); break;
+      case TileType::kBF16: vdpbf16ps(sum, b, a); break;
+      case TileType::kInt8: vpdpbusd(sum, a, b); break;  // a is the unsigned one
     }
   }
 
@@ -132,6 +141,24 @@ class TileCode : public Code {
     dec(count_);
     jnz(one, T_NEAR);
     L(done);
+  }
+
+  // Integer sums to numbers.
+  void scale() {
+    const Xbyak::Reg64 &row_scale = a_[0], &column_scale = a_[1], &bias = a_[2];
+    mov(row_scale, field(offsetof(GemmTile, row_scale)));
+    mov(column_scale, field(offsetof(GemmTile, column_scale)));
+    mov(bias, field(offsetof(GemmTile, bias)));
+    for (int j = 0; j < vectors_; ++j) {
+      vmovups(b_vec(j), ptr[column_scale + j * vector_bytes()]);
+      vmovups(a_vec(j), ptr[bias + j * vector_bytes()]);
+    }
+    for (int i = 0; i < rows_; ++i)
+      for (int j = 0; j < vectors_; ++j) {
+        vcvtdq2ps(acc(i, j), acc(i, j));
+        vmulps(acc(i, j), acc(i, j), zword_b[row_scale + 4 * i]);
+        vfmadd132ps(acc(i, j), a_vec(j), b_vec(j));
+      }
   }
 
   void finish() {
@@ -207,6 +234,7 @@ class TileCode : public Code {
   const bool wide_;
   const int rows_, vectors_;
   const AOrder order_;
+  const TileType type_;
   const Xbyak::Reg64 tile_ = rdi, b_ = rsi, a_stride_ = rcx, count_ = rdx, prefetch_ = rbx, prefetch_step_ = r12;
   const std::array<Xbyak::Reg64, 5> a_ = {rax, r8, r9, r10, r11};
 };
@@ -292,10 +320,13 @@ bool runs(PeakLoop loop) {
 
 }  // namespace
 
-GemmTileKernel jit_gemm_kernel(Isa isa, int rows, int vectors, AOrder order) {
+GemmTileKernel jit_gemm_kernel(Isa isa, int rows, int vectors, AOrder order, TileType type) {
   if (isa == Isa::kBaseline) return nullptr;
-  static std::atomic<GemmTileKernel> kernels[2][2][2][kGemmMaxRows];
-  std::atomic<GemmTileKernel>& slot = kernels[isa == Isa::kAvx512][order == AOrder::kColumns][vectors - 1][rows - 1];
+  static const bool has_bf16 = runs(PeakLoop::kAvx512Bf16), has_int8 = runs(PeakLoop::kAvx512Int8);
+  if (type != TileType::kF32 && (isa != Isa::kAvx512 || order != AOrder::kRows || !(type == TileType::kBF16 ? has_bf16 : has_int8))) return nullptr;
+  static std::atomic<GemmTileKernel> kernels[3][2][2][2][kGemmMaxRows];
+  std::atomic<GemmTileKernel>& slot =
+      kernels[static_cast<int>(type)][isa == Isa::kAvx512][order == AOrder::kColumns][vectors - 1][rows - 1];
   GemmTileKernel kernel = slot.load(std::memory_order_acquire);
   if (kernel != nullptr || store().refused.load(std::memory_order_relaxed)) [[likely]]
     return kernel;
@@ -304,7 +335,7 @@ GemmTileKernel jit_gemm_kernel(Isa isa, int rows, int vectors, AOrder order) {
   if (kernel != nullptr) return kernel;
   check(rows >= 1 && rows <= (isa == Isa::kAvx512 ? kGemmMaxRows : 6) && vectors >= 1 && vectors <= 2,
         "no tile of {} rows and {} vectors", rows, vectors);
-  Code* code = keep([&] { return std::make_unique<TileCode>(isa, rows, vectors, order); });
+  Code* code = keep([&] { return std::make_unique<TileCode>(isa, rows, vectors, order, type); });
   if (code == nullptr) return nullptr;
   kernel = code->getCode<GemmTileKernel>();
   slot.store(kernel, std::memory_order_release);
@@ -331,7 +362,7 @@ PeakCode jit_peak_loop(PeakLoop loop) {
 
 namespace fovea {
 
-GemmTileKernel jit_gemm_kernel(Isa, int, int, AOrder) { return nullptr; }
+GemmTileKernel jit_gemm_kernel(Isa, int, int, AOrder, TileType) { return nullptr; }
 PeakCode jit_peak_loop(PeakLoop) { return {}; }
 
 }  // namespace fovea

@@ -9,9 +9,10 @@
 namespace fovea {
 
 // The kernel of a tile of `rows` x (`vectors` vectors): up to 14 x 2 for AVX-512, 6 x 2 for AVX2. Generated at the first
-// call for a shape, by any thread; later calls are one load. Null where there is no generator (other instruction sets) or
-// where the system refuses executable memory.
-GemmTileKernel jit_gemm_kernel(Isa isa, int rows, int vectors, AOrder order);
+// call for a shape, by any thread; later calls are one load. Null where there is no generator (other instruction sets),
+// where the processor has no instruction for the type (bf16 and int8: AVX-512 alone, rows of A alone), or where the system
+// refuses executable memory.
+GemmTileKernel jit_gemm_kernel(Isa isa, int rows, int vectors, AOrder order, TileType type = TileType::kF32);
 
 // Loops of independent multiply-accumulates on registers, which measure what the arithmetic units can do.
 enum class PeakLoop : uint8_t { kSseMulAdd, kAvx2Fma, kAvx512Fma, kAvx512Bf16, kAvx512Int8 };

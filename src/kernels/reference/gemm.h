@@ -1,24 +1,50 @@
 // Matrix product with every prologue and epilogue of GemmArgs.
 #pragma once
 
+#include <type_traits>
+
+#include "core/convert.h"
 #include "kernels/kernel_table.h"
 #include "kernels/reference/activation.h"
 #include "kernels/reference/scalar.h"
 
 namespace fovea::reference {
 
+// x rounded as a product of that type sees it; a row, or a column, of `count` numbers `stride` apart. In float arithmetic, as the
+// rounding itself is part of the definition.
 template <class T>
-size_t gemm_packed_bytes(int64_t k, int64_t n) {
+void round_operand(ProductType type, T* x, int64_t count, int64_t stride) {
+  if (type == ProductType::kOwn) return;
+  check(!std::is_same_v<T, Dual>, "products of another type than their own have no derivative");
+  const auto value = [&](int64_t i) { return static_cast<float>(value_of(x[i * stride])); };
+  if (type == ProductType::kBF16) {
+    for (int64_t i = 0; i < count; ++i) x[i * stride] = T(from_bf16(to_bf16(value(i))));
+    return;
+  }
+  float greatest = 0;
+  bool finite = true;
+  for (int64_t i = 0; i < count; ++i) {
+    finite = finite && std::isfinite(value(i));
+    greatest = std::max(greatest, std::fabs(value(i)));
+  }
+  const float inverse = greatest > 0 ? 127.0f / greatest : 0.0f, scale = finite ? greatest / 127.0f : std::numeric_limits<float>::quiet_NaN();
+  for (int64_t i = 0; i < count; ++i)
+    x[i * stride] = T(static_cast<double>(finite ? std::nearbyint(value(i) * inverse) : 1.0f) * static_cast<double>(scale));
+}
+
+template <class T>
+size_t gemm_packed_bytes(ProductType, int64_t k, int64_t n) {
   return static_cast<size_t>(k * n) * sizeof(T);
 }
 
-// The packed form is a contiguous (k, n) copy.
+// The packed form is a contiguous (k, n) copy, rounded.
 template <class T>
-void gemm_pack(int64_t k, int64_t n, const void* b, int64_t b_stride, bool b_transposed, void* packed, Context&) {
+void gemm_pack(ProductType type, int64_t k, int64_t n, const void* b, int64_t b_stride, bool b_transposed, void* packed, Context&) {
   const T* from = in<T>(b);
   T* to = out<T>(packed);
   for (int64_t l = 0; l < k; ++l)
     for (int64_t j = 0; j < n; ++j) to[l * n + j] = b_transposed ? from[j * b_stride + l] : from[l * b_stride + j];
+  for (int64_t j = 0; j < n; ++j) round_operand(type, to + j, k, n);
 }
 
 // Row i of norm(a)[a_rows] as k contiguous numbers.
@@ -42,12 +68,13 @@ void gather_a_row(const GemmArgs& g, int64_t i, T* row) {
 
 template <class T>
 void gemm(const GemmArgs& g, Context& ctx) {
+  check(g.type == ProductType::kOwn || (g.b_packed != nullptr && !g.a_transposed), "a product in bf16 or int8 needs packed weights and rows of a");
   ArenaScope scope(ctx.scratch());
   const T* b = in<T>(g.b_packed ? g.b_packed : g.b);
   int64_t b_stride = g.b_packed ? g.n : g.b_stride;
   if (!g.b_packed && g.b_transposed) {
     T* copy = ctx.scratch().take<T>(g.k * g.n);
-    gemm_pack<T>(g.k, g.n, g.b, g.b_stride, true, copy, ctx);
+    gemm_pack<T>(ProductType::kOwn, g.k, g.n, g.b, g.b_stride, true, copy, ctx);
     b = copy;
     b_stride = g.n;
   }
@@ -55,6 +82,7 @@ void gemm(const GemmArgs& g, Context& ctx) {
   T* sum = ctx.scratch().take<T>(g.n);
   for (int64_t i = 0; i < g.m; ++i) {
     gather_a_row(g, i, a_row);
+    round_operand(g.type, a_row, g.k, 1);
     for (int64_t j = 0; j < g.n; ++j) sum[j] = T(0);
     for (int64_t l = 0; l < g.k; ++l)
       for (int64_t j = 0; j < g.n; ++j) sum[j] += a_row[l] * b[l * b_stride + j];

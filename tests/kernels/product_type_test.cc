@@ -1,0 +1,144 @@
+// Products in bf16 and int8 on every table against the reference, which rounds operands by the same definition.
+#include <cmath>
+
+#include "kernels/small_kernels.h"
+
+namespace fovea::test {
+namespace {
+
+struct ProductSizes {
+  int64_t m, k, n;
+};
+constexpr ProductSizes kProducts[] = {{1, 1, 1},     {3, 2, 5},     {14, 3, 16},   {15, 4, 17},   {31, 5, 33},  {49, 31, 32},
+                                      {2, 97, 100},  {197, 96, 31}, {29, 384, 64}, {5, 1100, 40}, {3, 4500, 7}, {0, 8, 8}};
+
+std::string name_of_type(ProductType type) { return type == ProductType::kBF16 ? "bf16" : "int8"; }
+
+// Where packed weights begin in memory that is a line longer than they are.
+void* aligned(std::vector<char>& memory) {
+  return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
+}
+
+std::vector<char> packed(const KernelTable& t, ProductType type, const ProductSizes& s, const Data& b, bool transposed, Context& ctx) {
+  std::vector<char> to(t.gemm_packed_bytes(type, s.k, s.n) + 64, 0);
+  t.gemm_pack(type, s.k, s.n, b.p(), transposed ? s.k : s.n, transposed, aligned(to), ctx);
+  return to;
+}
+
+// Rounding of sums, and what one rounding of an operand in the other direction would change.
+double tolerance_of(ProductType type, const ProductSizes& s, double a, double b, double flips) {
+  const double sums = 4 * kEps * std::sqrt(static_cast<double>(s.k)) * static_cast<double>(s.k) / 4 * a * b;
+  return sums + 8 * kEps * a * b + flips * (type == ProductType::kBF16 ? 0x1p-8 : 1.0 / 127) * a * b;
+}
+
+TEST(ProductTypes, MatchTheReference) {
+  for (const ProductType type : {ProductType::kBF16, ProductType::kInt8})
+    for (const ProductSizes& s : kProducts)
+      for (const bool transposed : {true, false})
+        expect_like_reference(fmt::format("{} {} x {} x {}", name_of_type(type), s.m, s.k, s.n), [&](const KernelTable& t, Context& ctx) {
+          const Data a = random_data(t.dtype, s.m * s.k, 1, 2.0), b = random_data(t.dtype, s.k * s.n, 2), bias = random_data(t.dtype, s.n, 3);
+          Data c(t.dtype, s.m * s.n, 7), sum = random_data(t.dtype, s.m * s.n, 4);
+          std::vector<char> memory = packed(t, type, s, b, transposed, ctx);
+          GemmArgs g;
+          g.m = s.m;
+          g.k = s.k;
+          g.n = s.n;
+          g.a = a.p();
+          g.a_stride = s.k;
+          g.b_packed = aligned(memory);
+          g.type = type;
+          g.bias = bias.p();
+          g.c = c.p();
+          g.c_stride = s.n;
+          t.gemm(g, ctx);
+          GemmArgs more = g;
+          more.bias = nullptr;
+          more.c = sum.p();
+          more.accumulate = true;
+          t.gemm(more, ctx);
+          const double tolerance = tolerance_of(type, s, a.largest(), b.largest(), 0) + 8 * kEps * (c.largest() + sum.largest());
+          return Outputs{{c, tolerance}, {sum, tolerance}};
+        });
+}
+
+// Every prologue and epilogue: LayerNorm, gathered and scattered rows, activation, residual, the value before the activation.
+TEST(ProductTypes, PrologueAndEpilogue) {
+  for (const ProductType type : {ProductType::kBF16, ProductType::kInt8})
+    for (const ProductSizes& s : {ProductSizes{31, 33, 35}, ProductSizes{20, 128, 64}})
+      for (const bool norm : {false, true})
+        expect_like_reference(fmt::format("{} {} x {} x {} norm {}", name_of_type(type), s.m, s.k, s.n, norm), [&](const KernelTable& t, Context& ctx) {
+          const int64_t rows = s.m + 3;
+          const Data a = random_data(t.dtype, rows * s.k, 1), b = random_data(t.dtype, s.k * s.n, 2, 0.1), bias = random_data(t.dtype, s.n, 3);
+          const Data residual = random_data(t.dtype, rows * s.n, 4), gamma = random_data(t.dtype, s.k, 5, 0.2, 1), beta = random_data(t.dtype, s.k, 6, 0.2);
+          Data mean(t.dtype, rows), rstd(t.dtype, rows), c(t.dtype, rows * s.n, 5), pre(t.dtype, s.m * s.n);
+          std::vector<int32_t> from, to;
+          for (int64_t i = 0; i < s.m; ++i) {
+            from.push_back(i == 4 ? -1 : static_cast<int32_t>((i * 7) % rows));
+            to.push_back(i == 9 ? -1 : static_cast<int32_t>(rows - 1 - i));
+          }
+          LayerNormArgs l;
+          l.channels = s.k;
+          l.x_rows = RowLayout::contiguous(rows, s.k);
+          l.x = a.p();
+          l.mean = mean.p();
+          l.rstd = rstd.p();
+          t.layer_norm(l, ctx);
+          std::vector<char> memory = packed(t, type, s, b, true, ctx);
+          GemmArgs g;
+          g.m = s.m;
+          g.k = s.k;
+          g.n = s.n;
+          g.a = a.p();
+          g.a_stride = s.k;
+          g.a_rows = from.data();
+          if (norm) {
+            g.norm_mean = mean.p();
+            g.norm_rstd = rstd.p();
+            g.norm_gamma = gamma.p();
+            g.norm_beta = beta.p();
+          }
+          g.b_packed = aligned(memory);
+          g.type = type;
+          g.bias = bias.p();
+          g.pre_activation = pre.p();
+          g.activation = Activation::kGelu;
+          g.residual = residual.p();
+          g.residual_stride = s.n;
+          g.c_rows = to.data();
+          g.c = c.p();
+          g.c_stride = s.n;
+          t.gemm(g, ctx);
+          const double tolerance = tolerance_of(type, s, norm ? 6 : a.largest(), b.largest(), norm ? 3 : 0) + 16 * kEps * c.largest();
+          return Outputs{{c, 1.2 * tolerance}, {pre, tolerance}};
+        });
+}
+
+// A row that is not finite makes its own results NaN (int8) or not finite, and no other's.
+TEST(ProductTypes, NotFiniteStaysVisible) {
+  for (const ProductType type : {ProductType::kBF16, ProductType::kInt8})
+    for_each_f32_table([&](const KernelTable& t, Context& ctx) {
+      const ProductSizes s{5, 40, 20};
+      Data a = random_data(t.dtype, s.m * s.k, 1);
+      const Data b = random_data(t.dtype, s.k * s.n, 2);
+      a.set(1 * s.k + 39, std::numeric_limits<double>::quiet_NaN());
+      a.set(3 * s.k + 2, std::numeric_limits<double>::infinity());
+      Data c(t.dtype, s.m * s.n);
+      std::vector<char> memory = packed(t, type, s, b, true, ctx);
+      GemmArgs g;
+      g.m = s.m;
+      g.k = s.k;
+      g.n = s.n;
+      g.a = a.p();
+      g.a_stride = s.k;
+      g.b_packed = aligned(memory);
+      g.type = type;
+      g.c = c.p();
+      g.c_stride = s.n;
+      t.gemm(g, ctx);
+      for (int64_t i = 0; i < s.m; ++i)
+        for (int64_t j = 0; j < s.n; ++j) EXPECT_EQ(std::isfinite(c.get(i * s.n + j)), i != 1 && i != 3) << name_of_type(type) << " " << i << " " << j;
+    });
+}
+
+}  // namespace
+}  // namespace fovea::test
