@@ -4,11 +4,13 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/grouped_attention.cc"
 #include "kernels/cpu/grouped_attention.h"
+#include <cstring>
 #include <optional>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 #include <hwy/contrib/math/math-inl.h>
 #include "kernels/cpu/grouped_attention_relative-inl.h"
+#include "kernels/cpu/jit_attention.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fovea::HWY_NAMESPACE::grouped_attention_file {
@@ -29,6 +31,9 @@ int32_t chunk_queries(const Call& call) {
   return static_cast<int32_t>(plan::round_up(std::clamp(groups.max_queries, 1, most), kLanes));
 }
 
+// Queries of a task from which on values are brought together: fewer do not read them often enough.
+constexpr int32_t kQueriesWorthPacking = 64;
+
 // Scores up to 2^24 around the reference point of a row are summed as they are; others move the point to the maximum.
 constexpr float kSafeExponent = 24.0f;
 
@@ -37,6 +42,7 @@ struct Workspace {
   int32_t* labels;
   float *max, *sum, *lse;  // the row's reference point, sum of 2^(score - max), and result
   float *q, *out;   // (chunk, width)
+  const float** v_rows;  // (block keys)
   float* s;         // (kTileRows, kMaxBlockKeys)
   float* v;         // (block keys, width)
   KeyBlock block;
@@ -48,7 +54,7 @@ struct Workspace {
   static int64_t bytes(int32_t chunk, int32_t keys, const Call& call, const RelativeCall* relative_call) {
     const int64_t head_dim = call.a.head_dim, width = call.width;
     return 2 * Cutter::bytes<int32_t>(chunk) + 3 * Cutter::bytes<float>(chunk) +
-           2 * Cutter::bytes<float>(chunk * width) + Cutter::bytes<float>(kTileRows * kMaxBlockKeys) +
+           2 * Cutter::bytes<float>(chunk * width) + Cutter::bytes<const float*>(keys) + Cutter::bytes<float>(kTileRows * kMaxBlockKeys) +
            Cutter::bytes<float>(keys * width) + KeyBlock::bytes(keys, head_dim, call.exclusions) +
            RelativeWorkspace::bytes(relative_call, chunk, keys, kTileRows, width);
   }
@@ -63,6 +69,7 @@ struct Workspace {
         lse(cutter.take<float>(chunk)),
         q(cutter.take<float>(chunk * width)),
         out(cutter.take<float>(chunk * width)),
+        v_rows(cutter.take<const float*>(keys)),
         s(cutter.take<float>(kTileRows * kMaxBlockKeys)),
         v(cutter.take<float>(keys * width)),
         block(cutter, keys, head_dim, exclusions),
@@ -118,6 +125,80 @@ void softmax_tile(Workspace& w, int64_t width, int32_t r, int32_t rows, Seen see
   }
 }
 
+// The generated tile takes groups whose scores are shaped by nothing but a laid out bias, region labels and missing keys.
+bool fits_generated(const Call& call, const RelativeCall* relative, const TokenGroups::Group& group) {
+  if constexpr (kLanes != 16) return false;
+  const PairRule& rule = call.groups.rule_of(group);
+  return relative == nullptr && !rule.looks_at_positions() && rule.exclusions.empty() && call.a.mask == nullptr &&
+         (!call.has_bias(group) || call.laid != nullptr) && jit_attention_tile(1, 1, call.a.head_dim) != nullptr;
+}
+
+// Bits of the keys of a panel whose label differs from the row's.
+uint64_t differing(const int32_t* labels, int32_t vectors, int32_t label) {
+  const DI di;
+  if (label == kAnyLabel) return 0;
+  uint64_t bits = 0;
+  for (int32_t j = 0; j < vectors; ++j) {
+    const auto of_key = hn::Load(di, labels + j * kLanes);
+    uint8_t part[8] = {};
+    hn::StoreMaskBits(di, hn::And(hn::Ne(of_key, hn::Set(di, label)), hn::Ne(of_key, hn::Set(di, kAnyLabel))), part);
+    uint64_t word;
+    std::memcpy(&word, part, sizeof(word));
+    bits |= word << (j * kLanes);
+  }
+  return bits;
+}
+
+// Queries [r, r + rows) against the block's panels by generated code, with zero as the reference point of all rows. Stops before the first
+// panel whose scores want another, and returns it.
+int32_t generated_tile(const Call& call, Workspace& w, const TokenGroups::Group& group, const Queries& q, const Rows& q_rows, int32_t slot,
+                       int32_t r, int32_t rows, int64_t h) {
+  bool begun = true;
+  for (int32_t i = 0; i < rows; ++i) {
+    if (w.max[r + i] != kNegInf && w.max[r + i] != 0) return 0;
+    begun = begun && w.max[r + i] == 0;
+  }
+  const KeyBlock& block = w.block;
+  const LaidBias* laid = call.laid_bias(group);
+  const bool labels = call.labels && group.mixed_labels;
+  const float* q_of[kAttentionTileRows];
+  uint64_t penalised[kAttentionTileRows];
+  HWY_ALIGN float sums[kAttentionTileRows * kLanes] = {};
+  for (int32_t i = 0; i < rows; ++i) q_of[i] = q_rows.row(w.codes[r + i]);
+  AttentionTile t;
+  t.q = q_of;
+  t.scale = call.scale(h) * kLog2E;
+  t.penalty = call.groups.rule_of(group).region_penalty * kLog2E;
+  t.greatest = kSafeExponent;
+  t.bias_stride = laid ? laid->stride * static_cast<int64_t>(sizeof(float)) : 0;
+  t.p = w.s;
+  t.out = w.out + r * call.width;
+  t.out_stride = call.width * static_cast<int64_t>(sizeof(float));
+  t.sum = sums;
+  int32_t panel = 0;
+  for (; panel < block.panels.pieces; ++panel) {
+    const int32_t first = block.panels.begin(panel), vectors = block.panels.begin(panel + 1) - first;
+    t.keys_t = block.keys_t + first * kLanes * call.a.head_dim;
+    t.bias = (laid ? laid->data + (h * call.bias_of(group).queries + slot + r) * laid->stride + block.first : block.start) + first * kLanes;
+    t.v = w.v_rows + first * kLanes;
+    t.keys = std::min(vectors * kLanes, block.count - first * kLanes);
+    t.least = begun ? kNegInf : -kSafeExponent;
+    if (labels) {
+      for (int32_t i = 0; i < rows; ++i) penalised[i] = differing(block.labels + first * kLanes, vectors, q.labels[r + i]);
+      t.penalised = penalised;
+    }
+    if (jit_attention_tile(rows, vectors, call.a.head_dim)(&t) == 0) break;
+    begun = true;
+  }
+  if (panel == 0) return 0;
+  const D d;
+  for (int32_t i = 0; i < rows; ++i) {
+    w.max[r + i] = 0;
+    w.sum[r + i] += sum_of_lanes(hn::Load(d, sums + i * kLanes));
+  }
+  return panel;
+}
+
 // Outputs (not yet divided by sums) and row statistics of query slots [begin, end) of a group.
 void attend(const Call& call, const RelativeCall* relative, Workspace& w, const TokenGroups::Group& group, int64_t b, int64_t h,
             int32_t begin, int32_t end) {
@@ -129,7 +210,13 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
   query_cursor.read(n, w.codes);
   const Rows q_rows(a.q, {}, nullptr, a.head_dim, b, h);
   const float factor = call.scale(h) * kLog2E;
-  for (int32_t i = 0; i < n; ++i) pack_row(q_rows.row(w.codes[i]), a.head_dim, factor, w.q + i * call.width);
+  bool q_packed = false, v_packed = false;
+  const auto pack_queries = [&] {
+    for (int32_t i = 0; i < n && !q_packed; ++i) pack_row(q_rows.row(w.codes[i]), a.head_dim, factor, w.q + i * call.width);
+    q_packed = true;
+  };
+  const bool generated = fits_generated(call, relative, group);
+  if (!generated) pack_queries();
   if (relative) relative_queries(*relative, call, w.relative, w.codes, n, factor, h, w.q);
   std::fill_n(w.out, n * call.width, 0.0f);
   std::fill_n(w.max, n, kNegInf);
@@ -141,7 +228,23 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
   const Rows k_rows(a.k, a.memory_k, a.pad_k, a.head_dim, b, h), v_rows(a.v, a.memory_v, a.pad_v, a.head_dim, b, h);
   plan::SlotCursor key_cursor(call.groups, group.key_runs);
   const plan::Pieces blocks(call.vectors(group.keys), w.block_keys / kLanes);
-  const plan::Pieces tiles(n, kTileRows);
+  const plan::Pieces tiles(n, generated ? kAttentionTileRows : kTileRows);
+  const auto pack_values = [&](int32_t keys) {
+    for (int32_t i = 0; i < keys && !v_packed; ++i) pack_row(v_rows.row(w.block.codes[i]), a.head_dim, 1.0f, w.v + i * call.width);
+    v_packed = true;
+  };
+  // Queries [r, r + rows), at most kTileRows, against the block from a panel on.
+  const auto tile_from = [&](int32_t r, int32_t rows, int32_t panel) {
+    const Seen seen = score_tile(call, group, w.block, queries, begin, r, rows, b, h, w.s, kMaxBlockKeys, panel);
+    if (seen.empty()) return;
+    if (relative) add_relative(*relative, call, w.relative, h, r, rows, seen, w.s, kMaxBlockKeys);
+    softmax_tile(w, call.width, r, rows, seen);
+    float* o = w.out + r * call.width;
+    const int64_t from = seen.begin * kLanes, to = std::min(seen.end * kLanes, w.block.count);
+    product(false, rows, static_cast<int32_t>(call.width / kLanes),
+            {.a = w.s + from, .a_stride = kMaxBlockKeys, .b = w.v + from * call.width, .b_stride = call.width,
+             .depth = to - from, .init = o, .init_stride = call.width, .c = o, .c_stride = call.width});
+  };
   for (int32_t block = 0; block < blocks.pieces && group.keys > 0; ++block) {
     const int32_t keys = std::min(blocks.begin(block + 1) * kLanes, group.keys) - blocks.begin(block) * kLanes;
     if (rule.looks_at_positions() &&
@@ -151,18 +254,20 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
     }
     w.block.load(call, group, key_cursor, blocks.begin(block), blocks.begin(block + 1), k_rows, b);
     if (relative) relative_keys(*relative, w.relative, w.block);
-    for (int32_t i = 0; i < keys; ++i) pack_row(v_rows.row(w.block.codes[i]), a.head_dim, 1.0f, w.v + i * call.width);
+    v_packed = false;
+    const bool fast = generated && !w.block.needs_start(call, group);
+    if (!fast || n > kQueriesWorthPacking) pack_values(keys);
+    if (fast)
+      for (int32_t i = 0; i < keys; ++i) w.v_rows[i] = v_packed ? w.v + i * call.width : v_rows.row(w.block.codes[i]);
     for (int32_t tile = 0; tile < tiles.pieces; ++tile) {
       const int32_t r = tiles.begin(tile), rows = tiles.begin(tile + 1) - r;
-      const Seen seen = score_tile(call, group, w.block, queries, begin, r, rows, b, h, w.s, kMaxBlockKeys);
-      if (seen.empty()) continue;
-      if (relative) add_relative(*relative, call, w.relative, h, r, rows, seen, w.s, kMaxBlockKeys);
-      softmax_tile(w, call.width, r, rows, seen);
-      float* o = w.out + r * call.width;
-      const int64_t from = seen.begin * kLanes, to = std::min(seen.end * kLanes, w.block.count);
-      product(false, rows, static_cast<int32_t>(call.width / kLanes),
-              {.a = w.s + from, .a_stride = kMaxBlockKeys, .b = w.v + from * call.width, .b_stride = call.width,
-               .depth = to - from, .init = o, .init_stride = call.width, .c = o, .c_stride = call.width});
+      const int32_t panel = fast ? generated_tile(call, w, group, queries, q_rows, begin, r, rows, h) : 0;
+      if (panel == w.block.panels.pieces) continue;
+      pack_queries();
+      pack_values(keys);
+      const plan::Pieces parts(rows, kTileRows);
+      for (int32_t part = 0; part < parts.pieces; ++part)
+        tile_from(r + parts.begin(part), parts.begin(part + 1) - parts.begin(part), panel);
     }
   }
 }

@@ -2,17 +2,15 @@
 
 #if defined(__x86_64__)
 
-#include <xbyak/xbyak.h>
 #include <xbyak/xbyak_util.h>
 
 #include <array>
 #include <atomic>
 #include <cstddef>
 #include <memory>
-#include <mutex>
-#include <vector>
 
 #include "core/check.h"
+#include "kernels/cpu/jit_code.h"
 
 namespace fovea {
 
@@ -23,17 +21,10 @@ constexpr size_t kCodeBytes = 8192;
 // Columns below n: eight lanes from entry 16 - n + 8 · vector.
 alignas(64) constexpr int32_t kMaskLanes[32] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
 
-// Memory is writable until the code is complete and executable afterwards, never both.
-class Code : public Xbyak::CodeGenerator {
- public:
-  Code() : CodeGenerator(kCodeBytes, Xbyak::DontSetProtectRWE) {}
-  void seal() { setProtectModeRE(); }
-};
-
-class TileCode : public Code {
+class TileCode : public JitCode {
  public:
   TileCode(Isa isa, int rows, int vectors, AOrder order, TileType type)
-      : wide_(isa == Isa::kAvx512), rows_(rows), vectors_(vectors), order_(order), type_(type) {
+      : JitCode(kCodeBytes), wide_(isa == Isa::kAvx512), rows_(rows), vectors_(vectors), order_(order), type_(type) {
     push(prefetch_);
     push(prefetch_step_);
     load_arguments();
@@ -240,12 +231,17 @@ class TileCode : public Code {
 };
 
 // 24 chains of AVX-512 instructions, 12 otherwise: more than latency times throughput of any processor so far.
-class PeakLoopCode : public Code {
+constexpr int kPeakRepeats = 4;
+constexpr int peak_chains(PeakLoop loop) { return loop >= PeakLoop::kAvx512Fma ? 24 : 12; }
+constexpr int64_t peak_operations(PeakLoop loop) {
+  constexpr int64_t kPerInstruction[] = {4, 16, 32, 64, 128};
+  return kPerInstruction[static_cast<int>(loop)] * peak_chains(loop) * kPeakRepeats;
+}
+
+class PeakLoopCode : public JitCode {
  public:
-  explicit PeakLoopCode(PeakLoop loop) {
-    constexpr int kRepeats = 4;
-    const bool wide = loop >= PeakLoop::kAvx512Fma;
-    const int chains = wide ? 24 : 12;
+  explicit PeakLoopCode(PeakLoop loop) : JitCode(kCodeBytes) {
+    const int chains = peak_chains(loop);
     for (int i = 0; i < chains + 2; ++i) {
       switch (loop) {
         case PeakLoop::kSseMulAdd: xorps(Xbyak::Xmm(i), Xbyak::Xmm(i)); break;
@@ -256,7 +252,7 @@ class PeakLoopCode : public Code {
     Xbyak::Label again;
     align(32);
     L(again);
-    for (int r = 0; r < kRepeats; ++r)
+    for (int r = 0; r < kPeakRepeats; ++r)
       for (int i = 0; i < chains; ++i) {
         const Xbyak::Zmm z(i), x(chains), y(chains + 1);
         switch (loop) {
@@ -271,39 +267,8 @@ class PeakLoopCode : public Code {
     jnz(again, T_NEAR);
     if (loop != PeakLoop::kSseMulAdd) vzeroupper();
     ret();
-    constexpr int64_t kPerInstruction[] = {4, 16, 32, 64, 128};
-    operations = kPerInstruction[static_cast<int>(loop)] * chains * kRepeats;
   }
-  int64_t operations = 0;
 };
-
-// Generated code lives as long as the process: threads may still run it while statics are destroyed.
-struct Store {
-  std::mutex mutex;
-  std::vector<std::unique_ptr<Code>> codes;
-  std::atomic<bool> refused{false};
-};
-
-Store& store() {
-  static Store& s = *new Store;
-  return s;
-}
-
-// The finished code, or null when the system refuses executable memory. The caller holds the store's mutex.
-template <class Make>
-Code* keep(const Make& make) {
-  try {
-    auto code = make();
-    code->seal();
-    store().codes.push_back(std::move(code));
-    return store().codes.back().get();
-  } catch (const Xbyak::Error& e) {
-    const int error = e;
-    check(error == Xbyak::ERR_CANT_PROTECT || error == Xbyak::ERR_CANT_ALLOC, "code generation failed: {}", e.what());
-    store().refused = true;
-    return nullptr;
-  }
-}
 
 bool runs(PeakLoop loop) {
   static const Xbyak::util::Cpu cpu;
@@ -327,33 +292,27 @@ GemmTileKernel jit_gemm_kernel(Isa isa, int rows, int vectors, AOrder order, Til
   static std::atomic<GemmTileKernel> kernels[3][2][2][2][kGemmMaxRows];
   std::atomic<GemmTileKernel>& slot =
       kernels[static_cast<int>(type)][isa == Isa::kAvx512][order == AOrder::kColumns][vectors - 1][rows - 1];
-  GemmTileKernel kernel = slot.load(std::memory_order_acquire);
-  if (kernel != nullptr || store().refused.load(std::memory_order_relaxed)) [[likely]]
-    return kernel;
-  std::lock_guard lock(store().mutex);
-  kernel = slot.load(std::memory_order_acquire);
-  if (kernel != nullptr) return kernel;
+  const GemmTileKernel known = slot.load(std::memory_order_acquire);
+  if (known != nullptr || code_is_refused()) [[likely]]
+    return known;
   check(rows >= 1 && rows <= (isa == Isa::kAvx512 ? kGemmMaxRows : 6) && vectors >= 1 && vectors <= 2,
         "no tile of {} rows and {} vectors", rows, vectors);
-  Code* code = keep([&] { return std::make_unique<TileCode>(isa, rows, vectors, order, type); });
-  if (code == nullptr) return nullptr;
-  kernel = code->getCode<GemmTileKernel>();
-  slot.store(kernel, std::memory_order_release);
+  const uint8_t* code = keep_code([&] { return reinterpret_cast<const uint8_t*>(slot.load(std::memory_order_acquire)); },
+                                  [&] { return std::make_unique<TileCode>(isa, rows, vectors, order, type); });
+  const auto kernel = reinterpret_cast<GemmTileKernel>(code);
+  if (kernel != nullptr) slot.store(kernel, std::memory_order_release);
   return kernel;
 }
 
 PeakCode jit_peak_loop(PeakLoop loop) {
+  using Run = void (*)(int64_t);
   if (!runs(loop)) return {};
-  static std::array<PeakCode, 5> loops;
-  std::lock_guard lock(store().mutex);
-  PeakCode& known = loops[static_cast<size_t>(loop)];
-  if (known.run == nullptr) {
-    auto made = std::make_unique<PeakLoopCode>(loop);
-    const int64_t operations = made->operations;
-    Code* code = keep([&] { return std::move(made); });
-    if (code != nullptr) known = {code->getCode<void (*)(int64_t)>(), operations};
-  }
-  return known;
+  static std::array<std::atomic<Run>, 5> loops;
+  std::atomic<Run>& slot = loops[static_cast<size_t>(loop)];
+  const uint8_t* code = keep_code([&] { return reinterpret_cast<const uint8_t*>(slot.load()); }, [&] { return std::make_unique<PeakLoopCode>(loop); });
+  if (code == nullptr) return {};
+  slot = reinterpret_cast<Run>(code);
+  return {slot, peak_operations(loop)};
 }
 
 }  // namespace fovea

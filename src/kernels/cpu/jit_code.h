@@ -1,0 +1,28 @@
+// What generated code has in common: its memory and its lifetime.
+#pragma once
+
+#if defined(__x86_64__)
+
+#include <xbyak/xbyak.h>
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+
+namespace fovea {
+
+// Memory is writable until the code is complete and executable afterwards, never both.
+class JitCode : public Xbyak::CodeGenerator {
+ public:
+  explicit JitCode(size_t bytes) : CodeGenerator(bytes, Xbyak::DontSetProtectRWE) {}
+  void seal() { setProtectModeRE(); }
+};
+
+// Makes code and keeps it for as long as the process lives: threads may still run it while statics are destroyed. Null when the system
+// refuses executable memory. `find` is asked first, under the lock that all makers share.
+const uint8_t* keep_code(const std::function<const uint8_t*()>& find, const std::function<std::unique_ptr<JitCode>()>& make);
+bool code_is_refused();  // it was, once
+
+}  // namespace fovea
+
+#endif
