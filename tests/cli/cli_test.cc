@@ -58,7 +58,8 @@ TEST(CommandLine, WrongWordsAreOneSentence) {
   expect_mistake("bench attention windo", "did you mean 'window'");
   expect_mistake("bench attention window:sise=3", "has no option 'sise'");
   expect_mistake("bench attention", "needs a name");
-  expect_mistake("bench model swin_mini --dtype bf16", "no bf16 kernels");
+  expect_mistake("bench model swin_mini --dtype fp8", "choose f32, bf16 or int8");
+  expect_mistake("bench model swin_mini --train --dtype bf16", "training is in f32");
   expect_mistake("bench model swin_mini --batch 0", "--batch 0");
   expect_mistake("classify swin_mini /nowhere.png", "there is no file or folder '/nowhere.png'");
   expect_mistake("eval swin_mini /nowhere", "/nowhere");

@@ -119,8 +119,11 @@ TEST(BenchModel, MeasuresForwardAndTraining) {
 
 TEST(Bench, SaysWhatIsWrong) {
   BenchOptions o = quick();
+  o.dtype = "fp8";
+  EXPECT_THAT([&] { (void)bench_model("swin_mini", o); }, ThrowsMessage<Error>(HasSubstr("choose f32, bf16 or int8")));
   o.dtype = "int8";
-  EXPECT_THAT([&] { (void)bench_model("swin_mini", o); }, ThrowsMessage<Error>(HasSubstr("no int8 kernels")));
+  o.pass = BenchOptions::Pass::kTrain;
+  EXPECT_THAT([&] { (void)bench_model("swin_mini", o); }, ThrowsMessage<Error>(HasSubstr("training is in f32")));
   o = quick();
   o.batch = 0;
   EXPECT_THAT([&] { (void)bench_attention("global", o); }, ThrowsMessage<Error>(HasSubstr("--batch 0")));

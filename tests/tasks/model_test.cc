@@ -53,6 +53,34 @@ TEST(Model, KernelsAgree) {
   for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-5);
 }
 
+// Every table computes the same function of the same rounded operands; the rounding itself changes logits a little.
+TEST(Model, SmallTypesAgreeAcrossKernelsAndNearlyWithF32) {
+  for (const char* name : {"vit_mini", "swin_mini"})
+    for (const std::string dtype : {"bf16", "int8"}) {
+      SCOPED_TRACE(std::string(name) + " " + dtype);
+      LoadOptions reference, fast;
+      reference.kernels = "reference";
+      reference.dtype = fast.dtype = dtype;
+      const Model exact = Model::load(name, reference), small = Model::load(name, fast), f32 = Model::load(name);
+      const ModelInfo info = exact.info();
+      const auto x = pixels(info, 1, 0);
+      const auto logits = [&](const Model& m) { return Session(m).logits(x.data(), 1, info.height, info.width); };
+      const auto a = logits(exact), b = logits(small), c = logits(f32);
+      double size = 0, of_tables = 0, of_types = 0;
+      for (size_t i = 0; i < a.size(); ++i) {
+        size = std::max(size, std::fabs(static_cast<double>(c[i])));
+        of_tables = std::max(of_tables, std::fabs(static_cast<double>(a[i]) - static_cast<double>(b[i])));
+        of_types = std::max(of_types, std::fabs(static_cast<double>(a[i]) - static_cast<double>(c[i])));
+      }
+      EXPECT_LT(of_types, (dtype == "bf16" ? 0.03 : 0.06) * size);
+      EXPECT_GT(of_types, 1e-4 * size);  // something was rounded
+      EXPECT_LT(of_tables, of_types);    // an operand next to a tie may round the other way
+    }
+  LoadOptions unknown;
+  unknown.dtype = "f16";
+  EXPECT_THROW((void)Model::load("vit_mini", unknown), Error);
+}
+
 TEST(Session, AnswersForEachFileAndGoesOnAfterBrokenOnes) {
   const TemporaryFolder f;
   for (int i = 0; i < 20; ++i) write_ppm(f / (std::to_string(i) + ".ppm"), 20 + i, 9 * i);
