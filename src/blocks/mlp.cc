@@ -45,7 +45,8 @@ void Mlp::forward(ConstTensor x, const LayerNorm* norm, ConstTensor residual, Te
     return;
   }
   const int64_t step = std::max<int64_t>(1, std::min(rows, std::max<int64_t>(64, kHiddenElementsPerStep / hidden)));
-  const Tensor h = ctx.scratch().take(Shape{step, hidden}, ctx.dtype());
+  // What is rounded for the next product anyway takes half the room.
+  const Tensor h = ctx.scratch().take(Shape{step, hidden}, fc1_.rounds() && fc2_.rounds() ? DType::kBF16 : ctx.dtype());
   const ConstTensor x_rows = flat(x), residual_rows = residual.empty() ? residual : flat(residual);
   const Tensor y_rows = y.reshaped(Shape{rows, fc2_.out()});
   for (int64_t begin = 0; begin < rows; begin += step) {

@@ -45,6 +45,10 @@ struct GemmArgs {
   int64_t c_stride = 0;
   bool accumulate = false;  // c += a·b; excludes every epilogue but c_rows
 
+  // Storage as bfloat16 instead of the table's dtype (strides count its elements), with products of another type than kOwn:
+  // of A, without norm and rows; of C, without accumulation and residual.
+  bool a_bf16 = false, c_bf16 = false;
+
   // Prologue.
   const int32_t* a_rows = nullptr;      // (m) row i is read from row a_rows[i] of a; -1 is a row of zeros (also after the norm)
   const void* norm_mean = nullptr;      // with norm_rstd: LayerNorm of each row of a over k channels before the product;

@@ -51,6 +51,8 @@ void Linear::apply(ConstTensor x, Tensor y, const LinearFusion& fusion, Context&
   if (g.b_packed != nullptr) g.type = weight_->packed_type;
   g.c = y.data;
   g.c_stride = out_;
+  g.a_bf16 = x.dtype == DType::kBF16;
+  g.c_bf16 = y.dtype == DType::kBF16;
   if (bias_) g.bias = bias_->value.data;
   if (!fusion.bias.empty()) g.bias = fusion.bias.data;
   if (fusion.norm) {

@@ -34,6 +34,8 @@ class Linear {
   int64_t out() const { return out_; }
   const Param& weight() const { return *weight_; }
   void set_outermost() { weight_->outermost = true; }
+  // Its products round their operands (pack_weights): x and y of apply() may be bfloat16.
+  bool rounds() const { return weight_->packed != nullptr && weight_->packed_type != ProductType::kOwn; }
   const Param* bias() const { return bias_; }  // nullptr without one
 
   void forward(ConstTensor x /* (rows, in) */, Tensor y /* (rows, out) */, Tape* tape, Context& ctx) const;

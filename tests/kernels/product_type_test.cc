@@ -1,6 +1,7 @@
 // Products in bf16 and int8 on every table against the reference, which rounds operands by the same definition.
 #include <cmath>
 
+#include "core/convert.h"
 #include "kernels/small_kernels.h"
 
 namespace fovea::test {
@@ -111,6 +112,50 @@ TEST(ProductTypes, PrologueAndEpilogue) {
           const double tolerance = tolerance_of(type, s, norm ? 6 : a.largest(), b.largest(), norm ? 3 : 0) + 16 * kEps * c.largest();
           return Outputs{{c, 1.2 * tolerance}, {pre, tolerance}};
         });
+}
+
+// C kept as bfloat16, then read as the next product's A.
+TEST(ProductTypes, BetweenTwoProductsInBf16) {
+  for (const ProductType type : {ProductType::kBF16, ProductType::kInt8})
+    for (const int64_t hidden : {7, 33, 64, 2100})
+      expect_like_reference(fmt::format("{} through {}", name_of_type(type), hidden), [&](const KernelTable& t, Context& ctx) {
+        const int64_t rows = 29, channels = 40;
+        const ProductSizes up{rows, channels, hidden}, down{rows, hidden, channels};
+        const Data x = random_data(t.dtype, rows * channels, 1), a = random_data(t.dtype, channels * hidden, 2, 0.2),
+                   b = random_data(t.dtype, channels * hidden, 3, 0.2);
+        std::vector<uint16_t> h(static_cast<size_t>(rows * hidden + 1), 0x7fc0);
+        Data y(t.dtype, rows * channels), wide(t.dtype, rows * hidden);
+        std::vector<char> first = packed(t, type, up, a, true, ctx), second = packed(t, type, down, b, true, ctx);
+        GemmArgs g;
+        g.m = rows;
+        g.k = channels;
+        g.n = hidden;
+        g.a = x.p();
+        g.a_stride = channels;
+        g.b_packed = aligned(first);
+        g.type = type;
+        g.activation = Activation::kGelu;
+        g.c = h.data();
+        g.c_stride = hidden;
+        g.c_bf16 = true;
+        t.gemm(g, ctx);
+        EXPECT_EQ(h.back(), 0x7fc0) << "written past the end";
+        for (int64_t i = 0; i < rows * hidden; ++i) wide.set(i, from_bf16(h[static_cast<size_t>(i)]));
+        GemmArgs n;
+        n.m = rows;
+        n.k = hidden;
+        n.n = channels;
+        n.a = h.data();
+        n.a_stride = hidden;
+        n.a_bf16 = true;
+        n.b_packed = aligned(second);
+        n.type = type;
+        n.c = y.p();
+        n.c_stride = channels;
+        t.gemm(n, ctx);
+        const double one = wide.largest() * (type == ProductType::kBF16 ? 0x1p-8 : 2.0 / 127);
+        return Outputs{{wide, 0x1p-8 * wide.largest()}, {y, one * b.largest() * 8 + tolerance_of(type, down, wide.largest(), b.largest(), 0)}};
+      });
 }
 
 // A row that is not finite makes its own results NaN (int8) or not finite, and no other's.

@@ -103,12 +103,29 @@ HWY_INLINE hn::Vec<DU> round_to_bf16(V v) {
   return hn::IfThenElse(hn::RebindMask(du, hn::Eq(v, v)), rounded, nan);
 }
 
-// f(v, i, whole vector?) over k floats; what lies behind them counts as zeros.
+HWY_INLINE void convert_vector(V v, uint16_t* to) {
+  const hn::Rebind<uint16_t, D> d16;
+  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(DS(), hn::ShiftRight<16>(round_to_bf16(v)))), d16, to);
+}
+
+// f(v, i) over k floats by vectors; what lies behind them counts as zeros.
 template <class F>
 HWY_INLINE void for_row(const float* x, int64_t k, F&& f) {
   int64_t i = 0;
   for (; i + kLanes <= k; i += kLanes) f(hn::LoadU(d, x + i), i);
   if (i < k) f(LoadTail(d, x + i, static_cast<size_t>(k - i)), i);
+}
+
+// bfloat16 to floats; memory behind them is written up to the next whole vector.
+void widen_row(const uint16_t* x, int64_t k, float* out) {
+  const hn::Rebind<uint16_t, D> d16;
+  const DU du;
+  int64_t i = 0;
+  for (; i + kLanes <= k; i += kLanes) hn::StoreU(hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(d16, x + i)))), d, out + i);
+  for (; i < k; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(x[i]) << 16;
+    std::memcpy(out + i, &bits, sizeof(bits));
+  }
 }
 
 // A row of k floats in the operand's form. Memory behind it is written up to the next whole vector of the form. Returns the scale
@@ -117,10 +134,7 @@ float convert_row(OperandForm form, const float* x, int64_t k, float* out) {
   const DU du;
   const DS ds;
   if (form == OperandForm::kBF16) {
-    const hn::Rebind<uint16_t, D> d16;
-    for_row(x, k, [&](V v, int64_t i) HWY_ATTR {
-      hn::StoreU(hn::DemoteTo(d16, hn::BitCast(ds, hn::ShiftRight<16>(round_to_bf16(v)))), d16, reinterpret_cast<uint16_t*>(out) + i);
-    });
+    for_row(x, k, [&](V v, int64_t i) HWY_ATTR { convert_vector(v, reinterpret_cast<uint16_t*>(out) + i); });
     return 1;
   }
   if (form == OperandForm::kBF16Float) {
@@ -191,6 +205,18 @@ void stage(const GemmStage& s) {
     if (source < 0) {
       std::memset(out, 0, static_cast<size_t>(steps) * sizeof(float));
       if (s.scale != nullptr) s.scale[i] = 0;
+      continue;
+    }
+    if (s.a_bf16) {
+      const uint16_t* x = reinterpret_cast<const uint16_t*>(s.a) + source * s.a_stride + s.k_begin;
+      if (s.form == OperandForm::kBF16) {
+        if (steps > 0) out[steps - 1] = 0;  // behind an odd last element
+        std::memcpy(out, x, static_cast<size_t>(s.k) * sizeof(uint16_t));
+        continue;
+      }
+      widen_row(x, s.k, s.row);
+      const float scale = convert_row(s.form, s.row, s.k, out);
+      if (s.scale != nullptr) s.scale[i] = scale;
       continue;
     }
     const float* x = s.a + source * s.a_stride + s.k_begin;
@@ -300,6 +326,7 @@ void finish_rows(const GemmFinish& f, const Act& act) {
     const int64_t row = f.c_rows == nullptr ? i : f.c_rows[i];
     float* pre = f.pre == nullptr ? nullptr : f.pre + i * f.pre_stride;
     float* c = row < 0 ? nullptr : f.c + row * f.c_stride;
+    uint16_t* c16 = row < 0 ? nullptr : reinterpret_cast<uint16_t*>(f.c) + row * f.c_stride;
     const auto value = [&](int64_t j) HWY_ATTR {
       const V v = hn::LoadU(d, tile + j);
       if (f.row_scale == nullptr) return v;
@@ -313,7 +340,10 @@ void finish_rows(const GemmFinish& f, const Act& act) {
       if (c == nullptr) continue;
       V y = act(v);
       if (plus != nullptr) y = hn::Add(y, hn::LoadU(d, plus + j));
-      hn::StoreU(y, d, c + j);
+      if (f.c_bf16)
+        convert_vector(y, c16 + j);
+      else
+        hn::StoreU(y, d, c + j);
     }
     if (j == f.columns) continue;
     const size_t tail = static_cast<size_t>(f.columns - j);
@@ -322,7 +352,13 @@ void finish_rows(const GemmFinish& f, const Act& act) {
     if (c == nullptr) continue;
     V y = act(v);
     if (plus != nullptr) y = hn::Add(y, LoadTail(d, plus + j, tail));
-    StoreTail(y, d, c + j, tail);
+    if (!f.c_bf16) {
+      StoreTail(y, d, c + j, tail);
+      continue;
+    }
+    HWY_ALIGN uint16_t part[kLanes];
+    convert_vector(y, part);
+    std::memcpy(c16 + j, part, tail * sizeof(uint16_t));
   }
 }
 

@@ -31,7 +31,8 @@ constexpr int64_t elements_of_step(OperandForm form) {
 struct GemmStage {
   OperandForm form = OperandForm::kF32;
   int64_t rows = 0, k_begin = 0, k = 0;
-  const float* a = nullptr;
+  const float* a = nullptr;         // bfloat16 with a_bf16
+  bool a_bf16 = false;
   int64_t a_stride = 0;
   int64_t first_row = 0;            // of the product; index, and rows of a without one, start here
   const int32_t* index = nullptr;   // of the whole product
@@ -58,6 +59,7 @@ struct GemmFinish {
   const float* addend = nullptr;    // first column; rows as those of c; or null
   int64_t addend_stride = 0;
   float* c = nullptr;               // first column; row 0 of the tile without c_rows, row 0 of the whole otherwise
+  bool c_bf16 = false;              // c is bfloat16
   int64_t c_stride = 0;
 };
 

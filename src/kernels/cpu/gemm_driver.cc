@@ -121,10 +121,13 @@ void choose_blocks(Job& job) {
   const int64_t k = job.forms.k_block(job.steps, 0).size();
   const int64_t rows = std::clamp(kBlockABytes / (4 * std::max<int64_t>(k, 1)), int64_t{4} * job.be.max_rows, kMaxBlockRows);
   job.block_tiles = rows / job.be.max_rows;
-  const bool prologue = g.a_rows != nullptr || g.norm_mean != nullptr || job.forms.a != OperandForm::kF32;
+  // A is read as it stands where it is in the operand's form already.
+  const bool ready = job.forms.a == OperandForm::kF32 || (job.forms.a == OperandForm::kBF16 && g.a_bf16 && g.k % 2 == 0 && g.a_stride % 2 == 0);
+  const bool prologue = g.a_rows != nullptr || g.norm_mean != nullptr || !ready;
   // A copy pays when it is read more than once and either its lines would evict each other or each is on a page of its own.
   const bool reread = ceil_div(job.panels.count(), job.n_parts) > 1;
-  job.stage_a = prologue || (reread && (g.a_transposed || (g.a_stride * 4) % kConflictBytes == 0));
+  const int64_t a_stride_bytes = g.a_stride * (g.a_bf16 ? 2 : 4);
+  job.stage_a = prologue || (reread && (g.a_transposed || a_stride_bytes % kConflictBytes == 0));
   if (!job.stage_a) return;
   const int64_t block_rows = std::min(job.block_tiles * job.be.max_rows, round_up(g.m, job.be.max_rows));
   job.stage_elements = job.order == AOrder::kRows ? block_rows * padded(k) : k * padded(block_rows);
@@ -151,7 +154,10 @@ ABlock a_block(const Job& job, Range rows, Range k, float* stage) {
       std::memcpy(stage + i * stride, first + i * g.a_stride, static_cast<size_t>(rows.size()) * sizeof(float));
     return {stage, 1, stride};
   }
-  if (!job.stage_a) return {a + rows.begin * g.a_stride + k.begin, g.a_stride, g.a_stride};
+  if (!job.stage_a) {
+    const int64_t stride = g.a_bf16 ? g.a_stride / 2 : g.a_stride;  // in units of four bytes
+    return {a + rows.begin * stride + k.begin, stride, stride};
+  }
   const int64_t of_step = elements_of_step(job.forms.a), stride = padded(k.size());
   GemmStage s;
   s.form = job.forms.a;
@@ -159,6 +165,7 @@ ABlock a_block(const Job& job, Range rows, Range k, float* stage) {
   s.k_begin = k.begin * of_step;
   s.k = std::min(k.end * of_step, g.k) - s.k_begin;
   s.a = a;
+  s.a_bf16 = g.a_bf16;
   s.a_stride = g.a_stride;
   s.first_row = rows.begin;
   s.index = g.a_rows;
@@ -240,7 +247,8 @@ void run_tile(const PanelTask& t, const GemmTile& common, int64_t tile_index) {
   f.activation = g.activation;
   const int64_t c_row = g.c_rows == nullptr ? r.begin : 0;
   if (g.c_rows != nullptr) f.c_rows = g.c_rows + r.begin;
-  f.c = c + c_row * g.c_stride;
+  f.c_bf16 = g.c_bf16;
+  f.c = g.c_bf16 ? reinterpret_cast<float*>(static_cast<uint16_t*>(g.c) + column + c_row * g.c_stride) : c + c_row * g.c_stride;
   f.c_stride = g.c_stride;
   if (g.accumulate) {
     f.addend = f.c;
@@ -334,6 +342,10 @@ void check_arguments(const GemmArgs& g) {
         "a matrix product with a transposed a gathers and normalises nothing");
   check(g.type == ProductType::kOwn || (g.b_packed != nullptr && !g.a_transposed && g.k > 0),
         "a product in bf16 or int8 needs packed weights and rows of a");
+  check(!g.a_bf16 || (g.type != ProductType::kOwn && g.a_rows == nullptr && g.norm_mean == nullptr),
+        "a matrix product reads a in bfloat16 as it is, and multiplies in bf16 or int8");
+  check(!g.c_bf16 || (g.type != ProductType::kOwn && !g.accumulate && g.residual == nullptr),
+        "a matrix product in bf16 or int8 alone writes bfloat16, and adds nothing to it");
   check((g.norm_mean == nullptr) == (g.norm_rstd == nullptr), "norm_mean and norm_rstd of a matrix product go together");
 }
 
@@ -352,8 +364,8 @@ void run_gemm(const GemmBackend& be, const GemmArgs& g, Context& ctx) {
   const int64_t parts = job.m_parts * job.n_parts;
   if (job.stage_a) job.stages = scratch.take<float>(parts * job.stage_elements);
   job.finish = g.activation != Activation::kNone || g.pre_activation != nullptr || g.c_rows != nullptr ||
-               (forms.integers && forms.tile == TileType::kF32);
-  if (job.finish && job.blocks > 1 && (g.c_rows != nullptr || g.residual != nullptr)) {
+               (forms.integers && forms.tile == TileType::kF32) || g.c_bf16;
+  if (job.finish && job.blocks > 1 && (g.c_rows != nullptr || g.residual != nullptr || g.c_bf16)) {
     job.partial_stride = job.panels.count() * job.panels.width;
     job.partial = scratch.take<float>(g.m * job.partial_stride);
   }

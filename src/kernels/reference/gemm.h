@@ -56,6 +56,8 @@ void gather_a_row(const GemmArgs& g, int64_t i, T* row) {
       row[l] = T(0);
     } else if (g.a_transposed) {
       row[l] = in<T>(g.a)[l * g.a_stride + from];
+    } else if (g.a_bf16) {
+      row[l] = T(from_bf16(static_cast<const uint16_t*>(g.a)[from * g.a_stride + l]));
     } else {
       row[l] = in<T>(g.a)[from * g.a_stride + l];
       if (g.norm_mean) {
@@ -88,7 +90,7 @@ void gemm(const GemmArgs& g, Context& ctx) {
       for (int64_t j = 0; j < g.n; ++j) sum[j] += a_row[l] * b[l * b_stride + j];
 
     const int64_t to = g.c_rows ? g.c_rows[i] : i;
-    T* c = to < 0 ? nullptr : out<T>(g.c) + to * g.c_stride;
+    T* c = to < 0 || g.c_bf16 ? nullptr : out<T>(g.c) + to * g.c_stride;
     for (int64_t j = 0; j < g.n; ++j) {
       T x = sum[j];
       if (g.accumulate) {
@@ -98,6 +100,7 @@ void gemm(const GemmArgs& g, Context& ctx) {
       if (g.bias) x += in<T>(g.bias)[j];
       if (g.pre_activation) out<T>(g.pre_activation)[i * g.n + j] = x;
       x = activate(g.activation, x);
+      if (g.c_bf16 && to >= 0) static_cast<uint16_t*>(g.c)[to * g.c_stride + j] = to_bf16(static_cast<float>(value_of(x)));
       if (!c) continue;
       if (g.residual) x += in<T>(g.residual)[to * g.residual_stride + j];
       c[j] = x;
