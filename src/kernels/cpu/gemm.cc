@@ -325,22 +325,22 @@ void finish_rows(const GemmFinish& f, const Act& act) {
     const float* tile = f.tile + i * f.tile_stride;
     const int64_t row = f.c_rows == nullptr ? i : f.c_rows[i];
     float* pre = f.pre == nullptr ? nullptr : f.pre + i * f.pre_stride;
-    float* c = row < 0 ? nullptr : f.c + row * f.c_stride;
-    uint16_t* c16 = row < 0 ? nullptr : reinterpret_cast<uint16_t*>(f.c) + row * f.c_stride;
+    float* c = row < 0 || f.c_bf16 ? nullptr : f.c + row * f.c_stride;
+    uint16_t* c16 = row < 0 || !f.c_bf16 ? nullptr : reinterpret_cast<uint16_t*>(f.c) + row * f.c_stride;
+    const float* plus = f.addend == nullptr || row < 0 ? nullptr : f.addend + row * f.addend_stride;
     const auto value = [&](int64_t j) HWY_ATTR {
       const V v = hn::LoadU(d, tile + j);
       if (f.row_scale == nullptr) return v;
       return hn::MulAdd(hn::Mul(v, hn::Set(d, f.row_scale[i])), hn::LoadU(d, f.column_scale + j), hn::LoadU(d, f.bias + j));
     };
-    const float* plus = f.addend == nullptr || row < 0 ? nullptr : f.addend + row * f.addend_stride;
     int64_t j = 0;
     for (; j + kLanes <= f.columns; j += kLanes) {
       const V v = value(j);
       if (pre != nullptr) hn::StoreU(v, d, pre + j);
-      if (c == nullptr) continue;
+      if (row < 0) continue;
       V y = act(v);
       if (plus != nullptr) y = hn::Add(y, hn::LoadU(d, plus + j));
-      if (f.c_bf16)
+      if (c16 != nullptr)
         convert_vector(y, c16 + j);
       else
         hn::StoreU(y, d, c + j);
@@ -349,10 +349,10 @@ void finish_rows(const GemmFinish& f, const Act& act) {
     const size_t tail = static_cast<size_t>(f.columns - j);
     const V v = value(j);
     if (pre != nullptr) StoreTail(v, d, pre + j, tail);
-    if (c == nullptr) continue;
+    if (row < 0) continue;
     V y = act(v);
     if (plus != nullptr) y = hn::Add(y, LoadTail(d, plus + j, tail));
-    if (!f.c_bf16) {
+    if (c16 == nullptr) {
       StoreTail(y, d, c + j, tail);
       continue;
     }
