@@ -297,7 +297,7 @@ GemmTileKernel jit_gemm_kernel(Isa isa, int rows, int vectors, AOrder order, Til
     return known;
   check(rows >= 1 && rows <= (isa == Isa::kAvx512 ? kGemmMaxRows : 6) && vectors >= 1 && vectors <= 2,
         "no tile of {} rows and {} vectors", rows, vectors);
-  const uint8_t* code = keep_code([&] { return reinterpret_cast<const uint8_t*>(slot.load(std::memory_order_acquire)); },
+  const JitFunction code = keep_code([&] { return reinterpret_cast<JitFunction>(slot.load(std::memory_order_acquire)); },
                                   [&] { return std::make_unique<TileCode>(isa, rows, vectors, order, type); });
   const auto kernel = reinterpret_cast<GemmTileKernel>(code);
   if (kernel != nullptr) slot.store(kernel, std::memory_order_release);
@@ -309,7 +309,7 @@ PeakCode jit_peak_loop(PeakLoop loop) {
   if (!runs(loop)) return {};
   static std::array<std::atomic<Run>, 5> loops;
   std::atomic<Run>& slot = loops[static_cast<size_t>(loop)];
-  const uint8_t* code = keep_code([&] { return reinterpret_cast<const uint8_t*>(slot.load()); }, [&] { return std::make_unique<PeakLoopCode>(loop); });
+  const JitFunction code = keep_code([&] { return reinterpret_cast<JitFunction>(slot.load()); }, [&] { return std::make_unique<PeakLoopCode>(loop); });
   if (code == nullptr) return {};
   slot = reinterpret_cast<Run>(code);
   return {slot, peak_operations(loop)};

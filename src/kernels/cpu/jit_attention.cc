@@ -204,7 +204,7 @@ AttentionTileKernel jit_attention_tile(int rows, int vectors, int64_t head_dim) 
   std::atomic<AttentionTileKernel>& slot = kernels[rows - 1][vectors - 1][channels - 1];
   const AttentionTileKernel known = slot.load(std::memory_order_acquire);
   if (known != nullptr || code_is_refused()) return known;
-  const uint8_t* code = keep_code([&] { return reinterpret_cast<const uint8_t*>(slot.load(std::memory_order_acquire)); },
+  const JitFunction code = keep_code([&] { return reinterpret_cast<JitFunction>(slot.load(std::memory_order_acquire)); },
                                   [&] { return std::make_unique<AttentionCode>(rows, vectors, channels); });
   const auto kernel = reinterpret_cast<AttentionTileKernel>(code);
   if (kernel != nullptr) slot.store(kernel, std::memory_order_release);

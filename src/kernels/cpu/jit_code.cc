@@ -27,14 +27,14 @@ Store& store() {
 
 bool code_is_refused() { return store().refused.load(std::memory_order_relaxed); }
 
-const uint8_t* keep_code(const std::function<const uint8_t*()>& find, const std::function<std::unique_ptr<JitCode>()>& make) {
+JitFunction keep_code(const std::function<JitFunction()>& find, const std::function<std::unique_ptr<JitCode>()>& make) {
   std::lock_guard lock(store().mutex);
-  if (const uint8_t* known = find()) return known;
+  if (const JitFunction known = find()) return known;
   try {
     auto code = make();
     code->seal();
     store().codes.push_back(std::move(code));
-    return store().codes.back()->getCode();
+    return store().codes.back()->getCode<JitFunction>();
   } catch (const Xbyak::Error& e) {
     const int error = e;
     check(error == Xbyak::ERR_CANT_PROTECT || error == Xbyak::ERR_CANT_ALLOC, "code generation failed: {}", e.what());

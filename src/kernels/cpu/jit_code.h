@@ -20,7 +20,8 @@ class JitCode : public Xbyak::CodeGenerator {
 
 // Makes code and keeps it for as long as the process lives: threads may still run it while statics are destroyed. Null when the system
 // refuses executable memory. `find` is asked first, under the lock that all makers share.
-const uint8_t* keep_code(const std::function<const uint8_t*()>& find, const std::function<std::unique_ptr<JitCode>()>& make);
+using JitFunction = void (*)();  // to be cast to the type it has
+JitFunction keep_code(const std::function<JitFunction()>& find, const std::function<std::unique_ptr<JitCode>()>& make);
 bool code_is_refused();  // it was, once
 
 }  // namespace fovea
