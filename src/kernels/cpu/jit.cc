@@ -305,13 +305,13 @@ GemmTileKernel jit_gemm_kernel(Isa isa, int rows, int vectors, AOrder order, Til
 }
 
 PeakCode jit_peak_loop(PeakLoop loop) {
-  using Run = void (*)(int64_t);
+  using Loop = void (*)(int64_t);
   if (!runs(loop)) return {};
-  static std::array<std::atomic<Run>, 5> loops;
-  std::atomic<Run>& slot = loops[static_cast<size_t>(loop)];
+  static std::array<std::atomic<Loop>, 5> loops;
+  std::atomic<Loop>& slot = loops[static_cast<size_t>(loop)];
   const JitFunction code = keep_code([&] { return reinterpret_cast<JitFunction>(slot.load()); }, [&] { return std::make_unique<PeakLoopCode>(loop); });
   if (code == nullptr) return {};
-  slot = reinterpret_cast<Run>(code);
+  slot = reinterpret_cast<Loop>(code);
   return {slot, peak_operations(loop)};
 }
 
