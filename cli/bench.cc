@@ -76,7 +76,7 @@ int run(BenchArguments& o) {
     if (o.subject.empty()) throw Error(fmt::format("bench {} needs a name, as in: fovea bench {}", o.what, example));
   };
   o.bench.execution = o.common.execution;
-  std::tie(o.bench.height, o.bench.width) = o.shape.height_width();
+  std::tie(o.bench.height, o.bench.width) = o.shape.height_width(o.what == "attention" ? SizeAndSettings::kLongestSequence : SizeAndSettings::kLongestSide);
   o.bench.set = o.shape.settings();
   if (o.backward && o.train) throw Error("--backward and --train exclude each other; name one");
   if (o.backward) o.bench.pass = BenchOptions::Pass::kBackward;

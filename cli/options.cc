@@ -38,7 +38,7 @@ void add_dtype(CLI::App& app, std::string& dtype) {
   app.add_option("--dtype", dtype, "of weights and activations in matrix products: f32, bf16 or int8")->capture_default_str();
 }
 
-std::pair<int64_t, int64_t> SizeAndSettings::height_width() const {
+std::pair<int64_t, int64_t> SizeAndSettings::height_width(int64_t longest) const {
   if (size.empty()) return {0, 0};
   int64_t value[2] = {0, 0};
   const char* at = size.data();
@@ -46,7 +46,7 @@ std::pair<int64_t, int64_t> SizeAndSettings::height_width() const {
   int count = 0;
   for (; count < 2; ++count) {
     const auto [next, error] = std::from_chars(at, end, value[count]);
-    if (error != std::errc() || value[count] < 1 || value[count] > 16384) break;
+    if (error != std::errc() || value[count] < 1 || value[count] > longest) break;
     at = next;
     if (at == end) {
       if (count == 0) value[1] = value[0];
@@ -55,7 +55,7 @@ std::pair<int64_t, int64_t> SizeAndSettings::height_width() const {
     if (count == 1 || *at != 'x') break;
     ++at;
   }
-  throw Error(fmt::format("--size {}: expected H or HxW in pixels, such as 224 or 240x320", size));
+  throw Error(fmt::format("--size {}: expected H or HxW, such as 224 or 240x320, with sides from 1 to {}", size, longest));
 }
 
 Settings SizeAndSettings::settings() const {

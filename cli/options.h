@@ -38,7 +38,9 @@ void require_kernels(const Common& common);          // throws Error for a name 
 struct SizeAndSettings {
   std::string size;
   std::vector<std::string> set;
-  std::pair<int64_t, int64_t> height_width() const;  // zeros without --size; throws Error for nonsense
+  static constexpr int64_t kLongestSide = 16384, kLongestSequence = int64_t{1} << 24;
+  // Zeros without --size; throws Error for nonsense and for a side longer than `longest`.
+  std::pair<int64_t, int64_t> height_width(int64_t longest = kLongestSide) const;
   Settings settings() const;                         // throws Error for what is not key=value
 };
 void add_size(CLI::App& app, SizeAndSettings& options);

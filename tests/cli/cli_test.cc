@@ -58,6 +58,7 @@ TEST(CommandLine, WrongWordsAreOneSentence) {
   expect_mistake("bench attention windo", "did you mean 'window'");
   expect_mistake("bench attention window:sise=3", "has no option 'sise'");
   expect_mistake("bench attention", "needs a name");
+  expect_mistake("bench model swin_mini --size 1x65536", "sides from 1 to 16384");
   expect_mistake("bench model swin_mini --dtype fp8", "choose f32, bf16 or int8");
   expect_mistake("bench model swin_mini --train --dtype bf16", "training is in f32");
   expect_mistake("bench model swin_mini --batch 0", "--batch 0");

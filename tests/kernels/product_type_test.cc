@@ -26,6 +26,21 @@ std::vector<char> packed(const KernelTable& t, ProductType type, const ProductSi
   return to;
 }
 
+// A product of A (m, k) and packed weights.
+GemmArgs product_of(ProductType type, const ProductSizes& s, const void* a, void* weights, void* c) {
+  GemmArgs g;
+  g.m = s.m;
+  g.k = s.k;
+  g.n = s.n;
+  g.a = a;
+  g.a_stride = s.k;
+  g.b_packed = weights;
+  g.type = type;
+  g.c = c;
+  g.c_stride = s.n;
+  return g;
+}
+
 // Rounding of sums, and what one rounding of an operand in the other direction would change.
 double tolerance_of(ProductType type, const ProductSizes& s, double a, double b, double flips) {
   const double sums = 4 * kEps * std::sqrt(static_cast<double>(s.k)) * static_cast<double>(s.k) / 4 * a * b;
@@ -40,17 +55,8 @@ TEST(ProductTypes, MatchTheReference) {
           const Data a = random_data(t.dtype, s.m * s.k, 1, 2.0), b = random_data(t.dtype, s.k * s.n, 2), bias = random_data(t.dtype, s.n, 3);
           Data c(t.dtype, s.m * s.n, 7), sum = random_data(t.dtype, s.m * s.n, 4);
           std::vector<char> memory = packed(t, type, s, b, transposed, ctx);
-          GemmArgs g;
-          g.m = s.m;
-          g.k = s.k;
-          g.n = s.n;
-          g.a = a.p();
-          g.a_stride = s.k;
-          g.b_packed = aligned(memory);
-          g.type = type;
+          GemmArgs g = product_of(type, s, a.p(), aligned(memory), c.p());
           g.bias = bias.p();
-          g.c = c.p();
-          g.c_stride = s.n;
           t.gemm(g, ctx);
           GemmArgs more = g;
           more.bias = nullptr;
@@ -85,12 +91,7 @@ TEST(ProductTypes, PrologueAndEpilogue) {
           l.rstd = rstd.p();
           t.layer_norm(l, ctx);
           std::vector<char> memory = packed(t, type, s, b, true, ctx);
-          GemmArgs g;
-          g.m = s.m;
-          g.k = s.k;
-          g.n = s.n;
-          g.a = a.p();
-          g.a_stride = s.k;
+          GemmArgs g = product_of(type, s, a.p(), aligned(memory), c.p());
           g.a_rows = from.data();
           if (norm) {
             g.norm_mean = mean.p();
@@ -98,16 +99,12 @@ TEST(ProductTypes, PrologueAndEpilogue) {
             g.norm_gamma = gamma.p();
             g.norm_beta = beta.p();
           }
-          g.b_packed = aligned(memory);
-          g.type = type;
           g.bias = bias.p();
           g.pre_activation = pre.p();
           g.activation = Activation::kGelu;
           g.residual = residual.p();
           g.residual_stride = s.n;
           g.c_rows = to.data();
-          g.c = c.p();
-          g.c_stride = s.n;
           t.gemm(g, ctx);
           const double tolerance = tolerance_of(type, s, norm ? 6 : a.largest(), b.largest(), norm ? 3 : 0) + 16 * kEps * c.largest();
           return Outputs{{c, 1.2 * tolerance}, {pre, tolerance}};
@@ -126,32 +123,14 @@ TEST(ProductTypes, BetweenTwoProductsInBf16) {
         std::vector<uint16_t> h(static_cast<size_t>(rows * hidden + 1), 0x7fc0);
         Data y(t.dtype, rows * channels), wide(t.dtype, rows * hidden);
         std::vector<char> first = packed(t, type, up, a, true, ctx), second = packed(t, type, down, b, true, ctx);
-        GemmArgs g;
-        g.m = rows;
-        g.k = channels;
-        g.n = hidden;
-        g.a = x.p();
-        g.a_stride = channels;
-        g.b_packed = aligned(first);
-        g.type = type;
+        GemmArgs g = product_of(type, up, x.p(), aligned(first), h.data());
         g.activation = Activation::kGelu;
-        g.c = h.data();
-        g.c_stride = hidden;
         g.c_bf16 = true;
         t.gemm(g, ctx);
         EXPECT_EQ(h.back(), 0x7fc0) << "written past the end";
         for (int64_t i = 0; i < rows * hidden; ++i) wide.set(i, from_bf16(h[static_cast<size_t>(i)]));
-        GemmArgs n;
-        n.m = rows;
-        n.k = hidden;
-        n.n = channels;
-        n.a = h.data();
-        n.a_stride = hidden;
+        GemmArgs n = product_of(type, down, h.data(), aligned(second), y.p());
         n.a_bf16 = true;
-        n.b_packed = aligned(second);
-        n.type = type;
-        n.c = y.p();
-        n.c_stride = channels;
         t.gemm(n, ctx);
         const double one = wide.largest() * (type == ProductType::kBF16 ? 0x1p-8 : 2.0 / 127);
         return Outputs{{wide, 0x1p-8 * wide.largest()}, {y, one * b.largest() * 8 + tolerance_of(type, down, wide.largest(), b.largest(), 0)}};
@@ -169,17 +148,7 @@ TEST(ProductTypes, NotFiniteStaysVisible) {
       a.set(3 * s.k + 2, std::numeric_limits<double>::infinity());
       Data c(t.dtype, s.m * s.n);
       std::vector<char> memory = packed(t, type, s, b, true, ctx);
-      GemmArgs g;
-      g.m = s.m;
-      g.k = s.k;
-      g.n = s.n;
-      g.a = a.p();
-      g.a_stride = s.k;
-      g.b_packed = aligned(memory);
-      g.type = type;
-      g.c = c.p();
-      g.c_stride = s.n;
-      t.gemm(g, ctx);
+      t.gemm(product_of(type, s, a.p(), aligned(memory), c.p()), ctx);
       for (int64_t i = 0; i < s.m; ++i)
         for (int64_t j = 0; j < s.n; ++j) EXPECT_EQ(std::isfinite(c.get(i * s.n + j)), i != 1 && i != 3) << name_of_type(type) << " " << i << " " << j;
     });
