@@ -57,7 +57,7 @@ void print_result(const BenchResult& r, bool json) {
     const Json j = {{"name", r.name}, {"batch", r.batch}, {"size", {r.height, r.width}}, {"tokens", r.tokens}, {"threads", r.threads},
                     {"dtype", r.dtype}, {"kernels", r.kernels}, {"pass", r.pass}, {"runs", r.runs}, {"ms_median", r.ms_median},
                     {"ms_min", r.ms_min}, {"ms_per_image", r.ms_per_image}, {"images_per_s", r.images_per_s}, {"gflop", r.gflop},
-                    {"gflops", r.gflops}, {"percent_of_peak", r.percent_of_peak}, {"peak_memory_mib", r.peak_memory_mib}};
+                    {"gflops", r.gflops}, {"percent_of_peak", r.percent_of_peak}, {"peak_memory_mib", r.peak_memory_mib}, {"load_ms", r.load_ms}};
     fmt::print("{}\n", j.dump(2));
     return;
   }
@@ -68,6 +68,7 @@ void print_result(const BenchResult& r, bool json) {
              r.ms_per_image, r.images_per_s);
   fmt::print("{:10.3f} GFLOP, {:.1f} GFLOP/s, {:.1f} % of the measured peak\n", r.gflop, r.gflops, r.percent_of_peak);
   fmt::print("{:10.1f} MiB peak memory of the process\n", r.peak_memory_mib);
+  if (r.load_ms > 0) fmt::print("{:10.1f} ms to load the model\n", r.load_ms);
 }
 
 int run(BenchArguments& o) {

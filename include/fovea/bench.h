@@ -48,6 +48,7 @@ struct BenchResult {
   double ms_median = 0, ms_min = 0, ms_per_image = 0, images_per_s = 0;
   double gflop = 0, gflops = 0, percent_of_peak = 0;  // by the mechanism's definition; peak measured in the same process
   double peak_memory_mib = 0;         // of the process
+  double load_ms = 0;                 // model: from its name to weights ready to run, not part of the other times
 };
 BenchResult bench_attention(const std::string& spec, const BenchOptions& options);
 BenchResult bench_model(const std::string& model, const BenchOptions& options);

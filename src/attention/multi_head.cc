@@ -45,6 +45,7 @@ MultiHeadAttention::MultiHeadAttention(const Scope& scope, const AttentionConfig
     v_.emplace(scope / "v", config_.value_dim, inner(), bias);
   } else {
     qkv_.emplace(scope / "qkv", config_.dim, 3 * inner(), bias);
+    if (geometry_->has_position()) qkv_->read_plain();  // two products, one of tokens with their places
   }
   if (config_.qk_norm) {
     q_norm_.emplace(scope / "q_norm", config_.head_dim, config_.norm_epsilon);

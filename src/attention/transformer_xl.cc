@@ -35,6 +35,7 @@ TransformerXlAttention::TransformerXlAttention(const Scope& scope, const Attenti
   const int64_t heads = config_.heads, dim = config_.head_dim;
   const Init init = Init::truncated_normal(0.02);
   qkv_.emplace(scope / "qkv", config_.dim, 3 * inner(), Bias::kNo);
+  qkv_->read_plain();  // its part for memory rows
   if (config_.qk_norm) {
     q_norm_.emplace(scope / "q_norm", dim, config_.norm_epsilon);
     k_norm_.emplace(scope / "k_norm", dim, config_.norm_epsilon);
@@ -46,6 +47,7 @@ TransformerXlAttention::TransformerXlAttention(const Scope& scope, const Attenti
   } else {
     if (!r_r_bias_) r_r_bias_ = scope.param("r_r_bias", Shape{heads, dim}, init, Decay::kNo);
     r_net_.emplace(scope / "r_net", config_.dim, inner(), Bias::kNo);
+    r_net_->read_plain();  // a half for each axis of a map
   }
   if (config_.project_out) proj_.emplace(scope / "proj", inner(), config_.dim, config_.out_bias ? Bias::kYes : Bias::kNo);
 }

@@ -4,14 +4,16 @@
 #include <cmath>
 
 #include "core/convert.h"
+#include "core/thread_pool.h"
 
 namespace fovea {
 
 namespace {
 
 constexpr int64_t kSlabAlign = 16;  // elements; 64 bytes in f32
+constexpr int64_t kParallelDraw = 4096;
 
-double draw(const Init& init, const Rng& rng, uint64_t i) {
+double draw_element(const Init& init, const Rng& rng, uint64_t i) {
   switch (init.kind) {
     case Init::Kind::kZeros: return 0;
     case Init::Kind::kOnes: return 1;
@@ -48,10 +50,19 @@ Param* ParamStore::add_buffer(std::string name, const Shape& shape, const Init& 
 }
 
 void ParamStore::allocate(DType dtype, Gradients gradients) {
+  allocate_values(dtype, Plain::kAll);
+  if (gradients == Gradients::kYes) add_gradients();
+}
+
+void ParamStore::allocate_for_inference(DType dtype) { allocate_values(dtype, Plain::kUnpacked); }
+
+void ParamStore::allocate_values(DType dtype, Plain plain) {
   check(!allocated_, "parameters are allocated twice");
   allocated_ = true;
   dtype_ = dtype;
-  const auto padded = [](const Param& p) { return (p.shape.elements() + kSlabAlign - 1) / kSlabAlign * kSlabAlign; };
+  without_packable_ = plain == Plain::kUnpacked;
+  const auto has_value = [&](const Param& p) { return plain == Plain::kAll || !p.packable || p.read_plain; };
+  const auto padded = [&](const Param& p) { return has_value(p) ? (p.shape.elements() + kSlabAlign - 1) / kSlabAlign * kSlabAlign : 0; };
   const auto range = [](const Param& p) { return p.buffer ? 2 : p.decay == Decay::kNo ? 1 : 0; };
   int64_t next[4] = {};  // where each range begins, and the end
   for (const Param& p : params_) next[range(p) + 1] += padded(p);
@@ -62,14 +73,14 @@ void ParamStore::allocate(DType dtype, Gradients gradients) {
   values_ = Buffer(static_cast<size_t>(slab_elements_) * size_of(dtype));
   for (Param& p : params_) {
     int64_t& offset = next[range(p)];
-    p.value = {static_cast<char*>(values_.data()) + offset * static_cast<int64_t>(size_of(dtype)), p.shape, dtype};
+    void* const data = static_cast<char*>(values_.data()) + offset * static_cast<int64_t>(size_of(dtype));
+    p.value = {has_value(p) ? data : nullptr, p.shape, dtype};
     offset += padded(p);
   }
-  if (gradients == Gradients::kYes) add_gradients();
 }
 
 void ParamStore::add_gradients() {
-  check(allocated_, "gradients before the parameters' memory");
+  check(allocated_ && !without_packable_, "gradients without the parameters' memory");
   if (grads_.data() != nullptr) return;
   grads_ = Buffer(static_cast<size_t>(slab_elements_) * size_of(dtype_));
   for (Param& p : params_)
@@ -78,19 +89,22 @@ void ParamStore::add_gradients() {
 }
 
 void ParamStore::initialise(const Rng& rng) {
+  check(!without_packable_, "a model that only infers is drawn while it is packed");
   drop_packed();
-  for (Param& p : params_) {
-    const Rng own = rng.fork(name_tag(p.name));
-    if (p.fill) {
-      p.fill(own, p.value);
-      continue;
-    }
-    const int64_t n = p.value.elements();
-    for (int64_t i = 0; i < n; ++i) {
-      // Through float, so that a model in f64 starts from exactly the numbers of one in f32.
-      store_scalar(p.value, i, static_cast<double>(static_cast<float>(draw(p.init, own, static_cast<uint64_t>(i)))));
-    }
-  }
+  for (Param& p : params_) draw(p, rng, p.value);
+}
+
+void ParamStore::draw(const Param& p, const Rng& rng, const Tensor& value, ThreadPool* pool) {
+  const Rng own = rng.fork(name_tag(p.name));
+  if (p.fill) return p.fill(own, value);
+  const auto range = [&](int64_t begin, int64_t end, int) {
+    // Through float, so that a model in f64 starts from exactly the numbers of one in f32.
+    for (int64_t i = begin; i < end; ++i)
+      store_scalar(value, i, static_cast<double>(static_cast<float>(draw_element(p.init, own, static_cast<uint64_t>(i)))));
+  };
+  const int64_t n = value.elements();
+  if (pool != nullptr && n >= kParallelDraw) pool->for_ranges(n, range);
+  else range(0, n, 0);
 }
 
 uint64_t ParamStore::name_tag(const std::string& name) {  // FNV-1a: stable across platforms
@@ -111,7 +125,10 @@ int64_t ParamStore::count() const {
   return n;
 }
 
-Tensor ParamStore::values() const { return {values_.data(), Shape{slab_elements_}, dtype_}; }
+Tensor ParamStore::values() const {
+  check(!without_packable_, "a model that only infers has no slab of all values");
+  return {values_.data(), Shape{slab_elements_}, dtype_};
+}
 
 Tensor ParamStore::grads() const {
   return grads_.data() == nullptr ? Tensor() : Tensor(grads_.data(), Shape{slab_elements_}, dtype_);

@@ -12,6 +12,8 @@
 
 namespace fovea {
 
+class ThreadPool;
+
 // How a fresh parameter is filled; drawn by name, so neither order nor dtype changes the numbers.
 struct Init {
   enum class Kind : uint8_t { kZeros, kOnes, kConstant, kTruncatedNormal, kUniform, kNormal } kind = Kind::kZeros;
@@ -34,11 +36,12 @@ struct Param {
   // Fills `value` as a whole where its elements do not stand for themselves (orthogonal matrices); replaces `init`.
   std::function<void(const Rng&, const Tensor& value)> fill;
   Decay decay = Decay::kNo;
-  Tensor value;                  // set by ParamStore::allocate
+  Tensor value;                  // set by ParamStore::allocate; empty where a packed form takes its place
   Tensor grad;                   // likewise, when gradients are wanted; layers add to it
   const void* packed = nullptr;  // the GEMM's own form of a weight [out, in], while it is valid (pack_weights)
   ProductType packed_type = ProductType::kOwn;
   bool packable = false;         // the weight of an affine map or a convolution
+  bool read_plain = false;       // ... whose layer reads `value` in an inference too, as it stands
   bool outermost = false;        // of a model's first or last layer, whose products are never in int8
   bool frozen = false;           // the optimizer leaves it alone
   bool buffer = false;           // state that is stored with the model but not trained: no gradient (add_buffer)
@@ -56,9 +59,14 @@ class ParamStore {
   Param* add_buffer(std::string name, const Shape& shape, const Init& init);
 
   enum class Gradients : uint8_t { kNo, kYes };
-  void allocate(DType dtype, Gradients gradients);  // once; values are zero until initialise() or a checkpoint fills them
+  // Once; values are zero until initialise() or a checkpoint fills them.
+  void allocate(DType dtype, Gradients gradients);
+  // The same for a model that only infers: weights whose packed form is all that is read get no values (pack_from fills both).
+  void allocate_for_inference(DType dtype);
   void add_gradients();                             // later, when a loaded model is to be trained
-  void initialise(const Rng& rng);                  // draws every parameter from rng.fork(name_tag(its name))
+  void initialise(const Rng& rng);                  // draws every parameter
+  // One parameter's fresh value, drawn from rng.fork(name_tag(its name)); the same for any number of threads.
+  static void draw(const Param& param, const Rng& rng, const Tensor& value, ThreadPool* pool = nullptr);
   static uint64_t name_tag(const std::string& name);
 
   Param* find(const std::string& name);             // nullptr when there is none
@@ -69,6 +77,7 @@ class ParamStore {
 
   // The slabs: parameters with decay first, then those without, then buffers; each parameter starts at a multiple of 64
   // bytes and the gaps are zero, so an optimizer runs over two flat ranges.
+  // Where values() is asked for, all parameters have one: not after allocate_for_inference.
   Tensor values() const;
   Tensor grads() const;                             // empty without gradients
   int64_t decay_elements() const { return decay_elements_; }  // length of the first range
@@ -81,12 +90,17 @@ class ParamStore {
   Buffer& packed_buffer() { return packed_; }
   void drop_packed();
 
+  size_t value_bytes() const { return values_.size(); }  // of the memory for values
+
  private:
+  enum class Plain : uint8_t { kAll, kUnpacked };
+  void allocate_values(DType dtype, Plain plain);
+
   std::deque<Param> params_;
   DType dtype_ = DType::kF32;
   Buffer values_, grads_, packed_;
   int64_t decay_elements_ = 0, trained_elements_ = 0, slab_elements_ = 0;
-  bool allocated_ = false;
+  bool allocated_ = false, without_packable_ = false;
 };
 
 // A prefix over a ParamStore: scope / "attn" / "qkv" names parameters "blocks.0.attn.qkv.weight".

@@ -120,6 +120,7 @@ char* from_column(void* data, int64_t first, DType dtype) { return static_cast<c
 void Linear::apply_part(ConstTensor x, int64_t first, int64_t count, ConstTensor bias, Tensor y, Context& ctx) const {
   require(x.last() == in_, "{}: got {} input channels, expected {}", weight_->name, x.last(), in_);
   check(first >= 0 && first + count <= out_ && y.elements() == x.rows() * out_, "{}: output shape {}", weight_->name, y.shape);
+  check(!weight_->value.empty(), "{}: a part of the product needs the plain weight; ask for it with read_plain()", weight_->name);
   GemmArgs g;
   g.m = x.rows();
   g.n = count;
@@ -154,25 +155,6 @@ void Linear::backward_parameters_part(ConstTensor x, int64_t first, int64_t coun
   g.accumulate = true;
   ctx.kernels().gemm(g, ctx);
   if (bias_) ctx.kernels().column_sum(dy.rows(), count, out_, part, bias_->grad.slice(first, count).data, ctx);
-}
-
-void pack_weights(ParamStore& params, Context& ctx, ProductType type) {
-  params.drop_packed();
-  const KernelTable& k = ctx.kernels();
-  for (Param& p : params.params()) p.packed_type = p.outermost && type == ProductType::kInt8 ? ProductType::kOwn : type;
-  const auto aligned = [](size_t n) { return (n + 63) / 64 * 64; };
-  size_t total = 0;
-  for (const Param& p : params.params())
-    if (p.packable) total += aligned(k.gemm_packed_bytes(p.packed_type, p.shape.elements() / p.shape[0], p.shape[0]));
-  params.packed_buffer() = Buffer(total);
-  char* next = static_cast<char*>(params.packed_buffer().data());
-  for (Param& p : params.params()) {
-    if (!p.packable) continue;
-    const int64_t out = p.shape[0], in = p.shape.elements() / out;
-    k.gemm_pack(p.packed_type, in, out, p.value.data, in, true, next, ctx);
-    p.packed = next;
-    next += aligned(k.gemm_packed_bytes(p.packed_type, in, out));
-  }
 }
 
 }  // namespace fovea

@@ -1,4 +1,4 @@
-// The affine map of transformers, y = x Wᵀ + b, and the weights' packed form.
+// The affine map of transformers, y = x Wᵀ + b.
 #pragma once
 
 #include "core/param_store.h"
@@ -34,6 +34,7 @@ class Linear {
   int64_t out() const { return out_; }
   const Param& weight() const { return *weight_; }
   void set_outermost() { weight_->outermost = true; }
+  void read_plain() { weight_->read_plain = true; }  // an inference reads weight().value: apply_part, or the caller's own products
   // Its products round their operands (pack_weights): x and y of apply() may be bfloat16.
   bool rounds() const { return weight_->packed != nullptr && weight_->packed_type != ProductType::kOwn; }
   const Param* bias() const { return bias_; }  // nullptr without one
@@ -60,9 +61,5 @@ class Linear {
   Param* weight_;
   Param* bias_ = nullptr;
 };
-
-// Packs the weights of all affine maps and convolutions into the GEMM's own form, for inference; ParamStore::drop_packed undoes it.
-// With `type` their products are in bf16, or in int8 but for the outermost layers.
-void pack_weights(ParamStore& params, Context& ctx, ProductType type = ProductType::kOwn);
 
 }  // namespace fovea

@@ -10,7 +10,7 @@
 #include "core/convert.h"
 #include "kernels/cpu/gemm_bench.h"
 #include "kernels/cpu/peak.h"
-#include "ops/linear.h"
+#include "ops/pack_weights.h"
 #include "tasks/load_model.h"
 #include "tasks/this_process.h"
 #include "train/classification_step.h"
@@ -247,11 +247,15 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options) {
   load.set = options.set;
   load.height = options.height;
   load.width = options.width;
-  const LoadedModel loaded = load_model(model, load, table.dtype);
+  load.dtype = options.dtype;
+  const auto start = Clock::now();
+  const LoadedModel loaded = train ? load_model(model, load, table.dtype) : load_for_inference(model, load, ctx);
+  const double load_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
   Classifier& classifier = *loaded.classifier;
   const ModelConfig& config = classifier.config();
 
   BenchResult r;
+  r.load_ms = load_ms;
   r.name = config.name;
   r.dtype = options.dtype;
   r.batch = options.batch;
@@ -277,7 +281,6 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options) {
       step.update(1e-4, ctx);
     });
   } else {
-    pack_weights(classifier.params(), ctx, type);
     ms = measure(options.seconds, [&] {
       ctx.scratch().reset();
       classifier.classify(images, logits, ctx);

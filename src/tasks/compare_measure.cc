@@ -6,7 +6,8 @@
 
 #include "attention/registry.h"
 #include "core/convert.h"
-#include "ops/linear.h"
+#include "ops/pack_weights.h"
+#include "tasks/param_sources.h"
 #include "train/classification_step.h"
 
 namespace fovea {
@@ -56,8 +57,11 @@ struct Inference {
   double ms = 0, memory_mib = 0;
 };
 
-Inference measure_inference(Classifier& model, int64_t batch, int64_t height, int64_t width, Context& ctx) {
-  pack_weights(model.params(), ctx);
+Inference measure_inference(const ModelConfig& config, int64_t batch, int64_t height, int64_t width, Context& ctx) {
+  Classifier model(config);
+  model.params().allocate_for_inference(ctx.dtype());
+  RandomSource source{Rng(1)};
+  pack_from(source, model.params(), ctx);
   Arena arena;
   const Tensor images = arena.take(Shape{batch, model.config().input.channels, height, width}, ctx.dtype());
   const Tensor logits = arena.take(Shape{batch, model.config().classes}, ctx.dtype());
@@ -67,8 +71,7 @@ Inference measure_inference(Classifier& model, int64_t batch, int64_t height, in
     ctx.scratch().reset();
     model.classify(images, logits, ctx);
   });
-  r.memory_mib = (bytes_of(model.params().values()) + static_cast<double>(model.params().packed_buffer().size() + ctx.scratch().peak() + arena.used())) / kMiB;
-  model.params().drop_packed();
+  r.memory_mib = static_cast<double>(model.params().value_bytes() + model.params().packed_buffer().size() + ctx.scratch().peak() + arena.used()) / kMiB;
   return r;
 }
 
@@ -100,16 +103,16 @@ CompareCost measure_contender(const ModelConfig& config, int64_t batch, const Ex
   const KernelTable& table = kernel_table(execution.kernels);
   const int64_t height = config.input.height, width = config.input.width;
   CompareCost cost;
-  const auto model = random_model(config, table.dtype);
-  cost.parameters = model->params().count();
-  cost.gflop = 1e-9 * model->flops(1, height, width);
   {
     Context ctx(table, table.dtype, execution.threads);
-    const Inference inference = measure_inference(*model, batch, height, width, ctx);
+    const Inference inference = measure_inference(config, batch, height, width, ctx);
     cost.ms_per_image = inference.ms / static_cast<double>(batch);
     cost.images_per_s = 1000 / cost.ms_per_image;
     cost.inference_memory_mib = inference.memory_mib;
   }
+  const auto model = random_model(config, table.dtype);
+  cost.parameters = model->params().count();
+  cost.gflop = 1e-9 * model->flops(1, height, width);
   Context ctx(table, table.dtype, execution.threads);
   Arena arena;
   const Tensor images = arena.take(Shape{batch, config.input.channels, height, width}, table.dtype);
@@ -141,8 +144,7 @@ std::vector<std::string> attention_unsupported(const ModelConfig& config, int64_
 GrowthMeasurement measure_model_at(const ModelConfig& config, int64_t height, int64_t width, const ExecutionOptions& execution) {
   const KernelTable& table = kernel_table(execution.kernels);
   Context ctx(table, table.dtype, execution.threads);
-  const auto model = random_model(sized(config, height, width), table.dtype);
-  const Inference r = measure_inference(*model, 1, height, width, ctx);
+  const Inference r = measure_inference(sized(config, height, width), 1, height, width, ctx);
   return {r.ms, r.memory_mib};
 }
 

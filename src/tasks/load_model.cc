@@ -4,6 +4,8 @@
 #include <filesystem>
 
 #include "core/text.h"
+#include "ops/pack_weights.h"
+#include "tasks/param_sources.h"
 #include "tasks/stranger_config.h"
 #include "weights/strict_load.h"
 
@@ -55,20 +57,35 @@ void set_size(LoadedModel& loaded, const Request& request) {
           fmt::join(reasons, "; "));
 }
 
-void fill(Classifier& classifier, const MappedWeights& weights, DType dtype) {
-  std::vector<WantedTensor> wanted;
-  for (const Param& p : classifier.params().params()) wanted.push_back({p.name, p.shape});
-  require_match(wanted, weights, classifier.config().name.empty() ? "the model" : classifier.config().name);
-  // Memory is taken only for what the file is known to hold.
-  classifier.params().allocate(dtype, ParamStore::Gradients::kNo);
-  for (Param& p : classifier.params().params()) {
-    const MappedTensor* t = weights.find(p.name);
-    if (dtype == DType::kF64) t->read(p.value.as<double>());
-    else t->read(p.value.as<float>());
+// What becomes of the parameters: plain values, or what an inference reads.
+struct Target {
+  DType dtype;
+  Context* inference = nullptr;
+  ProductType type = ProductType::kOwn;
+};
+
+void fill(ParamStore& params, ParamSource& source, const Target& target) {
+  if (target.inference) {
+    params.allocate_for_inference(target.dtype);
+    pack_from(source, params, *target.inference, target.type);
+    return;
+  }
+  params.allocate(target.dtype, ParamStore::Gradients::kNo);
+  ThreadPool pool(0);
+  for (Param& p : params.params()) {
+    source.read(p, p.value, pool);
+    source.done(p);
   }
 }
 
-LoadedModel load_preset(ModelConfig config, const LoadOptions& options, const Request& request, DType dtype) {
+// Memory is taken only for what the file is known to hold.
+void require_all(const Classifier& classifier, const MappedWeights& weights) {
+  std::vector<WantedTensor> wanted;
+  for (const Param& p : classifier.params().params()) wanted.push_back({p.name, p.shape});
+  require_match(wanted, weights, classifier.config().name.empty() ? "the model" : classifier.config().name);
+}
+
+LoadedModel load_preset(ModelConfig config, const LoadOptions& options, const Request& request, const Target& target) {
   if (!options.attention.empty()) config.attention = options.attention;
   apply_settings(config, request.settings);
   if (request.height > 0) {
@@ -81,8 +98,8 @@ LoadedModel load_preset(ModelConfig config, const LoadOptions& options, const Re
   loaded.dialect = "fovea";
   loaded.classifier = std::make_unique<Classifier>(config);
   set_size(loaded, request);
-  loaded.classifier->params().allocate(dtype, ParamStore::Gradients::kNo);
-  loaded.classifier->params().initialise(Rng(options.seed));
+  RandomSource source{Rng(options.seed)};
+  fill(loaded.classifier->params(), source, target);
   return loaded;
 }
 
@@ -103,7 +120,7 @@ void rename_last_norm(MappedWeights& weights, const ModelConfig& config) {
     if (t.name == "norm.weight" || t.name == "norm.bias") t.name = "fc_" + t.name;
 }
 
-LoadedModel load_file(const std::string& path, const LoadOptions& options, const Request& request, DType dtype,
+LoadedModel load_file(const std::string& path, const LoadOptions& options, const Request& request, const Target& target,
                       const std::string& untold_attention) {
   require(options.attention.empty(), "'{}' holds weights of one attention; another one (--attention) can be chosen for a preset only", path);
   const WeightFile file = open_weights(path);
@@ -131,8 +148,10 @@ LoadedModel load_file(const std::string& path, const LoadOptions& options, const
   }
   validate(config);
   loaded.classifier = std::make_unique<Classifier>(config);
-  fill(*loaded.classifier, weights, dtype);
+  require_all(*loaded.classifier, weights);
   set_size(loaded, request);
+  FileSource source(weights);
+  fill(loaded.classifier->params(), source, target);
   return loaded;
 }
 
@@ -140,6 +159,20 @@ std::string weights_in_run(const std::string& folder) {
   for (const char* name : {"best.safetensors", "last.safetensors"})
     if (const fs::path p = fs::path(folder) / name; fs::exists(p)) return p.string();
   fail("'{}' is no run directory: it has neither best.safetensors nor last.safetensors; name a run that `fovea train` made", folder);
+}
+
+LoadedModel load(const std::string& model, const LoadOptions& options, const Target& target, const std::string& untold_attention) {
+  require(!model.empty(), "no model was named; give a preset, a weights file or a run directory");
+  const Request request = request_of(options);
+  std::error_code ignored;
+  if (fs::is_directory(model, ignored)) return load_file(weights_in_run(model), options, request, target, untold_attention);
+  if (const ModelPreset* p = find_preset(model)) return load_preset(p->config, options, request, target);
+  std::vector<std::string> names;
+  for (const ModelPreset& p : model_presets()) names.push_back(p.config.name);
+  if (fs::exists(model, ignored)) return load_file(model, options, request, target, untold_attention);
+  const bool path_like = model.find('/') != std::string::npos || fs::path(model).has_extension();
+  require(!path_like, "there is no file or folder '{}'", model);
+  fail("there is no model '{}', neither as a preset nor as a file{}; `fovea list models` shows the presets", model, did_you_mean(model, names));
 }
 
 }  // namespace
@@ -159,17 +192,11 @@ void apply_settings(ModelConfig& config, const Settings& settings) {
 }
 
 LoadedModel load_model(const std::string& model, const LoadOptions& options, DType dtype, const std::string& untold_attention) {
-  require(!model.empty(), "no model was named; give a preset, a weights file or a run directory");
-  const Request request = request_of(options);
-  std::error_code ignored;
-  if (fs::is_directory(model, ignored)) return load_file(weights_in_run(model), options, request, dtype, untold_attention);
-  if (const ModelPreset* p = find_preset(model)) return load_preset(p->config, options, request, dtype);
-  std::vector<std::string> names;
-  for (const ModelPreset& p : model_presets()) names.push_back(p.config.name);
-  if (fs::exists(model, ignored)) return load_file(model, options, request, dtype, untold_attention);
-  const bool path_like = model.find('/') != std::string::npos || fs::path(model).has_extension();
-  require(!path_like, "there is no file or folder '{}'", model);
-  fail("there is no model '{}', neither as a preset nor as a file{}; `fovea list models` shows the presets", model, did_you_mean(model, names));
+  return load(model, options, {dtype}, untold_attention);
+}
+
+LoadedModel load_for_inference(const std::string& model, const LoadOptions& options, Context& ctx) {
+  return load(model, options, {ctx.dtype(), &ctx, product_type(options.dtype)}, "");
 }
 
 ProductType product_type(const std::string& dtype) {

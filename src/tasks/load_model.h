@@ -22,6 +22,10 @@ struct LoadedModel {
 // tensors do not tell theirs (Swin V2 in timm's names); empty: such files need a preset in their name or --set attention.
 LoadedModel load_model(const std::string& model, const LoadOptions& options, DType dtype, const std::string& untold_attention = "");
 
+// The same for inference with the kernels of `ctx`: weights are packed while they are read, for products in `options.dtype`, and only
+// what layers read plain is kept in plain form. The file is given back page by page, so that about one copy is in memory.
+LoadedModel load_for_inference(const std::string& model, const LoadOptions& options, Context& ctx);
+
 // f32, bf16 or int8: how the products of an inference read weights and activations. Throws Error for another name.
 ProductType product_type(const std::string& dtype);
 

@@ -6,7 +6,6 @@
 
 #include "core/convert.h"
 #include "image/decode.h"
-#include "ops/linear.h"
 #include "tasks/model_impl.h"
 #include "tasks/preprocess.h"
 
@@ -66,10 +65,9 @@ Model Model::load(const std::string& model, const LoadOptions& options) {
   auto impl = std::make_shared<Impl>();
   impl->table = &kernel_table(options.kernels);
   require(impl->table->dtype != DType::kDual, "the kernels '{}' are for tests of derivatives only", impl->table->name);
-  impl->loaded = load_model(model, options, impl->table->dtype);
-  impl->preprocess = preprocess_of(impl->config().input, impl->loaded.height, impl->loaded.width);
   Context ctx(*impl->table, impl->table->dtype, 0);
-  pack_weights(impl->loaded.classifier->params(), ctx, product_type(options.dtype));
+  impl->loaded = load_for_inference(model, options, ctx);
+  impl->preprocess = preprocess_of(impl->config().input, impl->loaded.height, impl->loaded.width);
   return Model(std::move(impl));
 }
 

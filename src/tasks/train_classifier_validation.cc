@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/convert.h"
-#include "ops/linear.h"
+#include "ops/pack_weights.h"
 #include "tasks/train_classifier_setup.h"
 #include "train/classification_step.h"
 

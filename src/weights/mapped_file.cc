@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <system_error>
 
 #include "core/check.h"
@@ -36,7 +37,14 @@ FileBytes map_file(const std::string& path) {
   void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd, 0);
   require(data != MAP_FAILED, "cannot map '{}': {}", path, std::generic_category().message(errno));
   std::shared_ptr<const void> owner(data, [size](const void* p) { ::munmap(const_cast<void*>(p), size); });
-  return {path, {static_cast<const std::byte*>(data), size}, std::move(owner)};
+  return {path, {static_cast<const std::byte*>(data), size}, std::move(owner), true};
+}
+
+void release_pages(const std::byte* mapped, size_t bytes) {
+  static const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(mapped) / page * page, end = reinterpret_cast<uintptr_t>(mapped) + bytes;
+  // Memory is only given back, so a refusal changes nothing.
+  if (bytes != 0) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
 }  // namespace fovea

@@ -13,9 +13,13 @@ struct FileBytes {
   std::string path;
   std::span<const std::byte> bytes;
   std::shared_ptr<const void> owner;
+  bool mapped = false;  // a mapping of the file, not a copy: release_pages may be used
 };
 
 // Maps a regular file. Throws Error when it is missing, a directory, not a regular file, or cannot be read.
 FileBytes map_file(const std::string& path);
+
+// Lets the system take back the memory that a part of a mapped file occupies; reading it again fetches it from the file.
+void release_pages(const std::byte* mapped, size_t bytes);
 
 }  // namespace fovea

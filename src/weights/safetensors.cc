@@ -129,7 +129,7 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
   std::vector<int64_t>* array_ = nullptr;
 };
 
-WeightTensor checked_tensor(const std::string& path, Entry& e, std::span<const std::byte> data) {
+WeightTensor checked_tensor(const std::string& path, Entry& e, std::span<const std::byte> data, bool mapped) {
   const auto broken = [&](const std::string& what) { fail("'{}': tensor {} {}", path, printable(e.name), what); };
   const std::optional<StoredType> type = stored_type_named(e.dtype);
   if (!type)
@@ -149,7 +149,7 @@ WeightTensor checked_tensor(const std::string& path, Entry& e, std::span<const s
     broken(fmt::format("reaches to byte {} of the data, but the file holds only {}; it may be cut short", end, data.size()));
   if (end - begin != bytes)
     broken(fmt::format("has {} bytes, but shape {} of {} needs {}", end - begin, shape, e.dtype, bytes));
-  return {std::move(e.name), *type, shape, data.data() + begin, {}};
+  return {std::move(e.name), *type, shape, data.data() + begin, {}, mapped};
 }
 
 }  // namespace
@@ -177,7 +177,7 @@ WeightFile parse_safetensors(const FileBytes& file) {
 
   std::vector<WeightTensor> tensors;
   tensors.reserve(reader.entries.size());
-  for (Entry& e : reader.entries) tensors.push_back(checked_tensor(path, e, data));
+  for (Entry& e : reader.entries) tensors.push_back(checked_tensor(path, e, data, file.mapped));
   std::ranges::stable_sort(tensors, {}, [](const WeightTensor& t) {
     // Empty tensors come before the one that begins where they lie.
     return std::pair(t.data, t.elements() != 0);

@@ -35,11 +35,10 @@ constexpr std::array<TypeRow, 13> kTypes{{{StoredType::kF64, 8, "F64"},
 struct Half {
   uint16_t bits;
   explicit operator float() const {
-    const uint32_t sign = (bits & 0x8000u) << 16, exponent = (bits >> 10) & 31u, fraction = bits & 1023u;
-    if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | fraction << 13);
-    if (exponent != 0) return std::bit_cast<float>(sign | (exponent + 112) << 23 | fraction << 13);
-    const float subnormal = static_cast<float>(fraction) * 0x1p-24f;
-    return sign == 0 ? subnormal : -subnormal;
+    // Without branches, for vectors: the product moves the exponent to where floats have it, subnormal numbers included.
+    const uint32_t sign = (bits & 0x8000u) << 16, magnitude = (bits & 0x7fffu) << 13;
+    const uint32_t not_finite = magnitude >= 0x0f800000u ? 0x7f800000u : 0u;
+    return std::bit_cast<float>(std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f) | not_finite | sign);
   }
   explicit operator double() const { return static_cast<double>(static_cast<float>(*this)); }
 };

@@ -254,12 +254,14 @@ class ZipReader {
     if (overflow) broken(name, fmt::format("has an offset, shape {} or strides that overflow 64 bits", shape));
 
     const std::byte* data = nullptr;
+    bool mapped = false;
     if (elements != 0) {
       const ZipArchive::Bytes& bytes = storage(parts[2].str());
-      const auto held = static_cast<int64_t>(bytes.size / size_of(type));
+      const auto held = static_cast<int64_t>(bytes.span.size() / size_of(type));
       if (last >= held)
         broken(name, fmt::format("reaches element {} of its storage, which holds {}; the file may be damaged", last, held));
-      data = bytes.data.get() + static_cast<size_t>(args[1].integer) * size_of(type);
+      mapped = bytes.mapped;
+      data = bytes.span.data() + static_cast<size_t>(args[1].integer) * size_of(type);
     }
     int64_t dense = 1;
     bool contiguous = true;
@@ -267,7 +269,7 @@ class ZipReader {
       contiguous = contiguous && (sizes[i - 1] == 1 || strides[i - 1] == dense);
       dense *= sizes[i - 1];
     }
-    tensors_.push_back({name, type, shape, data, contiguous || elements == 0 ? std::vector<int64_t>() : strides});
+    tensors_.push_back({name, type, shape, data, contiguous || elements == 0 ? std::vector<int64_t>() : strides, mapped});
   }
 
   static constexpr std::array<std::string_view, 3> kModuleParts{"_parameters", "_buffers", "_modules"};
@@ -308,11 +310,11 @@ WeightFile read_torch_zip(const FileBytes& file) {
   require(!zip.has(folder + "constants.pkl"), "'{}' is a TorchScript program; save its state_dict() with torch.save instead", file.path);
   if (zip.has(folder + "byteorder")) {
     const ZipArchive::Bytes order = zip.read(folder + "byteorder");
-    const std::string_view text(reinterpret_cast<const char*>(order.data.get()), order.size);
+    const std::string_view text(reinterpret_cast<const char*>(order.span.data()), order.span.size());
     require(text == "little", "'{}' has the byte order {}; only little is supported", file.path, printable(text));
   }
   const ZipArchive::Bytes stream = zip.read(folder + "data.pkl");
-  const Pickle pickle = parse_pickle(stream.span(), fmt::format("'{}'", file.path));
+  const Pickle pickle = parse_pickle(stream.span, fmt::format("'{}'", file.path));
   return ZipReader(file, zip, folder, pickle).run();
 }
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "weights/mapped_file.h"
 
 namespace fovea {
 
@@ -36,6 +37,23 @@ void read_elements(const WeightTensor& t, To* out) {
 
 void WeightTensor::read(float* out) const { read_elements(*this, out); }
 void WeightTensor::read(double* out) const { read_elements(*this, out); }
+
+void WeightTensor::read(int64_t begin, int64_t end, float* out) const {
+  convert_elements(type, data + begin * static_cast<int64_t>(size_of(type)), 1, end - begin, out);
+}
+void WeightTensor::read(int64_t begin, int64_t end, double* out) const {
+  convert_elements(type, data + begin * static_cast<int64_t>(size_of(type)), 1, end - begin, out);
+}
+
+void WeightTensor::release() const {
+  if (!mapped || elements() == 0) return;
+  int64_t reach = elements();
+  if (!strides.empty()) {
+    reach = 1;
+    for (size_t d = 0; d < strides.size(); ++d) reach += (shape[static_cast<int>(d)] - 1) * strides[d];
+  }
+  release_pages(data, static_cast<size_t>(reach) * size_of(type));
+}
 
 struct WeightFile::Contents {
   std::string path, container;

@@ -20,10 +20,15 @@ struct WeightTensor {
   Shape shape;
   const std::byte* data = nullptr;  // the first element; may be unaligned
   std::vector<int64_t> strides;
+  bool mapped = false;  // data lies in a mapping of the file, whose pages may be given back (release)
 
   int64_t elements() const { return shape.elements(); }
   void read(float* out) const;   // writes elements() values in row-major order
   void read(double* out) const;
+  // Elements [begin, end) of a contiguous tensor.
+  void read(int64_t begin, int64_t end, float* out) const;
+  void read(int64_t begin, int64_t end, double* out) const;
+  void release() const;          // nobody needs the elements soon: memory that mirrors the file may go
 };
 
 // Cheap to copy: copies share the memory (a read-only mapping of the file, or buffers read from it). The file must not be

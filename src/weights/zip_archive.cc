@@ -2,15 +2,19 @@
 
 #include <zip.h>
 
+#include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "core/check.h"
 #include "weights/weight_file.h"
+#include "weights/zip_directory.h"
 
 namespace fovea {
 
 namespace {
 
+constexpr uint64_t kSmallEntry = 4096, kPiece = uint64_t{1} << 20;
 constexpr uint64_t kSmallFile = uint64_t{1} << 20;  // so that small, well compressed files pass too
 
 struct CloseEntry {
@@ -27,7 +31,7 @@ struct ZipArchive::Handle {
 };
 
 ZipArchive::ZipArchive(FileBytes file)
-    : file_(std::move(file)), handle_(std::make_unique<Handle>()), budget_(2 * file_.bytes.size() + kSmallFile) {
+    : file_(std::move(file)), handle_(std::make_unique<Handle>()), stored_(stored_zip_entries(file_.bytes)), budget_(2 * file_.bytes.size() + kSmallFile) {
   zip_error_t error;
   zip_error_init(&error);
   zip_source_t* source = zip_source_buffer_create(file_.bytes.data(), file_.bytes.size(), 0, &error);
@@ -69,20 +73,29 @@ ZipArchive::Bytes ZipArchive::read(const std::string& name) {
 
   const std::unique_ptr<zip_file_t, CloseEntry> in(zip_fopen_index(handle_->zip, entry, 0));
   require(in != nullptr, "'{}': entry {} cannot be read ({})", file_.path, printable(name), zip_strerror(handle_->zip));
-  Bytes out{std::make_unique_for_overwrite<std::byte[]>(info.size), info.size};
+  // Large entries that lie in the file as they are stay there, and are only read through, to verify them.
+  const auto stored = stored_.find(name);
+  const bool in_place = stored != stored_.end() && stored->second.size() == info.size && info.size >= kSmallEntry;
+  const uint64_t buffer_size = in_place ? std::min(kPiece, info.size) : info.size;
+  const std::shared_ptr<std::byte[]> buffer(new std::byte[buffer_size]);
   uint64_t done = 0;
   while (true) {
     // The read beyond the end is the one that verifies the checksum.
     std::byte beyond{};
     const bool full = done == info.size;
-    const zip_int64_t n = full ? zip_fread(in.get(), &beyond, 1) : zip_fread(in.get(), out.data.get() + done, info.size - done);
+    std::byte* const to = in_place ? buffer.get() : buffer.get() + done;
+    const zip_int64_t n = full ? zip_fread(in.get(), &beyond, 1) : zip_fread(in.get(), to, std::min(buffer_size, info.size - done));
     require(n >= 0, "'{}': entry {} is damaged ({})", file_.path, printable(name), zip_file_strerror(in.get()));
     if (n == 0) break;
     require(!full, "'{}': entry {} unpacks to more than its {} bytes", file_.path, printable(name), info.size);
+    require(!in_place || std::memcmp(to, stored->second.data() + done, static_cast<size_t>(n)) == 0,
+            "'{}': the directory of the archive contradicts itself about entry {}", file_.path, printable(name));
+    if (in_place && file_.mapped) release_pages(stored->second.data() + done, static_cast<size_t>(n));
     done += static_cast<uint64_t>(n);
   }
   require(done == info.size, "'{}': entry {} ends after {} of {} bytes", file_.path, printable(name), done, info.size);
-  return out;
+  if (in_place) return {stored->second, file_.owner, file_.mapped};
+  return {{buffer.get(), info.size}, buffer, false};
 }
 
 }  // namespace fovea

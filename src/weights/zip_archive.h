@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "weights/mapped_file.h"
@@ -19,14 +21,14 @@ class ZipArchive {
   ZipArchive& operator=(const ZipArchive&) = delete;
 
   struct Bytes {
-    std::unique_ptr<std::byte[]> data;
-    size_t size = 0;
-    std::span<const std::byte> span() const { return {data.get(), size}; }
+    std::span<const std::byte> span;
+    std::shared_ptr<const void> owner;
+    bool mapped = false;  // lies in the file's mapping (see WeightTensor::mapped)
   };
 
   std::vector<std::string> names() const;
   bool has(const std::string& name) const;
-  // Unpacks an entry and verifies its checksum. All reads of one archive together may take twice the file's size (and a
+  // Unpacks an entry, or finds it in the file where it is stored as it is, and verifies its checksum. All reads of one archive together may take twice the file's size (and a
   // little for small files). Throws Error naming the entry.
   Bytes read(const std::string& name);
 
@@ -34,6 +36,7 @@ class ZipArchive {
   struct Handle;
   FileBytes file_;
   std::unique_ptr<Handle> handle_;
+  std::unordered_map<std::string, std::span<const std::byte>> stored_;
   uint64_t budget_;
 };
 

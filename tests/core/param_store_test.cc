@@ -4,8 +4,11 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <vector>
 
 #include "core/convert.h"
+#include "core/thread_pool.h"
 
 namespace fovea {
 namespace {
@@ -114,6 +117,34 @@ TEST(ParamStore, InitialDistributions) {
   EXPECT_GT(high, 0.499);
   EXPECT_EQ(load_scalar(constant->value, 2), 0.25);
   EXPECT_EQ(load_scalar(ones->value, 2), 1);
+}
+
+TEST(ParamStore, ThreadsDrawTheSameNumbers) {
+  ParamStore store;
+  const Param* p = Scope(store).param("weight", Shape{97, 101}, Init::truncated_normal(0.02), Decay::kYes);
+  store.allocate(DType::kF32, ParamStore::Gradients::kNo);
+  store.initialise(Rng(5));
+  ThreadPool pool(3);
+  std::vector<float> drawn(97 * 101);
+  ParamStore::draw(*p, Rng(5), Tensor(drawn.data(), p->shape, DType::kF32), &pool);
+  EXPECT_EQ(std::memcmp(drawn.data(), p->value.data, p->value.bytes()), 0);
+}
+
+TEST(ParamStore, AnInferenceHasNoPlainValuesOfWhatIsPacked) {
+  ParamStore store;
+  add_some(store);
+  store.find("blocks.0.attn.qkv.weight")->packable = true;
+  Param* both = store.find("blocks.0.mlp.weight");
+  both->packable = both->read_plain = true;
+  store.allocate_for_inference(DType::kF32);
+  EXPECT_TRUE(store.find("blocks.0.attn.qkv.weight")->value.empty());
+  EXPECT_EQ(store.find("blocks.0.attn.qkv.weight")->value.shape, (Shape{9, 5}));
+  for (const char* name : {"blocks.0.norm1.weight", "blocks.0.attn.qkv.bias", "blocks.0.mlp.weight", "pos_embed"})
+    EXPECT_FALSE(store.find(name)->value.empty()) << name;
+  EXPECT_EQ(store.count(), 5 + 45 + 9 + 21 + 20);
+  EXPECT_THROW(store.values(), InternalError);
+  EXPECT_THROW(store.add_gradients(), InternalError);
+  EXPECT_THROW(store.initialise(Rng(1)), InternalError);
 }
 
 TEST(ParamStore, GradientsComeWhenAsked) {

@@ -6,6 +6,7 @@
 #include "ops/conv2d.h"
 #include "ops/layer_norm.h"
 #include "ops/linear.h"
+#include "ops/pack_weights.h"
 
 namespace fovea {
 namespace {
