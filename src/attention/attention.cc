@@ -15,6 +15,11 @@ AttentionConfig with_defaults(AttentionConfig c) {
   return c;
 }
 
+const std::vector<TokenBand>& Attention::bands(const TokenGrid&, int64_t, Context&) const {
+  static const std::vector<TokenBand> none;
+  return none;
+}
+
 std::vector<std::string> Attention::unsupported(const TokenGrid&) const { return {}; }
 
 }  // namespace fovea

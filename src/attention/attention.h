@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "attention/token_bands.h"
 #include "ops/linear.h"
 
 namespace fovea {
@@ -34,6 +35,11 @@ struct AttentionInputs {
   ConstTensor mask;                       // (B or 1, H or 1, N, Nk) added to the scores, or empty
   ConstTensor residual;                   // (B, N, C) added to the output, or empty
   ConstTensor memory;                     // (B, M, C) what stood before x in the sequence (Transformer-XL), or empty
+  // In inference, where Attention::bands gave one: x (1, N, C) holds the tokens of this band alone, grid is still that of the map.
+  const TokenBand* band = nullptr;
+  ConstTensor score_bias;                 // what Attention::prepare gave, or empty: computed in the call
+
+  int64_t tokens() const { return band ? band->count : grid.tokens(); }  // N
 };
 
 struct AttentionGradients {
@@ -50,6 +56,12 @@ class Attention {
   // y (B, N, C)
   virtual void forward(const AttentionInputs& in, Tensor y, Tape* tape, Context& ctx) const = 0;
   virtual void backward(ConstTensor dy, const AttentionGradients& gradients, Tape& tape, Context& ctx) const = 0;
+
+  // Parts of the tokens that meet nobody outside, each of at least `least` tokens: forward may be called on each alone. Empty: there
+  // are none. Valid as long as the context.
+  virtual const std::vector<TokenBand>& bands(const TokenGrid& grid, int64_t least, Context& ctx) const;
+  // What forwards on parts of a batch or a map would each compute again, in scratch; empty: nothing.
+  virtual ConstTensor prepare(const TokenGrid&, Context&) const { return {}; }
 
   // Every reason why this mechanism cannot run on such tokens; empty when it can.
   virtual std::vector<std::string> unsupported(const TokenGrid& grid) const;

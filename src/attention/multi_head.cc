@@ -14,7 +14,8 @@ struct MultiHeadAttention::Record {
   Tensor q_mean, q_rstd, k_mean, k_rstd;
   Tensor norms, temperature;         // of cosine: (B N, 2 H) lengths of q and k, which stand in the buffer as unit rows; (H)
   const TokenGroups* groups;
-  Tensor bias, lse, out;             // out (B, N, H D)
+  ConstTensor bias;
+  Tensor lse, out;                   // out (B, N, H D)
   int64_t keys;                      // Nk
 };
 
@@ -52,6 +53,26 @@ MultiHeadAttention::MultiHeadAttention(const Scope& scope, const AttentionConfig
     k_norm_.emplace(scope / "k_norm", config_.head_dim, config_.norm_epsilon);
   }
   if (config_.project_out) proj_.emplace(scope / "proj", inner(), config_.dim, config_.out_bias ? Bias::kYes : Bias::kNo);
+}
+
+const std::vector<TokenBand>& MultiHeadAttention::bands(const TokenGrid& grid, int64_t least, Context& ctx) const {
+  // Terms by place are for whole maps.
+  if (grid.prefix > 0 || grid.cells || config_.cross || geometry_->has_position() || has_value_term()) return Attention::bands(grid, least, ctx);
+  AttentionInputs in;
+  in.grid = grid;
+  const TokenGroups& groups = geometry_->groups(in, ctx);  // as long-lived as the context, so its address is a name
+  return ctx.cached<std::vector<TokenBand>>(fmt::format("bands {} {}", static_cast<const void*>(&groups), least),
+                                            [&] { return token_bands(groups, grid.tokens(), grid.width, least); });
+}
+
+ConstTensor MultiHeadAttention::prepare(const TokenGrid& grid, Context& ctx) const {
+  if (!geometry_->has_score_bias() || grid.cells) return {};
+  AttentionInputs in;
+  in.grid = grid;
+  const TokenGroups& groups = geometry_->groups(in, ctx);
+  const Tensor bias = ctx.scratch().take(Shape{config_.heads * groups.bias_elements()}, ctx.dtype());
+  geometry_->score_bias(in, groups, bias, ctx);
+  return bias;
 }
 
 std::vector<std::string> MultiHeadAttention::unsupported(const TokenGrid& grid) const { return geometry_->unsupported(grid); }
@@ -97,7 +118,7 @@ void MultiHeadAttention::self_parameters_backward(const AttentionInputs& in, Con
 
 // q and k become unit rows where they stand. k has no bias, as published.
 void MultiHeadAttention::project_cosine(const AttentionInputs& in, Record& r, Tape* tape, Context& ctx) const {
-  const int64_t rows = in.grid.batch * in.grid.tokens(), h = config_.heads, d = config_.head_dim;
+  const int64_t rows = in.grid.batch * in.tokens(), h = config_.heads, d = config_.head_dim;
   Tensor bias;
   if (q_bias_) {
     bias = ctx.scratch().take(Shape{3, inner()}, ctx.dtype());
@@ -138,7 +159,7 @@ void MultiHeadAttention::cosine_backward(const Record& r, Tensor dqkv, ConstTens
 }
 
 void MultiHeadAttention::project(const AttentionInputs& in, Record& r, Tape* tape, Context& ctx) const {
-  const int64_t batch = in.grid.batch, n = in.grid.tokens(), h = config_.heads, d = config_.head_dim;
+  const int64_t batch = in.grid.batch, n = in.tokens(), h = config_.heads, d = config_.head_dim;
   if (!config_.cross) {
     require(in.key_input.empty() && in.value_input.empty(), "self attention got a second input; build it with cross = true");
     const Tensor qkv = ctx.activation(Shape{batch, n, 3 * inner()}, tape);
@@ -178,7 +199,7 @@ void MultiHeadAttention::project(const AttentionInputs& in, Record& r, Tape* tap
 
 GroupedAttentionArgs MultiHeadAttention::kernel_args(const Record& r, Context&) const {
   const AttentionInputs& in = r.in;
-  const int64_t batch = in.grid.batch, n = in.grid.tokens(), h = config_.heads, d = config_.head_dim;
+  const int64_t batch = in.grid.batch, n = in.tokens(), h = config_.heads, d = config_.head_dim;
   GroupedAttentionArgs a;
   a.groups = r.groups;
   a.batch = batch;
@@ -220,7 +241,7 @@ GroupedAttentionArgs MultiHeadAttention::kernel_args(const Record& r, Context&) 
 }
 
 void MultiHeadAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape, Context& ctx) const {
-  require_shape(in.x, Shape{in.grid.batch, in.grid.tokens(), config_.dim}, "attention input");
+  require_shape(in.x, Shape{in.grid.batch, in.tokens(), config_.dim}, "attention input");
   require(in.memory.empty(), "only transformer_xl takes a memory of earlier segments");
   const auto reasons = unsupported(in.grid);
   require(reasons.empty(), "this attention cannot run on {} tokens: {}", in.grid.str(), fmt::join(reasons, "; "));
@@ -228,12 +249,14 @@ void MultiHeadAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape
   Record r{};
   r.in = in;
   project(in, r, tape, ctx);
-  r.groups = &geometry_->groups(in, ctx);
-  if (geometry_->has_score_bias()) {
-    r.bias = ctx.activation(Shape{config_.heads * r.groups->bias_elements()}, tape);
-    geometry_->score_bias(in, *r.groups, r.bias, ctx);
+  r.groups = in.band ? &in.band->groups : &geometry_->groups(in, ctx);
+  r.bias = in.score_bias;
+  if (r.bias.empty() && geometry_->has_score_bias()) {
+    const Tensor bias = ctx.activation(Shape{config_.heads * r.groups->bias_elements()}, tape);
+    geometry_->score_bias(in, *r.groups, bias, ctx);
+    r.bias = bias;
   }
-  r.out = ctx.activation(Shape{in.grid.batch, in.grid.tokens(), inner()}, tape);
+  r.out = ctx.activation(Shape{in.grid.batch, in.tokens(), inner()}, tape);
   if (tape) r.lse = ctx.activation(Shape{in.grid.batch, config_.heads, r.groups->query_slots}, tape);
   const GroupedAttentionArgs a = kernel_args(r, ctx);
   ctx.kernels().grouped_attention(a, ctx);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "core/arena.h"
 #include "core/rng.h"
@@ -26,6 +27,13 @@ class Context {
   DType dtype() const { return dtype_; }  // of every activation and parameter
   ThreadPool& pool() const { return *pool_; }
   Arena& scratch() { return scratch_; }
+
+  // A context of its own, with one thread, for what thread `thread` of the pool does on its own.
+  Context& worker(int thread);
+
+  // Whether blocks in inference may run depth first (blocks/forward_blocks.h) or go layer by layer over the whole map.
+  bool depth_first() const { return depth_first_; }
+  void set_depth_first(bool yes) { depth_first_ = yes; }
 
   // Memory for an activation: kept with the tape until its backward, or scratch when there is none.
   Tensor activation(const Shape& shape, Tape* tape) { return (tape ? tape->arena() : scratch_).take(shape, dtype_); }
@@ -74,11 +82,18 @@ class Context {
   DType dtype_;
   std::shared_ptr<ThreadPool> pool_;
   Arena scratch_;
+  std::vector<std::unique_ptr<Context>> workers_;
+  bool depth_first_ = true;
   bool training_ = false;
   Rng rng_;
   double loss_weight_ = 1, auxiliary_loss_ = 0;
   std::unordered_map<std::string, std::any> cache_;
   std::unordered_map<const void*, std::any> states_;
 };
+
+inline Context& Context::worker(int thread) {
+  while (workers_.size() < static_cast<size_t>(pool_->threads())) workers_.push_back(std::make_unique<Context>(kernels_, dtype_, 1));
+  return *workers_[static_cast<size_t>(thread)];
+}
 
 }  // namespace fovea

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "blocks/forward_blocks.h"
+
 namespace fovea {
 
 void require_stages(const ModelConfig& c) {
@@ -42,15 +44,7 @@ StageBlocks::StageBlocks(const Scope& scope, const ModelConfig& c, size_t stage,
 }
 
 Tensor StageBlocks::forward(Tensor x, const TokenGrid& grid, Tape* tape, Context& ctx) const {
-  for (const TransformerBlock& block : blocks_) {
-    AttentionInputs in;
-    in.x = x;
-    in.grid = grid;
-    const Tensor y = tape ? ctx.activation(x.shape, tape) : x;
-    block.forward(in, y, tape, ctx);
-    x = y;
-  }
-  return x;
+  return forward_blocks(blocks_, x, grid, tape, ctx);
 }
 
 void StageBlocks::backward(Tensor gradient, Tape& tape, Context& ctx) const {

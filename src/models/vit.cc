@@ -1,5 +1,7 @@
 #include "models/vit.h"
 
+#include "blocks/forward_blocks.h"
+
 namespace fovea {
 
 namespace {
@@ -77,14 +79,7 @@ BackboneOutput VisionTransformer::forward(ConstTensor images, Tape* tape, Contex
     patch_embed_.forward(images, patches, tape, ctx);
     tokens_.forward(patches, grid, x, tape, ctx);
   }
-  for (const TransformerBlock& block : blocks_) {
-    AttentionInputs in;
-    in.x = x;
-    in.grid = grid;
-    const Tensor y = tape ? ctx.activation(shape, tape) : x;
-    block.forward(in, y, tape, ctx);
-    x = y;
-  }
+  x = forward_blocks(blocks_, x, grid, tape, ctx);
   if (norm_)
     norm_->forward(x, out.features, tape, ctx);
   else

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstddef>
 #include <memory>
+#include <string>
 
 #include "core/check.h"
 #include "kernels/cpu/jit_code.h"
@@ -24,7 +25,9 @@ alignas(64) constexpr int32_t kMaskLanes[32] = {-1, -1, -1, -1, -1, -1, -1, -1, 
 class TileCode : public JitCode {
  public:
   TileCode(Isa isa, int rows, int vectors, AOrder order, TileType type)
-      : JitCode(kCodeBytes), wide_(isa == Isa::kAvx512), rows_(rows), vectors_(vectors), order_(order), type_(type) {
+      : JitCode(kCodeBytes, "gemm_tile_" + std::to_string(rows) + "x" + std::to_string(vectors) + (order == AOrder::kColumns ? "_columns" : "") +
+                                (type == TileType::kF32 ? "" : type == TileType::kBF16 ? "_bf16" : "_int8")),
+        wide_(isa == Isa::kAvx512), rows_(rows), vectors_(vectors), order_(order), type_(type) {
     push(prefetch_);
     push(prefetch_step_);
     load_arguments();
@@ -240,7 +243,7 @@ constexpr int64_t peak_operations(PeakLoop loop) {
 
 class PeakLoopCode : public JitCode {
  public:
-  explicit PeakLoopCode(PeakLoop loop) : JitCode(kCodeBytes) {
+  explicit PeakLoopCode(PeakLoop loop) : JitCode(kCodeBytes, "peak_loop") {
     const int chains = peak_chains(loop);
     for (int i = 0; i < chains + 2; ++i) {
       switch (loop) {

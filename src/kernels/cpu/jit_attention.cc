@@ -28,7 +28,8 @@ constexpr int kDegree = 6;
 
 class AttentionCode : public JitCode {
  public:
-  AttentionCode(int rows, int vectors, int channels) : JitCode(kCodeBytes), rows_(rows), vectors_(vectors), channels_(channels) {
+  AttentionCode(int rows, int vectors, int channels)
+      : JitCode(kCodeBytes, "attention_tile_" + std::to_string(rows) + "x" + std::to_string(vectors)), rows_(rows), vectors_(vectors), channels_(channels) {
     for (const Xbyak::Reg64& r : kSaved) push(r);
     Xbyak::Label unsafe, done;
     scores();

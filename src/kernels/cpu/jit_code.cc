@@ -2,7 +2,11 @@
 
 #if defined(__x86_64__)
 
+#include <unistd.h>
+
 #include <atomic>
+#include <cstdio>
+#include <cstdlib>
 #include <mutex>
 #include <vector>
 
@@ -23,6 +27,17 @@ Store& store() {
   return s;
 }
 
+// Where perf looks for the names of generated code, with FOVEA_PERF_MAP in the environment.
+void name_for_perf(const JitCode& code) {
+  static const bool wanted = std::getenv("FOVEA_PERF_MAP") != nullptr;
+  if (!wanted) return;
+  const std::string path = "/tmp/perf-" + std::to_string(getpid()) + ".map";
+  std::FILE* map = std::fopen(path.c_str(), "a");
+  if (map == nullptr) return;
+  std::fprintf(map, "%zx %zx %s\n", reinterpret_cast<size_t>(code.getCode()), code.getSize(), code.name().c_str());
+  std::fclose(map);
+}
+
 }  // namespace
 
 bool code_is_refused() { return store().refused.load(std::memory_order_relaxed); }
@@ -33,6 +48,7 @@ JitFunction keep_code(const std::function<JitFunction()>& find, const std::funct
   try {
     auto code = make();
     code->seal();
+    name_for_perf(*code);
     store().codes.push_back(std::move(code));
     return store().codes.back()->getCode<JitFunction>();
   } catch (const Xbyak::Error& e) {

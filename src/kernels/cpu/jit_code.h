@@ -8,14 +8,19 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <string>
 
 namespace fovea {
 
 // Memory is writable until the code is complete and executable afterwards, never both.
 class JitCode : public Xbyak::CodeGenerator {
  public:
-  explicit JitCode(size_t bytes) : CodeGenerator(bytes, Xbyak::DontSetProtectRWE) {}
+  JitCode(size_t bytes, std::string name) : CodeGenerator(bytes, Xbyak::DontSetProtectRWE), name_(std::move(name)) {}
+  const std::string& name() const { return name_; }  // for profiles
   void seal() { setProtectModeRE(); }
+
+ private:
+  std::string name_;
 };
 
 // Makes code and keeps it for as long as the process lives: threads may still run it while statics are destroyed. Null when the system

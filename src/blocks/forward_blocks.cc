@@ -1,0 +1,122 @@
+#include "blocks/forward_blocks.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace fovea {
+
+namespace {
+
+// A part's tokens: as many as let a block's intermediates stay in a second-level cache, but enough to make reading the weights of
+// wide blocks worth it.
+constexpr int64_t kPartElements = int64_t{1} << 16;
+constexpr int64_t kLeastPartTokens = 192;
+
+// What one thread runs a block over at a time.
+struct Part {
+  int64_t image = 0, images = 1;
+  const TokenBand* band = nullptr;  // or whole images
+};
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How a block's tokens are cut.
+std::vector<Part> parts_of(const TransformerBlock& block, const TokenGrid& grid, int64_t channels, Context& ctx) {
+  std::vector<Part> parts;
+  if (grid.cells || grid.batch == 0) return parts;
+  const int64_t threads = ctx.pool().threads(), tokens = grid.tokens();
+  const int64_t wanted = std::max(kLeastPartTokens, kPartElements / channels);
+  if (tokens < wanted) {
+    const int64_t images = std::min(ceil_div(wanted, std::max<int64_t>(tokens, 1)), ceil_div(grid.batch, threads));
+    for (int64_t b = 0; b < grid.batch; b += images) parts.push_back({b, std::min(images, grid.batch - b), nullptr});
+    return parts;
+  }
+  const int64_t share = ceil_div(grid.batch * tokens, threads);
+  const std::vector<TokenBand>& bands = block.attention().bands(grid, std::min(wanted, share), ctx);
+  for (int64_t b = 0; b < grid.batch; ++b) {
+    if (bands.size() < 2) parts.push_back({b, 1, nullptr});
+    for (const TokenBand& band : bands)
+      if (bands.size() > 1) parts.push_back({b, 1, &band});
+  }
+  return parts;
+}
+
+// Parts that threads take alone, of `count`: the rest, which would leave some of them idle, is run by all together.
+int64_t taken_alone(int64_t count, int64_t threads) {
+  const int64_t rounds = ceil_div(count, threads);
+  return rounds >= 8 ? count : count / threads * threads;
+}
+
+void run_part(const TransformerBlock& block, const Part& part, const Tensor& x, const TokenGrid& grid, ConstTensor score_bias, Context& ctx) {
+  const int64_t tokens = grid.tokens(), channels = x.last();
+  AttentionInputs in;
+  in.grid = grid;
+  in.grid.batch = part.images;
+  in.score_bias = score_bias;
+  in.band = part.band;
+  const Tensor images = x.slice(part.image, part.images);
+  if (!part.band) {
+    in.x = images;
+    return block.forward(in, images, nullptr, ctx);
+  }
+  const Tensor rows = images.reshaped(Shape{tokens, channels});
+  const Shape shape{1, part.band->count, channels};
+  if (part.band->rows.size() == 1) {
+    const Tensor own = Tensor(rows.slice(part.band->rows[0].begin, part.band->count)).reshaped(shape);
+    in.x = own;
+    return block.forward(in, own, nullptr, ctx);
+  }
+  ArenaScope scope(ctx.scratch());
+  const Tensor own = ctx.scratch().take(shape, ctx.dtype()), flat = own.reshaped(Shape{part.band->count, channels});
+  const auto for_rows = [&](auto&& f) {
+    int64_t place = 0;
+    for (const TokenBand::Rows& r : part.band->rows) {
+      f(rows.slice(r.begin, r.count), flat.slice(place, r.count));
+      place += r.count;
+    }
+  };
+  for_rows([](const Tensor& map, const Tensor& band) { std::memcpy(band.data, map.data, map.bytes()); });
+  in.x = own;
+  block.forward(in, own, nullptr, ctx);
+  for_rows([](const Tensor& map, const Tensor& band) { std::memcpy(map.data, band.data, map.bytes()); });
+}
+
+void run_depth_first(const TransformerBlock& block, const Tensor& x, const TokenGrid& grid, Context& ctx) {
+  ArenaScope scope(ctx.scratch());
+  const std::vector<Part> parts = parts_of(block, grid, x.last(), ctx);
+  const auto count = static_cast<int64_t>(parts.size());
+  const int threads = ctx.pool().threads();
+  const ConstTensor score_bias = count > 1 ? block.attention().prepare(grid, ctx) : ConstTensor();
+  int64_t next = 0;
+  if (threads > 1 && count > 1) {
+    next = taken_alone(count, threads);
+    ctx.pool().for_ranges(next, [&](int64_t begin, int64_t end, int thread) {
+      Context& own = ctx.worker(thread);
+      if (own.scratch().used() == 0) own.scratch().reset();
+      for (int64_t i = begin; i < end; ++i) run_part(block, parts[static_cast<size_t>(i)], x, grid, score_bias, own);
+    });
+  }
+  for (; next < count; ++next) run_part(block, parts[static_cast<size_t>(next)], x, grid, score_bias, ctx);
+}
+
+}  // namespace
+
+Tensor forward_blocks(const std::deque<TransformerBlock>& blocks, Tensor x, const TokenGrid& grid, Tape* tape, Context& ctx) {
+  const bool depth_first = tape == nullptr && !ctx.training() && ctx.depth_first() && !grid.cells;
+  if (depth_first && ctx.pool().threads() > 1) ctx.worker(0);  // makes them all, before threads ask at once
+  for (const TransformerBlock& block : blocks) {
+    if (depth_first) {
+      run_depth_first(block, x, grid, ctx);
+      continue;
+    }
+    AttentionInputs in;
+    in.x = x;
+    in.grid = grid;
+    const Tensor y = tape ? ctx.activation(x.shape, tape) : x;
+    block.forward(in, y, tape, ctx);
+    x = y;
+  }
+  return x;
+}
+
+}  // namespace fovea

@@ -1,0 +1,15 @@
+// Blocks one after the other over the same tokens.
+#pragma once
+
+#include <deque>
+
+#include "blocks/transformer_block.h"
+
+namespace fovea {
+
+// x (B, N, C) through all blocks. Without a tape they work in x and return it, and go depth first where that is possible: each
+// block runs as a whole over one part of the tokens after the other, so that what it computes on the way stays in the caches, and
+// each thread has parts of its own. Parts are images, or bands of a map whose tokens meet only each other (Attention::bands).
+Tensor forward_blocks(const std::deque<TransformerBlock>& blocks, Tensor x, const TokenGrid& grid, Tape* tape, Context& ctx);
+
+}  // namespace fovea
