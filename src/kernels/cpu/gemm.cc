@@ -72,20 +72,22 @@ void portable_tile(const GemmTile* t) {
   }
 }
 
-GemmTileKernel portable_kernel(int /*rows*/, int vectors, AOrder order, TileType type) {
-  check(type == TileType::kF32, "a portable tile multiplies floats");
+GemmTileKernel portable_kernel(int /*rows*/, int vectors, AOrder order, TileType type, TileEnd end) {
+  check(type == TileType::kF32 && end.activation == Activation::kNone && !end.bf16, "a portable tile multiplies floats and adds");
   if (order == AOrder::kRows) return vectors == 1 ? portable_tile<1, AOrder::kRows> : portable_tile<2, AOrder::kRows>;
   return vectors == 1 ? portable_tile<1, AOrder::kColumns> : portable_tile<2, AOrder::kColumns>;
 }
 
 constexpr Isa kIsa = kLanes == 16 ? Isa::kAvx512 : kLanes == 8 ? Isa::kAvx2 : Isa::kBaseline;
 
-GemmTileKernel generated_kernel(int rows, int vectors, AOrder order, TileType type) {
-  const GemmTileKernel kernel = jit_gemm_kernel(kIsa, rows, vectors, order, type);
-  return kernel != nullptr ? kernel : portable_kernel(rows, vectors, order, type);
+GemmTileKernel generated_kernel(int rows, int vectors, AOrder order, TileType type, TileEnd end) {
+  const GemmTileKernel kernel = jit_gemm_kernel(kIsa, rows, vectors, order, type, end);
+  return kernel != nullptr ? kernel : portable_kernel(rows, vectors, order, type, end);
 }
 bool generates(TileType type) { return jit_gemm_kernel(kIsa, 1, 1, AOrder::kRows, type) != nullptr; }
+bool generated_ends(AOrder order, TileType type, TileEnd end) { return jit_gemm_kernel(kIsa, 1, 1, order, type, end) != nullptr; }
 bool portable_has(TileType type) { return type == TileType::kF32; }
+bool portable_ends(AOrder, TileType, TileEnd) { return false; }
 
 // ---- operands -------------------------------------------------------------------------------------------------------
 
@@ -378,9 +380,9 @@ void finish(const GemmFinish& f) {
 
 constexpr int kTileRows = kLanes == 16 ? 14 : kLanes == 8 ? 6 : 8;
 
-template <GemmTileKernel (*kKernel)(int, int, AOrder, TileType), bool (*kHas)(TileType)>
+template <GemmTileKernel (*kKernel)(int, int, AOrder, TileType, TileEnd), bool (*kHas)(TileType), bool (*kEnds)(AOrder, TileType, TileEnd)>
 void fill_with(KernelTable& t) {
-  static constexpr GemmBackend kBackend = {static_cast<int>(kLanes), kTileRows, kKernel, kHas, stage, finish, pack};
+  static constexpr GemmBackend kBackend = {static_cast<int>(kLanes), kTileRows, kKernel, kHas, kEnds, stage, finish, pack};
   t.gemm = [](const GemmArgs& g, Context& ctx) { run_gemm(kBackend, g, ctx); };
   t.gemm_packed_bytes = [](ProductType type, int64_t k, int64_t n) { return gemm_packed_size(kBackend, type, k, n); };
   t.gemm_pack = [](ProductType type, int64_t k, int64_t n, const void* b, int64_t b_stride, bool b_transposed, void* packed, Context& ctx) {
@@ -388,12 +390,12 @@ void fill_with(KernelTable& t) {
   };
 }
 
-void fill(KernelTable& t) { fill_with<generated_kernel, generates>(t); }
+void fill(KernelTable& t) { fill_with<generated_kernel, generates, generated_ends>(t); }
 
 }  // namespace fovea::HWY_NAMESPACE::gemm_file
 
 namespace fovea::HWY_NAMESPACE::gemm_portable_file {
-void fill(KernelTable& t) { gemm_file::fill_with<gemm_file::portable_kernel, gemm_file::portable_has>(t); }
+void fill(KernelTable& t) { gemm_file::fill_with<gemm_file::portable_kernel, gemm_file::portable_has, gemm_file::portable_ends>(t); }
 }  // namespace fovea::HWY_NAMESPACE::gemm_portable_file
 HWY_AFTER_NAMESPACE();
 

@@ -79,8 +79,9 @@ struct GemmPack {
 struct GemmBackend {
   int lanes = 0;     // floats of a vector
   int max_rows = 0;  // of a tile
-  GemmTileKernel (*kernel)(int rows, int vectors, AOrder order, TileType type) = nullptr;
+  GemmTileKernel (*kernel)(int rows, int vectors, AOrder order, TileType type, TileEnd end) = nullptr;
   bool (*has)(TileType) = nullptr;  // such products by the processor itself
+  bool (*ends)(AOrder order, TileType type, TileEnd end) = nullptr;  // a kernel can finish its tile so
   void (*stage)(const GemmStage&) = nullptr;
   void (*finish)(const GemmFinish&) = nullptr;
   void (*pack)(const GemmPack&) = nullptr;

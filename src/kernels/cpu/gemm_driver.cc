@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "core/check.h"
 #include "kernels/cpu/gemm.h"
@@ -88,7 +89,8 @@ struct Job {
   int64_t block_tiles = 1, stage_elements = 0;
   float* stages = nullptr;    // stage_elements per part
 
-  bool finish = false;        // a tile's end is more than a sum
+  TileEnd end = {};           // of tiles of the last block of k
+  bool finish = false;        // a tile's end is more than its kernel can do
   float* partial = nullptr;   // (m, panels * width): sums over the blocks of k so far, where c cannot hold them
   int64_t partial_stride = 0;
 };
@@ -195,43 +197,12 @@ struct PanelTask {
   const float* next_b; // the next panel, or null
 };
 
-void run_tile(const PanelTask& t, const GemmTile& common, int64_t tile_index) {
+// The end of a tile that its kernel cannot do: rows `r` of the product, whose sums are in `buffer`.
+void finish_tile(const PanelTask& t, const GemmTile& tile, Range r, const float* buffer) {
   const Job& job = t.job;
   const GemmArgs& g = job.g;
-  const Range r = share(t.rows, tile_index, t.tiles);
   const int64_t column = t.panel * job.panels.width;
   float* c = static_cast<float*>(g.c) + column;
-  alignas(64) float buffer[kGemmMaxRows * kMaxWidth];
-
-  GemmTile tile = common;
-  tile.rows = r.size();
-  tile.a = t.a.data + (r.begin - t.rows.begin) * t.a.row_step;
-  if (t.a.scale != nullptr) tile.row_scale = t.a.scale + (r.begin - t.rows.begin);
-  if (t.next_b != nullptr) {
-    // Each tile asks for its share of the next panel, two lines at most per four steps of k.
-    const int64_t bytes_per_step = round_up(16 * common.columns, 64);
-    const int64_t step = std::min<int64_t>(128, round_up(ceil_div(bytes_per_step, t.tiles), 64));
-    const int64_t offset = tile_index * (t.k.size() / 4) * step;
-    if (offset < t.k.size() * 4 * job.panels.width) {
-      tile.prefetch = reinterpret_cast<const char*>(t.next_b) + offset;
-      tile.prefetch_step = step;
-    }
-  }
-  const bool finish = job.finish && t.last;
-  float* sums = job.partial != nullptr ? job.partial + r.begin * job.partial_stride + column : c + r.begin * g.c_stride;
-  const int64_t sums_stride = job.partial != nullptr ? job.partial_stride : g.c_stride;
-  if (!t.first) {
-    tile.addend = sums;
-    tile.addend_stride = sums_stride * 4;
-  } else if (!job.finish && (g.accumulate || g.residual != nullptr)) {
-    tile.addend = g.accumulate ? c + r.begin * g.c_stride : as_floats(g.residual) + r.begin * g.residual_stride + column;
-    tile.addend_stride = (g.accumulate ? g.c_stride : g.residual_stride) * 4;
-  }
-  tile.c = finish ? buffer : sums;
-  tile.c_stride = (finish ? kMaxWidth : sums_stride) * 4;
-  job.be.kernel(static_cast<int>(r.size()), job.panels.vectors(t.panel), job.order, job.forms.tile)(&tile);
-  if (!finish) return;
-
   GemmFinish f;
   if (job.forms.integers && job.forms.tile == TileType::kF32) {
     f.row_scale = tile.row_scale;
@@ -239,7 +210,7 @@ void run_tile(const PanelTask& t, const GemmTile& common, int64_t tile_index) {
     f.bias = tile.bias;
   }
   f.rows = r.size();
-  f.columns = common.columns;
+  f.columns = tile.columns;
   f.tile = buffer;
   f.tile_stride = kMaxWidth;
   if (g.pre_activation != nullptr) f.pre = static_cast<float*>(g.pre_activation) + r.begin * g.n + column;
@@ -260,26 +231,88 @@ void run_tile(const PanelTask& t, const GemmTile& common, int64_t tile_index) {
   job.be.finish(f);
 }
 
+template <class T>
+T* moved(T* p, int64_t bytes) {
+  return p == nullptr ? p : reinterpret_cast<T*>(reinterpret_cast<std::conditional_t<std::is_const_v<T>, const char*, char*>>(p) + bytes);
+}
+
+// Short k leave little to hide behind, so a tile differs from the one before in addresses alone.
 void run_panel(const PanelTask& t) {
   const Job& job = t.job;
-  const int64_t columns = job.panels.columns(t.panel);
+  const GemmArgs& g = job.g;
+  const int64_t columns = job.panels.columns(t.panel), column = t.panel * job.panels.width, row = t.rows.begin;
   alignas(64) static constexpr float kZeros[kMaxWidth] = {};
-  alignas(64) float bias[kMaxWidth] = {};
-  if (t.first && job.g.bias != nullptr)
-    std::memcpy(bias, as_floats(job.g.bias) + t.panel * job.panels.width, static_cast<size_t>(columns) * sizeof(float));
-  GemmTile common;
-  common.a_stride = t.a.stride * 4;
-  common.b = t.b;
-  common.k = t.k.size();
-  common.start = bias;
+  alignas(64) float bias[kMaxWidth] = {}, buffer[kGemmMaxRows * kMaxWidth];
+  if (t.first && g.bias != nullptr) std::memcpy(bias, as_floats(g.bias) + column, static_cast<size_t>(columns) * sizeof(float));
+  GemmTile tile;
+  tile.a = t.a.data;
+  tile.a_stride = t.a.stride * 4;
+  tile.b = t.b;
+  tile.k = t.k.size();
+  tile.start = bias;
+  tile.columns = columns;
   if (job.forms.integers) {
-    common.start = job.start != nullptr ? job.start + t.panel * job.panels.width : kZeros;
-    common.column_scale = job.column_scale + t.panel * job.panels.width;
-    common.bias = bias;
+    tile.start = job.start != nullptr ? job.start + column : kZeros;
+    tile.row_scale = t.a.scale;
+    tile.column_scale = job.column_scale + column;
+    tile.bias = bias;
   }
-  common.columns = columns;
-  common.prefetch = t.b;
-  for (int64_t i = 0; i < t.tiles; ++i) run_tile(t, common, i);
+  // Each tile asks for its share of the next panel, two lines at most per four steps of k.
+  tile.prefetch = t.b;
+  int64_t prefetch_left = 0, prefetch_bytes = 0;  // of the next panel; of a tile
+  if (t.next_b != nullptr) {
+    const int64_t bytes_per_step = round_up(16 * columns, 64);
+    tile.prefetch = t.next_b;
+    tile.prefetch_step = std::min<int64_t>(128, round_up(ceil_div(bytes_per_step, t.tiles), 64));
+    prefetch_bytes = t.k.size() / 4 * tile.prefetch_step;
+    prefetch_left = t.k.size() * 4 * job.panels.width;
+  }
+  float* c = static_cast<float*>(g.c) + column;
+  float* sums = job.partial != nullptr ? job.partial + row * job.partial_stride + column : c + row * g.c_stride;
+  const int64_t sums_stride = job.partial != nullptr ? job.partial_stride : g.c_stride;
+  if (!t.first) {
+    tile.addend = sums;
+    tile.addend_stride = sums_stride * 4;
+  } else if (!job.finish && (g.accumulate || g.residual != nullptr)) {
+    tile.addend = g.accumulate ? c + row * g.c_stride : as_floats(g.residual) + row * g.residual_stride + column;
+    tile.addend_stride = (g.accumulate ? g.c_stride : g.residual_stride) * 4;
+  }
+  const bool finish = job.finish && t.last;
+  tile.c = finish ? buffer : sums;
+  tile.c_stride = (finish ? kMaxWidth : sums_stride) * 4;
+  if (t.last && job.end.bf16) {
+    tile.c = reinterpret_cast<float*>(static_cast<uint16_t*>(g.c) + column + row * g.c_stride);
+    tile.c_stride = g.c_stride * 2;
+  }
+  if (t.last && !finish && g.pre_activation != nullptr) {
+    tile.pre = static_cast<float*>(g.pre_activation) + row * g.n + column;
+    tile.pre_stride = g.n * 4;
+  }
+
+  const int64_t rows = t.rows.size() / t.tiles, taller = t.rows.size() % t.tiles;  // the first tiles have a row more
+  const auto kernel_of = [&](int64_t height) {
+    return job.be.kernel(static_cast<int>(height), job.panels.vectors(t.panel), job.order, job.forms.tile, t.last ? job.end : TileEnd());
+  };
+  const GemmTileKernel kernel = rows > 0 ? kernel_of(rows) : nullptr, taller_kernel = taller > 0 ? kernel_of(rows + 1) : nullptr;
+  int64_t done = 0;
+  for (int64_t i = 0; i < t.tiles; ++i) {
+    tile.rows = rows + (i < taller);
+    (i < taller ? taller_kernel : kernel)(&tile);
+    if (finish) finish_tile(t, tile, {row + done, row + done + tile.rows}, buffer);
+    done += tile.rows;
+    tile.a = moved(tile.a, tile.rows * t.a.row_step * 4);
+    if (!finish) tile.c = moved(tile.c, tile.rows * tile.c_stride);
+    tile.addend = moved(tile.addend, tile.rows * tile.addend_stride);
+    tile.pre = moved(tile.pre, tile.rows * tile.pre_stride);
+    if (tile.row_scale != nullptr) tile.row_scale += tile.rows;
+    if (prefetch_left > prefetch_bytes) {
+      prefetch_left -= prefetch_bytes;
+      tile.prefetch = static_cast<const char*>(tile.prefetch) + prefetch_bytes;
+    } else {
+      tile.prefetch = t.b;
+      tile.prefetch_step = 0;
+    }
+  }
 }
 
 // Blocks [first, last) of k for one thread's share of c: blocks of rows whose A stays in the second-level cache, then k,
@@ -363,8 +396,14 @@ void run_gemm(const GemmBackend& be, const GemmArgs& g, Context& ctx) {
   choose_blocks(job);
   const int64_t parts = job.m_parts * job.n_parts;
   if (job.stage_a) job.stages = scratch.take<float>(parts * job.stage_elements);
-  job.finish = g.activation != Activation::kNone || g.pre_activation != nullptr || g.c_rows != nullptr ||
-               (forms.integers && forms.tile == TileType::kF32) || g.c_bf16;
+  // Kernels end tiles themselves where all of k is in them and rows stay where they are.
+  const TileEnd end{g.activation, g.c_bf16};
+  const bool plain_end = g.activation == Activation::kNone && !g.c_bf16 && g.pre_activation == nullptr;
+  const bool scaled = !forms.integers || forms.tile == TileType::kInt8;
+  const bool by_kernel = job.blocks == 1 && g.c_rows == nullptr && scaled && (g.pre_activation == nullptr || g.activation != Activation::kNone) &&
+                         be.ends(job.order, forms.tile, end);
+  if (by_kernel) job.end = end;
+  job.finish = !by_kernel && (!plain_end || g.c_rows != nullptr || !scaled);
   if (job.finish && job.blocks > 1 && (g.c_rows != nullptr || g.residual != nullptr || g.c_bf16)) {
     job.partial_stride = job.panels.count() * job.panels.width;
     job.partial = scratch.take<float>(g.m * job.partial_stride);

@@ -7,12 +7,13 @@
 
 #include <cstdint>
 
+#include "kernels/kernel_table.h"
+
 namespace fovea {
 
-// c[i, j] = start[j] + sum over k of a[i, k] · b[k, j] (+ addend[i, j]), the sum taken in ascending k by one accumulator
+// c[i, j] = end(start[j] + sum over k of a[i, k] · b[k, j]) (+ addend[i, j]), the sum taken in ascending k by one accumulator
 // per element, so a result depends neither on the height of the tile nor on the thread that computes it.
-// int8: c[i, j] = (start[j] + sum) · row_scale[i] · column_scale[j] + bias[j] (+ addend[i, j]), with start in int32, a
-// unsigned with 128 for zero.
+// int8: end((start[j] + sum) · row_scale[i] · column_scale[j] + bias[j]), with start in int32, a unsigned with 128 for zero.
 struct GemmTile {
   const float* a = nullptr;
   int64_t a_stride = 0;  // bytes; what it separates is said by AOrder
@@ -21,8 +22,10 @@ struct GemmTile {
   const float* start = nullptr;   // (vectors * lanes)
   const float* addend = nullptr;  // (rows, columns) or null; may be c
   int64_t addend_stride = 0;      // bytes
-  float* c = nullptr;
+  float* c = nullptr;             // with TileEnd::bf16 bfloat16
   int64_t c_stride = 0;  // bytes
+  float* pre = nullptr;           // keeps what there is before the activation, where the end has one; or null
+  int64_t pre_stride = 0;  // bytes
   int64_t columns = 0;   // of addend and c; from 1 to vectors * lanes
   int64_t rows = 0;      // generated kernels know it already
   const float* row_scale = nullptr;     // int8: (rows)
@@ -38,6 +41,12 @@ enum class AOrder : uint8_t {
 };
 
 enum class TileType : uint8_t { kF32, kBF16, kInt8 };
+
+// What a generated kernel does with finished sums.
+struct TileEnd {
+  Activation activation = Activation::kNone;
+  bool bf16 = false;  // c is bfloat16; no addend
+};
 
 using GemmTileKernel = void (*)(const GemmTile*);
 

@@ -11,28 +11,35 @@
 #include <string>
 
 #include "core/check.h"
+#include "kernels/cpu/gelu_table.h"
 #include "kernels/cpu/jit_code.h"
 
 namespace fovea {
 
 namespace {
 
-constexpr size_t kCodeBytes = 8192;
+constexpr size_t kCodeBytes = 16384;
 
 // Columns below n: eight lanes from entry 16 - n + 8 · vector.
 alignas(64) constexpr int32_t kMaskLanes[32] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
 
 class TileCode : public JitCode {
  public:
-  TileCode(Isa isa, int rows, int vectors, AOrder order, TileType type)
+  TileCode(Isa isa, int rows, int vectors, AOrder order, TileType type, TileEnd end)
       : JitCode(kCodeBytes, "gemm_tile_" + std::to_string(rows) + "x" + std::to_string(vectors) + (order == AOrder::kColumns ? "_columns" : "") +
-                                (type == TileType::kF32 ? "" : type == TileType::kBF16 ? "_bf16" : "_int8")),
-        wide_(isa == Isa::kAvx512), rows_(rows), vectors_(vectors), order_(order), type_(type) {
+                                (type == TileType::kF32 ? "" : type == TileType::kBF16 ? "_bf16" : "_int8") +
+                                (end.activation == Activation::kNone ? "" : "_activation") + (end.bf16 ? "_to_bf16" : "")),
+        wide_(isa == Isa::kAvx512), rows_(rows), vectors_(vectors), order_(order), type_(type), end_(end) {
     push(prefetch_);
     push(prefetch_step_);
     load_arguments();
     k_loops();
     if (type_ == TileType::kInt8) scale();
+    load_mask_bits();
+    if (end_.activation != Activation::kNone) {
+      keep_before_activation();
+      activate();
+    }
     finish();
     vzeroupper();
     pop(prefetch_step_);
@@ -155,11 +162,87 @@ class TileCode : public JitCode {
       }
   }
 
+  // Of the columns that there are: opmasks 1 and 2.
+  void load_mask_bits() {
+    if (!wide_) return;
+    const Xbyak::Reg64 &bits = prefetch_, &columns = count_;
+    mov(columns, field(offsetof(GemmTile, columns)));
+    mov(bits.cvt32(), -1);
+    bzhi(bits.cvt32(), bits.cvt32(), columns.cvt32());
+    kmovw(Xbyak::Opmask(1), bits.cvt32());
+    shr(bits.cvt32(), 16);
+    kmovw(Xbyak::Opmask(2), bits.cvt32());
+  }
+
+  void keep_before_activation() {
+    const Xbyak::Reg64 &pre = b_, &stride = a_stride_;
+    Xbyak::Label done;
+    mov(pre, field(offsetof(GemmTile, pre)));
+    test(pre, pre);
+    jz(done, T_NEAR);
+    mov(stride, field(offsetof(GemmTile, pre_stride)));
+    for (int i = 0; i < rows_; ++i) {
+      for (int j = 0; j < vectors_; ++j) vmovups(ptr[pre + j * vector_bytes()] | Xbyak::Opmask(1 + j), acc(i, j));
+      if (i + 1 < rows_) add(pre, stride);
+    }
+    L(done);
+  }
+
+  // Sums become activations. GELU: see gelu_table.h.
+  void activate() {
+    const Xbyak::Zmm a(28), piece(29), t(30), r(31);
+    const bool relu = end_.activation == Activation::kRelu;
+    const int degree = end_.bf16 ? 3 : 5;
+    const Xbyak::Reg64& table = prefetch_step_;
+    const auto constant = [&](size_t at) { return zword_b[table + static_cast<int>(at)]; };
+    if (relu) {
+      vpxord(a, a, a);
+    } else {
+      mov(table, reinterpret_cast<size_t>(&gelu_table(end_.activation, degree)));
+    }
+    for (int i = 0; i < rows_; ++i)
+      for (int j = 0; j < vectors_; ++j) {
+        const Xbyak::Zmm x(acc(i, j).getIdx());
+        if (relu) {
+          vmaxps(x, a, x);  // the second operand where one is not a number: it must stay visible
+          continue;
+        }
+        vpslld(a, x, 1);  // without the sign
+        vpsrld(a, a, 1);
+        vminps(a, a, constant(offsetof(GeluTable, bound)));
+        vbroadcastss(piece, ptr[table + static_cast<int>(offsetof(GeluTable, to_integer))]);
+        vmovaps(t, piece);
+        vfmadd231ps(piece, a, constant(offsetof(GeluTable, inverse_width)));
+        vsubps(t, piece, t);
+        vfmsub231ps(t, a, constant(offsetof(GeluTable, inverse_width)));
+        const auto coefficients = [&](int n) { return ptr[table + static_cast<int>(offsetof(GeluTable, coefficients)) + 64 * n]; };
+        vpermps(r, piece, coefficients(degree));
+        for (int n = degree - 1; n >= 0; --n) {
+          vpermps(a, piece, coefficients(n));
+          vfmadd213ps(r, t, a);
+        }
+        vpxord(a, a, a);
+        vmaxps(x, a, x);
+        vsubps(x, x, r);
+      }
+  }
+
   void finish() {
     Xbyak::Label masked, full_store, masked_store, done;
     const Xbyak::Reg64 &c = b_, &c_stride = a_stride_, &columns = count_, &addend = a_[0], &addend_stride = a_[1];
     mov(c, field(offsetof(GemmTile, c)));
     mov(c_stride, field(offsetof(GemmTile, c_stride)));
+    if (end_.bf16) {
+      for (int i = 0; i < rows_; ++i) {
+        for (int j = 0; j < vectors_; ++j) {
+          const Xbyak::Ymm half(acc(i, j).getIdx());
+          vcvtneps2bf16(half, Xbyak::Zmm(acc(i, j).getIdx()));
+          vmovdqu16(ptr[c + j * 32] | Xbyak::Opmask(1 + j), half);
+        }
+        if (i + 1 < rows_) add(c, c_stride);
+      }
+      return;
+    }
     mov(columns, field(offsetof(GemmTile, columns)));
     mov(addend, field(offsetof(GemmTile, addend)));
     mov(addend_stride, field(offsetof(GemmTile, addend_stride)));
@@ -179,7 +262,7 @@ class TileCode : public JitCode {
     jmp(done, T_NEAR);
 
     L(masked);
-    make_masks(columns);
+    if (!wide_) load_lane_masks(columns);
     test(addend, addend);
     jz(masked_store, T_NEAR);
     for (int i = 0; i < rows_; ++i) {
@@ -209,26 +292,19 @@ class TileCode : public JitCode {
     L(done);
   }
 
-  // AVX-512: opmasks 1 and 2; AVX2: lane masks in place of the two vectors of b.
-  void make_masks(const Xbyak::Reg64& columns) {
-    const Xbyak::Reg64& bits = prefetch_;
-    if (wide_) {
-      mov(bits.cvt32(), -1);
-      bzhi(bits.cvt32(), bits.cvt32(), columns.cvt32());
-      kmovw(Xbyak::Opmask(1), bits.cvt32());
-      shr(bits.cvt32(), 16);
-      kmovw(Xbyak::Opmask(2), bits.cvt32());
-    } else {
-      mov(bits, reinterpret_cast<size_t>(kMaskLanes + 16));
-      neg(columns);
-      for (int j = 0; j < vectors_; ++j) vmovups(b_vec(j), ptr[bits + columns * 4 + j * vector_bytes()]);
-    }
+  // AVX2: lane masks in place of the two vectors of b.
+  void load_lane_masks(const Xbyak::Reg64& columns) {
+    const Xbyak::Reg64& lanes = prefetch_;
+    mov(lanes, reinterpret_cast<size_t>(kMaskLanes + 16));
+    neg(columns);
+    for (int j = 0; j < vectors_; ++j) vmovups(b_vec(j), ptr[lanes + columns * 4 + j * vector_bytes()]);
   }
 
   const bool wide_;
   const int rows_, vectors_;
   const AOrder order_;
   const TileType type_;
+  const TileEnd end_;
   const Xbyak::Reg64 tile_ = rdi, b_ = rsi, a_stride_ = rcx, count_ = rdx, prefetch_ = rbx, prefetch_step_ = r12;
   const std::array<Xbyak::Reg64, 5> a_ = {rax, r8, r9, r10, r11};
 };
@@ -288,20 +364,25 @@ bool runs(PeakLoop loop) {
 
 }  // namespace
 
-GemmTileKernel jit_gemm_kernel(Isa isa, int rows, int vectors, AOrder order, TileType type) {
+GemmTileKernel jit_gemm_kernel(Isa isa, int rows, int vectors, AOrder order, TileType type, TileEnd end) {
   if (isa == Isa::kBaseline) return nullptr;
   static const bool has_bf16 = runs(PeakLoop::kAvx512Bf16), has_int8 = runs(PeakLoop::kAvx512Int8);
-  if (type != TileType::kF32 && (isa != Isa::kAvx512 || order != AOrder::kRows || !(type == TileType::kBF16 ? has_bf16 : has_int8))) return nullptr;
-  static std::atomic<GemmTileKernel> kernels[3][2][2][2][kGemmMaxRows];
-  std::atomic<GemmTileKernel>& slot =
-      kernels[static_cast<int>(type)][isa == Isa::kAvx512][order == AOrder::kColumns][vectors - 1][rows - 1];
+  const bool ends = end.activation != Activation::kNone || end.bf16;
+  if ((ends || type != TileType::kF32) && (isa != Isa::kAvx512 || order != AOrder::kRows)) return nullptr;
+  if ((type == TileType::kBF16 || end.bf16) && !has_bf16) return nullptr;
+  if (type == TileType::kInt8 && !has_int8) return nullptr;
+  constexpr size_t kActivations = 4;
+  static std::atomic<GemmTileKernel> kernels[3][2][2][kActivations][2][2][kGemmMaxRows];
+  std::atomic<GemmTileKernel>& slot = kernels[static_cast<int>(type)][isa == Isa::kAvx512][order == AOrder::kColumns]
+                                             [static_cast<size_t>(end.activation)][end.bf16][vectors - 1][rows - 1];
   const GemmTileKernel known = slot.load(std::memory_order_acquire);
   if (known != nullptr || code_is_refused()) [[likely]]
     return known;
-  check(rows >= 1 && rows <= (isa == Isa::kAvx512 ? kGemmMaxRows : 6) && vectors >= 1 && vectors <= 2,
+  check(rows >= 1 && rows <= (isa == Isa::kAvx512 ? kGemmMaxRows : 6) && vectors >= 1 && vectors <= 2 &&
+            static_cast<size_t>(end.activation) < kActivations,
         "no tile of {} rows and {} vectors", rows, vectors);
   const JitFunction code = keep_code([&] { return reinterpret_cast<JitFunction>(slot.load(std::memory_order_acquire)); },
-                                  [&] { return std::make_unique<TileCode>(isa, rows, vectors, order, type); });
+                                  [&] { return std::make_unique<TileCode>(isa, rows, vectors, order, type, end); });
   const auto kernel = reinterpret_cast<GemmTileKernel>(code);
   if (kernel != nullptr) slot.store(kernel, std::memory_order_release);
   return kernel;
@@ -324,7 +405,7 @@ PeakCode jit_peak_loop(PeakLoop loop) {
 
 namespace fovea {
 
-GemmTileKernel jit_gemm_kernel(Isa, int, int, AOrder, TileType) { return nullptr; }
+GemmTileKernel jit_gemm_kernel(Isa, int, int, AOrder, TileType, TileEnd) { return nullptr; }
 PeakCode jit_peak_loop(PeakLoop) { return {}; }
 
 }  // namespace fovea

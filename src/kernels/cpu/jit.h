@@ -12,7 +12,8 @@ namespace fovea {
 // call for a shape, by any thread; later calls are one load. Null where there is no generator (other instruction sets),
 // where the processor has no instruction for the type (bf16 and int8: AVX-512 alone, rows of A alone), or where the system
 // refuses executable memory.
-GemmTileKernel jit_gemm_kernel(Isa isa, int rows, int vectors, AOrder order, TileType type = TileType::kF32);
+// An end that does something: AVX-512 alone, and bf16 where the processor has such instructions.
+GemmTileKernel jit_gemm_kernel(Isa isa, int rows, int vectors, AOrder order, TileType type = TileType::kF32, TileEnd end = {});
 
 // Loops of independent multiply-accumulates on registers, which measure what the arithmetic units can do.
 enum class PeakLoop : uint8_t { kSseMulAdd, kAvx2Fma, kAvx512Fma, kAvx512Bf16, kAvx512Int8 };
