@@ -24,15 +24,14 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 std::vector<Part> parts_of(const TransformerBlock& block, const TokenGrid& grid, int64_t channels, Context& ctx) {
   std::vector<Part> parts;
   if (grid.cells || grid.batch == 0) return parts;
-  const int64_t threads = ctx.pool().threads(), tokens = grid.tokens();
-  const int64_t wanted = std::max(kLeastPartTokens, kPartElements / channels);
-  if (tokens < wanted) {
-    const int64_t images = std::min(ceil_div(wanted, std::max<int64_t>(tokens, 1)), ceil_div(grid.batch, threads));
+  const int64_t tokens = grid.tokens(), share = ceil_div(grid.batch * tokens, ctx.pool().threads());
+  const int64_t wanted = std::min(std::max(kLeastPartTokens, kPartElements / channels), share);
+  if (tokens <= wanted) {
+    const int64_t images = tokens > 0 ? wanted / tokens : grid.batch;
     for (int64_t b = 0; b < grid.batch; b += images) parts.push_back({b, std::min(images, grid.batch - b), nullptr});
     return parts;
   }
-  const int64_t share = ceil_div(grid.batch * tokens, threads);
-  const std::vector<TokenBand>& bands = block.attention().bands(grid, std::min(wanted, share), ctx);
+  const std::vector<TokenBand>& bands = block.attention().bands(grid, wanted, ctx);
   for (int64_t b = 0; b < grid.batch; ++b) {
     if (bands.size() < 2) parts.push_back({b, 1, nullptr});
     for (const TokenBand& band : bands)

@@ -17,16 +17,24 @@ using Json = nlohmann::ordered_json;
 
 constexpr size_t kShownMistakes = 24;
 
-// The weights' packed form for as long as this lives.
+// The weights' packed form for as long as this lives, and the executor that training's own forward is.
 class PackedWeights {
  public:
-  PackedWeights(ParamStore& params, Context& ctx) : params_(params) { pack_weights(params, ctx); }
-  ~PackedWeights() { params_.drop_packed(); }
+  PackedWeights(ParamStore& params, Context& ctx) : params_(params), ctx_(ctx), depth_first_(ctx.depth_first()) {
+    pack_weights(params, ctx);
+    ctx.set_depth_first(false);
+  }
+  ~PackedWeights() {
+    ctx_.set_depth_first(depth_first_);
+    params_.drop_packed();
+  }
   PackedWeights(const PackedWeights&) = delete;
   PackedWeights& operator=(const PackedWeights&) = delete;
 
  private:
   ParamStore& params_;
+  Context& ctx_;
+  bool depth_first_;
 };
 
 double probability_of(const ConstTensor& logits, int64_t row, int64_t which) {

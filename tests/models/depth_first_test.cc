@@ -1,0 +1,129 @@
+// The two ways to run blocks in inference: layer by layer over a whole map, and depth first over its parts.
+#include <gtest/gtest.h>
+
+#include "core/convert.h"
+#include "harness/expect.h"
+#include "harness/layers.h"
+#include "heads/classifier.h"
+#include "ops/pack_weights.h"
+
+namespace fovea {
+namespace {
+
+ModelConfig hierarchical(const std::string& attention) {
+  ModelConfig c;
+  c.name = "small";
+  c.family = "swin";
+  c.attention = attention;
+  c.input.height = c.input.width = 56;
+  c.classes = 10;
+  c.patch = 2;
+  c.dim = 32;
+  c.depths = {2, 2, 2};
+  c.stage_heads = {2, 2, 4};
+  c.mlp_ratio = 2;
+  c.norm_epsilon = 1e-5;
+  return c;
+}
+
+ModelConfig swin_v2() {
+  ModelConfig c = hierarchical("window_v2:size=4");
+  c.swin_version = 2;
+  return c;
+}
+
+ModelConfig cswin() {
+  ModelConfig c = hierarchical("cross_shaped:stripe=1/cross_shaped:stripe=2/cross_shaped:branches=1");
+  c.family = "cswin";
+  c.patch = 4;
+  return c;
+}
+
+ModelConfig vit(const std::string& attention, double layer_scale = 0) {
+  ModelConfig c = hierarchical(attention);
+  c.family = "vit";
+  c.patch = 4;
+  c.depth = 3;
+  c.heads = 2;
+  c.layer_scale = layer_scale;
+  return c;
+}
+
+struct Input {
+  int64_t batch, height, width;
+};
+
+class Run {
+ public:
+  Run(const ModelConfig& config, const KernelTable& table, ProductType type, Input in)
+      : model_(config), table_(table), images_(harness::random_tensor(Shape{in.batch, 3, in.height, in.width}, Rng(2), table.dtype)) {
+    model_.params().allocate(table.dtype, ParamStore::Gradients::kNo);
+    model_.params().initialise(Rng(1));
+    Context ctx(table, table.dtype, 1);
+    if (type != ProductType::kOwn || table.dtype == DType::kF32) pack_weights(model_.params(), ctx, type);
+  }
+  harness::HostTensor logits(bool depth_first, int threads) {
+    Context ctx(table_, table_.dtype, threads);
+    ctx.set_depth_first(depth_first);
+    harness::HostTensor y(Shape{images_.shape[0], model_.config().classes}, table_.dtype);
+    for (int i = 0; i < 2; ++i) model_.classify(images_, y, ctx);  // from memory in use as well as from fresh
+    EXPECT_EQ(ctx.scratch().used(), 0u);
+    return y;
+  }
+
+ private:
+  Classifier model_;
+  const KernelTable& table_;
+  harness::HostTensor images_;
+};
+
+// Rows of a product, of a norm and of a group's softmax are computed alone, so cutting changes no bit of them. Features of a whole
+// sequence are summed in pieces that depend on how many sequences there are.
+void expect_agreement(const ModelConfig& config, Input in, const KernelTable& table, ProductType type) {
+  SCOPED_TRACE(fmt::format("{} {} {}x{}x{} {}", config.family, config.attention, in.batch, in.height, in.width, table.name));
+  Run run(config, table, type, in);
+  const harness::HostTensor plain = run.logits(false, 2);
+  const bool by_rows = config.attention.find("performer") == std::string::npos;
+  for (const int threads : {1, 2, 3, 5}) {
+    const harness::HostTensor y = run.logits(true, threads);
+    const std::string what = fmt::format("{} threads", threads);
+    by_rows ? harness::expect_same_bits(y, plain, what) : harness::expect_close(y, plain, harness::Tolerance::relative(2e-6), what);
+  }
+}
+
+TEST(DepthFirst, AgreesWithThePlainExecutorForEveryBackboneAndSize) {
+  for (const ModelConfig& config : {hierarchical("window:size=7"), hierarchical("window:size=4:rule=microsoft"), hierarchical("window:size=5:rule=torchvision"),
+                                    swin_v2(), cswin(), vit("global"), vit("global", 0.5), vit("window:size=4"), hierarchical("window/sparse/global"),
+                                    hierarchical("window,global"), hierarchical("performer/linformer/longformer"), hierarchical("local/sampled/window+global")})
+    for (const Input in : {Input{1, 56, 56}, Input{5, 56, 56}, Input{2, 50, 82}, Input{1, 112, 70}}) {
+      if (config.attention.find("linformer") != std::string::npos && in.height != 56) continue;  // as long as it was built
+      expect_agreement(config, in, kernel_table("auto"), ProductType::kOwn);
+    }
+}
+
+TEST(DepthFirst, AgreesOnEveryTableAndType) {
+  for (const ModelConfig& config : {hierarchical("window:size=7"), swin_v2(), vit("global")}) {
+    for (const KernelTable* table : harness::f32_tables())
+      for (const ProductType type : {ProductType::kOwn, ProductType::kBF16, ProductType::kInt8}) expect_agreement(config, {3, 56, 50}, *table, type);
+    expect_agreement(config, {2, 28, 42}, kernel_table("reference"), ProductType::kOwn);
+  }
+}
+
+TEST(DepthFirst, ASteadyInferenceAllocatesNothing) {
+  Classifier model(hierarchical("window:size=7"));
+  const KernelTable& table = kernel_table("auto");
+  model.params().allocate(table.dtype, ParamStore::Gradients::kNo);
+  model.params().initialise(Rng(1));
+  Context ctx(table, table.dtype, 2);
+  const auto x = harness::random_tensor(Shape{3, 3, 56, 56}, Rng(2), table.dtype);
+  const harness::HostTensor logits(Shape{3, 10}, table.dtype);
+  const auto allocations = [&] { return ctx.scratch().system_allocations() + ctx.worker(0).scratch().system_allocations() + ctx.worker(1).scratch().system_allocations(); };
+  for (int i = 0; i < 3; ++i) model.classify(x, logits, ctx);
+  const int64_t before = allocations();
+  EXPECT_GT(ctx.worker(1).scratch().system_allocations(), 0) << "nothing ran depth first";
+  for (int i = 0; i < 10; ++i) model.classify(x, logits, ctx);
+  EXPECT_EQ(allocations(), before);
+}
+
+}  // namespace
+}  // namespace fovea
