@@ -17,7 +17,7 @@ using Json = nlohmann::ordered_json;
 struct ClassifyArguments {
   Common common;
   SizeAndSettings shape;
-  std::string model, csv, dtype = "f32";
+  std::string model, csv, dtype = "auto";
   std::vector<std::string> inputs;
   int topk = 5;
   bool json = false;

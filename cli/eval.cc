@@ -20,7 +20,7 @@ struct EvalArguments {
   Common common;
   SizeAndSettings shape;
   EvaluateOptions evaluate;
-  std::string model, dtype = "f32";
+  std::string model, dtype = "auto";
   bool json = false;
 };
 

@@ -26,7 +26,7 @@ Json object(const std::vector<std::pair<std::string, std::string>>& pairs) {
 }
 
 void print_json(const ModelInfo& i) {
-  const Json j = {{"name", i.name}, {"family", i.family}, {"source", i.source}, {"dialect", i.dialect}, {"attention", i.attention},
+  const Json j = {{"name", i.name}, {"family", i.family}, {"source", i.source}, {"dialect", i.dialect}, {"dtype", i.dtype}, {"attention", i.attention},
                   {"parameters", i.parameters}, {"classes", i.classes}, {"class_names", i.class_names}, {"channels", i.channels},
                   {"size", {i.height, i.width}}, {"gflop", i.gflop}, {"architecture", object(i.architecture)},
                   {"preprocessing", object(i.preprocessing)}, {"metadata", object(i.metadata)}, {"assumed", i.assumed}};
@@ -46,6 +46,7 @@ void print_text(const ModelInfo& i) {
   line("name", i.name);
   line("source", i.source);
   line("dialect", i.dialect);
+  line("dtype", i.dtype);
   line("family", i.family);
   line("attention", i.attention);
   line("parameters", fmt::format("{} ({})", i.parameters, count_text(i.parameters)));

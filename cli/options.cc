@@ -35,7 +35,7 @@ void add_set(CLI::App& app, SizeAndSettings& options) {
 }
 
 void add_dtype(CLI::App& app, std::string& dtype) {
-  app.add_option("--dtype", dtype, "of weights and activations in matrix products: f32, bf16 or int8")->capture_default_str();
+  app.add_option("--dtype", dtype, "of weights and activations in matrix products: f32, bf16 or int8; auto: int8 for a file in int8, else f32")->capture_default_str();
 }
 
 std::pair<int64_t, int64_t> SizeAndSettings::height_width(int64_t longest) const {

@@ -30,7 +30,7 @@ struct BenchOptions {
   int64_t height = 0, width = 0;      // map (attention) or image (model) size; 0: from tokens, or the model's own
   int64_t tokens = 0;                 // attention: a square map of about as many tokens
   int64_t heads = 8, head_dim = 64;   // attention
-  std::string dtype = "f32";
+  std::string dtype = "auto";         // as LoadOptions::dtype
   enum class Pass : uint8_t { kForward, kBackward, kTrain } pass = Pass::kForward;
   double seconds = 2;                 // measure for about this long, at least 5 runs
   Settings set;

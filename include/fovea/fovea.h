@@ -3,6 +3,7 @@
 
 #include "fovea/bench.h"
 #include "fovea/compare.h"
+#include "fovea/convert.h"
 #include "fovea/error.h"
 #include "fovea/evaluate.h"
 #include "fovea/info.h"

@@ -24,8 +24,9 @@ struct LoadOptions {
   Settings set;
   int64_t height = 0, width = 0;     // input size; 0: the model's own
   std::string kernels = "auto";      // the weights are kept in the form these kernels want
-  std::string dtype = "f32";         // of weights and activations in matrix products: f32; bf16; int8 (by a scale for each output
-                                     // and each token; the first and last layers in f32). All else is f32
+  std::string dtype = "auto";        // of weights and activations in matrix products: f32; bf16; int8 (by a scale for each output
+                                     // and each token; the first and last layers in f32). All else is f32. auto: int8 for a file whose
+                                     // weights are in int8, else f32
   std::string attention;             // only for a preset: another attention SPEC than the preset's; empty: the preset's
   uint64_t seed = 0;                 // only for a preset: its weights are random
 };
@@ -39,6 +40,7 @@ struct Prediction {
 // What the caller may want to know of a model.
 struct ModelInfo {
   std::string name, family, attention, dialect, source;  // source: the file, or "preset (random weights)"
+  std::string dtype;                                  // of the weights there: f32, f16, bf16, f64, int8
   int64_t parameters = 0, classes = 0;
   int64_t channels = 0, height = 0, width = 0;
   double gflop = 0;                                   // one image, multiply-adds times two

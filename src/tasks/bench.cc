@@ -117,7 +117,7 @@ GemmBench bench_gemm(const ExecutionOptions& execution, int64_t batch, const std
   GemmBench result;
   result.threads = ctx.pool().threads();
   result.kernels = table.name;
-  result.dtype = dtype;
+  result.dtype = name_of(type);
   double peak = peak_gflops(ctx, type);
   for (const GemmShape& shape : bench_gemm_shapes(batch)) {
     // As inference does it: weights packed once, the bias fused.
@@ -211,7 +211,7 @@ BenchResult bench_attention(const std::string& spec, const BenchOptions& options
     if (given) fill_from(*given, "dy", dy);
   }
   r.name = parsed.str();
-  r.dtype = options.dtype;
+  r.dtype = name_of(type);
   r.tokens = grid.tokens();
   r.pass = backward ? "forward+backward" : "forward";
   // Each product of the forward has two in the backward.
@@ -236,13 +236,12 @@ BenchResult bench_attention(const std::string& spec, const BenchOptions& options
 }
 
 BenchResult bench_model(const std::string& model, const BenchOptions& options) {
-  const ProductType type = product_type(options.dtype);
   require_sizes(options, 16384);
   require(options.pass != BenchOptions::Pass::kBackward, "a whole model is measured forward or as a training step (--train)");
   const KernelTable& table = table_of(options.execution);
   Context ctx(table, table.dtype, options.execution.threads);
   const bool train = options.pass == BenchOptions::Pass::kTrain;
-  require(!train || type == ProductType::kOwn, "training is in f32; leave out --dtype {}", options.dtype);
+  require(!train || product_type(options.dtype) == ProductType::kOwn, "training is in f32; leave out --dtype {}", options.dtype);
   LoadOptions load;
   load.set = options.set;
   load.height = options.height;
@@ -257,7 +256,7 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options) {
   BenchResult r;
   r.load_ms = load_ms;
   r.name = config.name;
-  r.dtype = options.dtype;
+  r.dtype = name_of(loaded.type);
   r.batch = options.batch;
   r.height = loaded.height;
   r.width = loaded.width;
@@ -288,7 +287,7 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options) {
     for (int64_t i = 0; i < logits.elements(); ++i) check(std::isfinite(load_scalar(logits, i)), "the model gives {}", load_scalar(logits, i));
   }
   r.tokens = classifier.backbone().forward(images.slice(0, 1), nullptr, ctx).grid.tokens();
-  finish(r, ctx, type, ms);
+  finish(r, ctx, loaded.type, ms);
   return r;
 }
 

@@ -13,7 +13,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char* kFirstMoment = "optimizer.m";
 constexpr const char* kSecondMoment = "optimizer.v";
-constexpr const char* kStateKey = "fovea.training";
 
 template <class State, class Visit>
 void visit_state(State& s, Visit&& visit) {
@@ -38,11 +37,6 @@ std::vector<TensorToWrite> weights_of(const Classifier& model) {
   return tensors;
 }
 
-void add_model_metadata(Metadata& metadata, const Classifier& model) {
-  metadata["fovea.config"] = to_json(model.config());
-  metadata["fovea.version"] = version();
-}
-
 void read_into(const WeightFile& file, const std::string& name, const Tensor& to) {
   const WeightTensor& from = file.at(name);
   require(from.shape == to.shape, "'{}': {} has shape {}, expected {}; the file belongs to another run", file.path(), printable(name),
@@ -54,6 +48,11 @@ void read_into(const WeightFile& file, const std::string& name, const Tensor& to
 }
 
 }  // namespace
+
+void add_model_metadata(Metadata& metadata, const Classifier& model) {
+  metadata["fovea.config"] = to_json(model.config());
+  metadata["fovea.version"] = version();
+}
 
 void save_weights(const std::string& path, const Classifier& model, Metadata metadata) {
   add_model_metadata(metadata, model);
@@ -67,15 +66,15 @@ void save_checkpoint(const std::string& path, const Classifier& model, const Ada
   tensors.push_back({kSecondMoment, v.dtype, v.shape, v.data});
   Json j;
   visit_state(state, [&](const char* name, const auto& member) { j[name] = member; });
-  Metadata metadata{{"fovea.epoch", std::to_string(state.epoch)}, {kStateKey, j.dump()}};
+  Metadata metadata{{"fovea.epoch", std::to_string(state.epoch)}, {kTrainingStateKey, j.dump()}};
   add_model_metadata(metadata, model);
   write_safetensors(path, tensors, metadata);
 }
 
 TrainingState load_checkpoint(const std::string& path, Classifier& model, AdamW& optimizer) {
   const WeightFile file = open_weights(path);
-  const auto entry = file.metadata().find(kStateKey);
-  require(entry != file.metadata().end(), "'{}' is no checkpoint of a training run: it has no entry '{}'", path, kStateKey);
+  const auto entry = file.metadata().find(kTrainingStateKey);
+  require(entry != file.metadata().end(), "'{}' is no checkpoint of a training run: it has no entry '{}'", path, kTrainingStateKey);
   const Json j = Json::parse(entry->second, nullptr, false);
   TrainingState state;
   visit_state(state, [&](const char* name, auto& member) {

@@ -32,7 +32,12 @@ struct TrainingState {
 
 inline constexpr const char* kOptimizerPrefix = "optimizer.";
 
+inline constexpr const char* kTrainingStateKey = "fovea.training";
+
 using Metadata = std::map<std::string, std::string>;
+
+// What makes a file of a model's weights one of ours: its configuration, and who wrote it.
+void add_model_metadata(Metadata& metadata, const Classifier& model);
 
 // Throws Error with the path when the disk is full or the like; what stood there before is untouched then.
 void save_weights(const std::string& path, const Classifier& model, Metadata metadata);

@@ -1,12 +1,16 @@
 #include "tasks/load_model.h"
 
 #include <algorithm>
+#include <cctype>
 #include <filesystem>
+#include <map>
+#include <optional>
 
 #include "core/text.h"
 #include "ops/pack_weights.h"
 #include "tasks/param_sources.h"
 #include "tasks/stranger_config.h"
+#include "weights/int8_rows.h"
 #include "weights/strict_load.h"
 
 namespace fovea {
@@ -61,13 +65,15 @@ void set_size(LoadedModel& loaded, const Request& request) {
 struct Target {
   DType dtype;
   Context* inference = nullptr;
-  ProductType type = ProductType::kOwn;
+  std::string products = "f32";  // of the inference; "auto": int8 for a source in int8
 };
 
-void fill(ParamStore& params, ParamSource& source, const Target& target) {
+void fill(LoadedModel& loaded, ParamSource& source, const Target& target) {
+  ParamStore& params = loaded.classifier->params();
   if (target.inference) {
+    loaded.type = target.products == "auto" && loaded.dtype == "int8" ? ProductType::kInt8 : product_type(target.products);
     params.allocate_for_inference(target.dtype);
-    pack_from(source, params, *target.inference, target.type);
+    pack_from(source, params, *target.inference, loaded.type);
     return;
   }
   params.allocate(target.dtype, ParamStore::Gradients::kNo);
@@ -98,9 +104,24 @@ LoadedModel load_preset(ModelConfig config, const LoadOptions& options, const Re
   loaded.dialect = "fovea";
   loaded.classifier = std::make_unique<Classifier>(config);
   set_size(loaded, request);
+  loaded.dtype = "f32";
   RandomSource source{Rng(options.seed)};
-  fill(loaded.classifier->params(), source, target);
+  fill(loaded, source, target);
   return loaded;
+}
+
+// Of our own files: the scales beside weights in int8, and whether `t` is such scales.
+std::optional<WeightTensor> int8_scale(const WeightFile& file, const WeightTensor& t) {
+  if (t.type != StoredType::kI8) return std::nullopt;
+  const WeightTensor* scale = file.find(int8_scale_name(t.name));
+  const bool fits = scale && scale->type == StoredType::kF32 && t.shape.rank() > 0 && scale->shape == Shape{t.shape[0]};
+  require(fits, "'{}': {} is in int8 but has no scale of each output beside it; convert the original again", file.path(), printable(t.name));
+  return *scale;
+}
+bool scales_integers(const WeightFile& file, const WeightTensor& t) {
+  if (!t.name.ends_with(kInt8ScaleSuffix)) return false;
+  const WeightTensor* weight = file.find(std::string_view(t.name).substr(0, t.name.size() - kInt8ScaleSuffix.size()));
+  return weight && weight->type == StoredType::kI8;
 }
 
 MappedWeights own_weights(const WeightFile& file) {
@@ -108,9 +129,22 @@ MappedWeights own_weights(const WeightFile& file) {
   w.path = file.path();
   for (const WeightTensor& t : file.tensors()) {
     if (t.name.starts_with(kTrainingState)) w.ignored.push_back(t.name);
-    else w.tensors.push_back({t.name, t.shape, {t}});
+    else if (!scales_integers(file, t)) w.tensors.push_back({t.name, t.shape, {t}, int8_scale(file, t)});
   }
   return w;
+}
+
+// int8 where there are such weights, else the type of most of the elements.
+std::string stored_dtype(const MappedWeights& weights) {
+  std::map<std::string, int64_t> elements;
+  for (const MappedTensor& t : weights.tensors) {
+    if (t.scale) return "int8";
+    for (const WeightTensor& part : t.parts) elements[std::string(name_of(part.type))] += part.elements();
+  }
+  const auto most = std::max_element(elements.begin(), elements.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  std::string name = most == elements.end() ? "f32" : most->first;
+  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return name;
 }
 
 // With pool=avg a dialect whose last norm follows the pooling has what we call fc_norm.
@@ -150,8 +184,9 @@ LoadedModel load_file(const std::string& path, const LoadOptions& options, const
   loaded.classifier = std::make_unique<Classifier>(config);
   require_all(*loaded.classifier, weights);
   set_size(loaded, request);
+  loaded.dtype = stored_dtype(weights);
   FileSource source(weights);
-  fill(loaded.classifier->params(), source, target);
+  fill(loaded, source, target);
   return loaded;
 }
 
@@ -192,18 +227,23 @@ void apply_settings(ModelConfig& config, const Settings& settings) {
 }
 
 LoadedModel load_model(const std::string& model, const LoadOptions& options, DType dtype, const std::string& untold_attention) {
-  return load(model, options, {dtype}, untold_attention);
+  return load(model, options, {dtype, nullptr, ""}, untold_attention);
 }
 
 LoadedModel load_for_inference(const std::string& model, const LoadOptions& options, Context& ctx) {
-  return load(model, options, {ctx.dtype(), &ctx, product_type(options.dtype)}, "");
+  (void)product_type(options.dtype);  // a wrong name is told before the file is read
+  return load(model, options, {ctx.dtype(), &ctx, options.dtype}, "");
 }
 
 ProductType product_type(const std::string& dtype) {
-  if (dtype == "f32") return ProductType::kOwn;
+  if (dtype == "f32" || dtype == "auto") return ProductType::kOwn;
   if (dtype == "bf16") return ProductType::kBF16;
   if (dtype == "int8") return ProductType::kInt8;
   fail("--dtype {}: choose f32, bf16 or int8", dtype);
+}
+
+std::string_view name_of(ProductType type) {
+  return type == ProductType::kBF16 ? "bf16" : type == ProductType::kInt8 ? "int8" : "f32";
 }
 
 }  // namespace fovea

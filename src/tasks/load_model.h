@@ -14,6 +14,8 @@ struct LoadedModel {
   int64_t height = 0, width = 0;        // input size to use: the one asked for, else the model's own
   std::vector<std::string> assumed;     // sentences: what the file did not say
   std::string dialect, source;          // "fovea", "timm", ...; the file, or "preset (random weights)"
+  std::string dtype;                    // that the source keeps most of its weights in: f32, f16, bf16, f64, int8
+  ProductType type = ProductType::kOwn; // of products, where it was loaded for inference
   WeightFile::Metadata metadata;        // the file's own, without the configuration
 };
 
@@ -26,8 +28,10 @@ LoadedModel load_model(const std::string& model, const LoadOptions& options, DTy
 // what layers read plain is kept in plain form. The file is given back page by page, so that about one copy is in memory.
 LoadedModel load_for_inference(const std::string& model, const LoadOptions& options, Context& ctx);
 
-// f32, bf16 or int8: how the products of an inference read weights and activations. Throws Error for another name.
+// f32, bf16 or int8: how the products of an inference read weights and activations. Throws Error for another name. "auto" is f32, as
+// long as no file in int8 is meant.
 ProductType product_type(const std::string& dtype);
+std::string_view name_of(ProductType type);
 
 // The --set options on a configuration. Their order does not matter: the number of channels goes first, and one value of
 // mean or std serves all channels. Throws Error naming the key.

@@ -80,6 +80,7 @@ ModelInfo Model::info() const {
   i.attention = c.attention;
   i.dialect = loaded.dialect;
   i.source = loaded.source;
+  i.dtype = loaded.dtype;
   i.parameters = impl_->classifier().params().count();
   i.classes = c.classes;
   i.channels = c.input.channels;

@@ -22,6 +22,10 @@ void read_tensor(const MappedTensor& from, To* out, ThreadPool& pool) {
     read_part(part, out, pool);
     out += part.elements();
   }
+  if (!from.scale) return;
+  out -= from.shape.elements();
+  const int64_t row = from.shape.elements() / from.shape[0];
+  pool.for_ranges(from.shape[0], [&](int64_t begin, int64_t end, int) { from.scale_rows(begin, end, out + begin * row); });
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "weights/int8_rows.h"
 #include "weights/key_maps/key_maps.h"
 
 namespace fovea {
@@ -90,6 +91,18 @@ void read_parts(const MappedTensor& t, To* out) {
     part.read(out);
     out += part.elements();
   }
+  if (t.scale) t.scale_rows(0, t.shape[0], out - t.shape.elements());
+}
+
+template <class To>
+void scale_outputs(const MappedTensor& t, int64_t begin, int64_t end, To* first) {
+  check(t.scale && t.shape.rank() > 0, "{} has no scales", t.name);
+  const int64_t row = t.shape[0] == 0 ? 0 : t.shape.elements() / t.shape[0];
+  for (int64_t i = begin; i < end; ++i) {
+    float scale = 0;
+    t.scale->read(i, i + 1, &scale);
+    read_int8_row(scale, row, first + (i - begin) * row);
+  }
 }
 
 // Joins the parts' shapes along the first dimension.
@@ -113,6 +126,8 @@ void finish(MappedTensor& t, const std::string& path) {
 
 void MappedTensor::read(float* out) const { read_parts(*this, out); }
 void MappedTensor::read(double* out) const { read_parts(*this, out); }
+void MappedTensor::scale_rows(int64_t begin, int64_t end, float* first) const { scale_outputs(*this, begin, end, first); }
+void MappedTensor::scale_rows(int64_t begin, int64_t end, double* first) const { scale_outputs(*this, begin, end, first); }
 
 int64_t RecognisedModel::integer(std::string_view key, int64_t otherwise) const {
   const auto it = facts.find(std::string(key));

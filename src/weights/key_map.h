@@ -43,6 +43,11 @@ struct MappedTensor {
   std::string name;
   Shape shape;
   std::vector<WeightTensor> parts;
+  std::optional<WeightTensor> scale = std::nullopt;  // (shape[0]) where the parts hold int8 (int8_rows.h)
+
+  // Integers of outputs [begin, end), read to `first`, become weights.
+  void scale_rows(int64_t begin, int64_t end, float* first) const;
+  void scale_rows(int64_t begin, int64_t end, double* first) const;
 
   void read(float* out) const;   // writes shape.elements() values in row-major order
   void read(double* out) const;

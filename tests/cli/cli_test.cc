@@ -30,7 +30,7 @@ const std::string kTrain = " --model swin_mini --epochs 1 --batch 8 --size 28 --
 
 TEST(CommandLine, HelpOfEveryVerbShowsAnExample) {
   EXPECT_EQ(run_cli("--help").status, 0);
-  for (const std::string verb : {"train", "eval", "classify", "info", "list", "bench", "compare"}) {
+  for (const std::string verb : {"train", "eval", "classify", "info", "list", "bench", "compare", "convert"}) {
     const CliResult r = run_cli(verb + " --help");
     EXPECT_EQ(r.status, 0) << verb;
     EXPECT_THAT(r.out, HasSubstr("fovea " + verb)) << verb;
@@ -40,7 +40,7 @@ TEST(CommandLine, HelpOfEveryVerbShowsAnExample) {
 
 TEST(CommandLine, WrongWordsAreOneSentence) {
   expect_mistake("", "name a verb");
-  expect_mistake("serve", "there is no verb 'serve'; the verbs are train, eval, classify, info, list, bench, compare");
+  expect_mistake("serve", "there is no verb 'serve'; the verbs are train, eval, classify, info, list, bench, compare, convert");
   expect_mistake("compare", "DATA is required");
   expect_mistake("list models --bogus", "--bogus");
   expect_mistake("list everything", "everything");
@@ -62,6 +62,11 @@ TEST(CommandLine, WrongWordsAreOneSentence) {
   expect_mistake("bench model swin_mini --dtype fp8", "choose f32, bf16 or int8");
   expect_mistake("bench model swin_mini --train --dtype bf16", "training is in f32");
   expect_mistake("bench model swin_mini --batch 0", "--batch 0");
+  expect_mistake("convert swin_mini", "OUT is required");
+  expect_mistake("convert swin_mini model.onnx", "call it NAME.safetensors");
+  expect_mistake("convert swin_mini /nowhere/model.safetensors", "cannot write '/nowhere/model.safetensors'");
+  expect_mistake("convert swin_mini model.safetensors --dtype int4", "choose f32, f16, bf16 or int8");
+  expect_mistake("convert swin_mini model.safetensors --to onnx", "--to onnx");
   expect_mistake("classify swin_mini /nowhere.png", "there is no file or folder '/nowhere.png'");
   expect_mistake("eval swin_mini /nowhere", "/nowhere");
 }
@@ -130,6 +135,34 @@ TEST(CommandLine, TrainsEvaluatesClassifiesAndSaysWhatItDid) {
   const CliResult nothing = run_cli("classify " + run + " " + (f / "broken.jpg"));
   EXPECT_EQ(nothing.status, 2);
   EXPECT_THAT(nothing.err, HasSubstr("nothing could be classified"));
+}
+
+// A file in int8 says so and is used in int8 by every verb, without an option.
+TEST(CommandLine, ConvertsToInt8) {
+  const TemporaryFolder f;
+  write_class_folders(f / "data", 2, 8);
+  const std::string data = f / "data", image = data + "/class_a/0.ppm", model = f / "model.safetensors", small = f / "small.safetensors";
+  ASSERT_EQ(run_cli("convert swin_mini " + model + " --set classes=2 --set class_names=class_a,class_b --seed 3").status, 0);
+  const CliResult converted = run_cli("convert " + model + " " + small + " --dtype int8 --json");
+  ASSERT_EQ(converted.status, 0) << converted.err;
+  const Json c = Json::parse(converted.out);
+  EXPECT_EQ(c["dtype"], "int8");
+  EXPECT_EQ(c["in_dtype"], "f32");
+  EXPECT_LT(c["bytes"], std::filesystem::file_size(model) / 2);
+  EXPECT_EQ(Json::parse(run_cli("info " + small + " --json").out)["dtype"], "int8");
+  EXPECT_THAT(run_cli("info " + model).out, HasSubstr("dtype            f32"));
+  const std::string of_model = " " + image + " --json";
+  EXPECT_EQ(run_cli("classify " + small + of_model).out, run_cli("classify " + model + of_model + " --dtype int8").out);
+  EXPECT_NE(run_cli("classify " + small + of_model).out, run_cli("classify " + model + of_model).out);
+  const Json e = Json::parse(run_cli("eval " + model + " " + data + " --split all --json --dtype int8 --against " + small).out);
+  EXPECT_EQ(e["against"]["agreement"], 1.0);
+  EXPECT_EQ(e["against"]["largest_difference"], 0.0);
+  EXPECT_GT(Json::parse(run_cli("eval " + model + " " + data + " --split all --json --against " + small).out)["against"]["largest_difference"], 0.0);
+  EXPECT_EQ(Json::parse(run_cli("bench model " + small + " --seconds 0.01 --json").out)["dtype"], "int8");
+  EXPECT_EQ(run_cli("train " + data + kTrain + (f / "run") + " --init " + small).status, 0);
+  const CliResult full = run_cli("convert " + model + " " + (f / "full.safetensors"), "ulimit -f 64;");
+  EXPECT_EQ(full.status, 2);
+  EXPECT_THAT(full.err, HasSubstr("full.safetensors"));
 }
 
 TEST(CommandLine, AFullDiskIsOneSentence) {
