@@ -25,6 +25,9 @@ class Context {
 
   const KernelTable& kernels() const { return kernels_; }
   DType dtype() const { return dtype_; }  // of every activation and parameter
+  // How products with weights that are not packed, and those of their backwards, read their operands.
+  ProductType products() const { return products_; }
+  void set_products(ProductType type) { products_ = type; }
   ThreadPool& pool() const { return *pool_; }
   Arena& scratch() { return scratch_; }
 
@@ -80,6 +83,7 @@ class Context {
  private:
   const KernelTable& kernels_;
   DType dtype_;
+  ProductType products_ = ProductType::kOwn;
   std::shared_ptr<ThreadPool> pool_;
   Arena scratch_;
   std::vector<std::unique_ptr<Context>> workers_;

@@ -39,15 +39,16 @@ struct GemmArgs {
   int64_t b_stride = 0;
   bool b_transposed = false;
   const void* b_packed = nullptr;
-  ProductType type = ProductType::kOwn;  // of b_packed; another than kOwn needs it, and a_transposed == false
+  ProductType type = ProductType::kOwn;  // of b_packed, where there is one; int8 needs it, and a_transposed == false
 
   void* c = nullptr;  // (m, n)
   int64_t c_stride = 0;
   bool accumulate = false;  // c += a·b; excludes every epilogue but c_rows
+  void* a_sums = nullptr;   // (m) += sums of a over k, as it is stored; with a_transposed: a bias' gradient beside its weight's
 
   // Storage as bfloat16 instead of the table's dtype (strides count its elements), with products of another type than kOwn:
-  // of A, without norm and rows; of C, without accumulation and residual.
-  bool a_bf16 = false, c_bf16 = false;
+  // of A, without norm and rows; of B, with products in bf16 and b_transposed == false; of C, without accumulation and residual.
+  bool a_bf16 = false, b_bf16 = false, c_bf16 = false;
 
   // Prologue.
   const int32_t* a_rows = nullptr;      // (m) row i is read from row a_rows[i] of a; -1 is a row of zeros (also after the norm)

@@ -73,7 +73,7 @@ void Conv2d::forward(ConstTensor x, Tensor y, Tape* tape, Context& ctx) const {
   g.b = weight_->value.data;
   g.b_transposed = true;
   g.b_packed = weight_->packed;
-  if (g.b_packed != nullptr) g.type = weight_->packed_type;
+  g.type = g.b_packed != nullptr ? weight_->packed_type : ctx.products();
   g.c = y.data;
   g.c_stride = shape_.out;
   if (bias_) g.bias = bias_->value.data;
@@ -99,8 +99,9 @@ void Conv2d::backward(ConstTensor dy, Tensor dx, Tape& tape, Context& ctx) const
   g.b = columns.data;
   g.c = weight_->grad.data;
   g.accumulate = true;
+  g.type = ctx.products();
+  if (bias_) g.a_sums = bias_->grad.data;
   ctx.kernels().gemm(g, ctx);
-  if (bias_) ctx.kernels().column_sum(rows, shape_.out, shape_.out, dy.data, bias_->grad.data, ctx);
   if (dx.empty()) return;
   GemmArgs d;
   d.m = rows;
@@ -109,6 +110,7 @@ void Conv2d::backward(ConstTensor dy, Tensor dx, Tape& tape, Context& ctx) const
   d.a = dy.data;
   d.b = weight_->value.data;
   d.c = columns.data;
+  d.type = ctx.products();
   ctx.kernels().gemm(d, ctx);
   ctx.kernels().patches_backward(p, columns.data, dx.data, ctx);
 }

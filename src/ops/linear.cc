@@ -48,7 +48,7 @@ void Linear::apply(ConstTensor x, Tensor y, const LinearFusion& fusion, Context&
   g.b_stride = in_;
   g.b_transposed = true;
   g.b_packed = weight_->packed;
-  if (g.b_packed != nullptr) g.type = weight_->packed_type;
+  g.type = g.b_packed != nullptr ? weight_->packed_type : ctx.products();
   g.c = y.data;
   g.c_stride = out_;
   g.a_bf16 = x.dtype == DType::kBF16;
@@ -80,34 +80,23 @@ void Linear::backward_input(ConstTensor dy, Tensor dx, Accumulate mode, Context&
   g.c = dx.data;
   g.c_stride = in_;
   g.accumulate = mode == Accumulate::kYes;
+  g.type = ctx.products();
+  g.a_bf16 = dy.dtype == DType::kBF16;
   ctx.kernels().gemm(g, ctx);
 }
 
 void Linear::backward_parameters(ConstTensor x, ConstTensor dy, Outputs without_bias, Context& ctx) const {
   if (weight_->frozen) return;
-  GemmArgs g;
-  g.m = out_;
-  g.n = in_;
-  g.k = dy.rows();
-  g.a = dy.data;
-  g.a_stride = out_;
-  g.a_transposed = true;
-  g.b = x.data;
-  g.b_stride = in_;
-  g.c = weight_->grad.data;
-  g.c_stride = in_;
-  g.accumulate = true;
-  ctx.kernels().gemm(g, ctx);
-  if (!bias_) return;
-  const auto sum = [&](int64_t begin, int64_t end) {
-    const int64_t bytes = begin * static_cast<int64_t>(size_of(dy.dtype));
-    if (begin < end)
-      ctx.kernels().column_sum(dy.rows(), end - begin, out_, static_cast<const char*>(dy.data) + bytes,
-                               static_cast<char*>(bias_->grad.data) + bytes, ctx);
+  if (without_bias.count == 0 || !bias_) return add_gradients(x, 0, out_, dy, bias_ ? bias_->grad.data : nullptr, ctx);
+  ArenaScope scope(ctx.scratch());
+  const Tensor sums = ctx.scratch().take(Shape{out_}, ctx.dtype());
+  sums.zero();
+  add_gradients(x, 0, out_, dy, sums.data, ctx);
+  const auto add = [&](int64_t begin, int64_t end) {
+    if (begin < end) ctx.kernels().scale_add(end - begin, 1.0, sums.slice(begin, end - begin).data, bias_->grad.slice(begin, end - begin).data, ctx);
   };
-  if (without_bias.count == 0) return sum(0, out_);
-  sum(0, without_bias.first);
-  sum(without_bias.first + without_bias.count, out_);
+  add(0, without_bias.first);
+  add(without_bias.first + without_bias.count, out_);
 }
 
 namespace {
@@ -130,6 +119,7 @@ void Linear::apply_part(ConstTensor x, int64_t first, int64_t count, ConstTensor
   g.b = weight_->value.slice(first, count).data;
   g.b_stride = in_;
   g.b_transposed = true;
+  g.type = ctx.products();
   g.c = from_column(y.data, first, y.dtype);
   g.c_stride = out_;
   if (bias_) g.bias = bias_->value.slice(first, count).data;
@@ -137,24 +127,30 @@ void Linear::apply_part(ConstTensor x, int64_t first, int64_t count, ConstTensor
   ctx.kernels().gemm(g, ctx);
 }
 
-// dW rows [first, first + count) += dyᵀ x of the same columns of dy.
 void Linear::backward_parameters_part(ConstTensor x, int64_t first, int64_t count, ConstTensor dy, Context& ctx) const {
   if (weight_->frozen) return;
-  const void* part = from_column(const_cast<void*>(dy.data), first, dy.dtype);
+  add_gradients(x, first, count, dy, bias_ ? bias_->grad.slice(first, count).data : nullptr, ctx);
+}
+
+// dW rows [first, first + count) += dyᵀ x of the same columns of dy, whose sums are added to `bias` where it is not null.
+void Linear::add_gradients(ConstTensor x, int64_t first, int64_t count, ConstTensor dy, void* bias, Context& ctx) const {
   GemmArgs g;
   g.m = count;
   g.n = in_;
   g.k = dy.rows();
-  g.a = part;
+  g.a = from_column(const_cast<void*>(dy.data), first, dy.dtype);
   g.a_stride = out_;
   g.a_transposed = true;
+  g.a_bf16 = dy.dtype == DType::kBF16;
+  g.a_sums = bias;
   g.b = x.data;
   g.b_stride = in_;
+  g.b_bf16 = x.dtype == DType::kBF16;
+  g.type = ctx.products();
   g.c = weight_->grad.slice(first, count).data;
   g.c_stride = in_;
   g.accumulate = true;
   ctx.kernels().gemm(g, ctx);
-  if (bias_) ctx.kernels().column_sum(dy.rows(), count, out_, part, bias_->grad.slice(first, count).data, ctx);
 }
 
 }  // namespace fovea

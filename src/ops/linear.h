@@ -57,6 +57,8 @@ class Linear {
   void backward_parameters_part(ConstTensor x, int64_t first, int64_t count, ConstTensor dy, Context& ctx) const;
 
  private:
+  void add_gradients(ConstTensor x, int64_t first, int64_t count, ConstTensor dy, void* bias, Context& ctx) const;
+
   int64_t in_, out_;
   Param* weight_;
   Param* bias_ = nullptr;

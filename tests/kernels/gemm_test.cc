@@ -266,6 +266,58 @@ TEST_P(Gemm, RowsThatShareCacheSetsAreCopied) {
     }
 }
 
+// Several blocks of rows against several groups of panels, each packed when it is first needed.
+TEST_P(Gemm, BlocksAndGroupsOfUnpackedOperands) {
+  for (const B b : {B::kPlain, B::kTransposed})
+    for (const bool a_transposed : {false, true})
+      for (const bool norm : {false, true}) {
+        if (norm && a_transposed) continue;
+        Case t{150, 333, 1001};
+        t.b = b;
+        t.a_transposed = a_transposed;
+        t.norm = norm;
+        t.threads = 2;
+        run_case(table(), t);
+      }
+}
+
+TEST_P(Gemm, SumsOfTransposedAComeBesides) {
+  for (const int64_t m : {1, 15, 64, 71, 300})
+    for (const int64_t k : {0, 1, 255, 600})
+      for (const int threads : {1, 3}) {
+        SCOPED_TRACE(fmt::format("m {} k {} threads {}", m, k, threads));
+        const int64_t n = 70;
+        Matrix a(k, m, 3, 1, kNaN), b(k, n, 0, 0, kNaN), c(m, n, 0, 0, kUntouched), sums(1, m, 0, 1, kUntouched);
+        a.fill(Rng(1), -1, 1);
+        b.fill(Rng(2), -1, 1);
+        sums.fill(Rng(3), -1, 1);
+        const Matrix before = sums;
+        Context ctx(table(), DType::kF32, threads);
+        GemmArgs g;
+        g.m = m;
+        g.n = n;
+        g.k = k;
+        g.a = a.p();
+        g.a_stride = a.stride;
+        g.a_transposed = true;
+        g.a_sums = sums.p();
+        g.b = b.p();
+        g.b_stride = n;
+        g.c = c.p();
+        g.c_stride = n;
+        table().gemm(g, ctx);
+        for (int64_t i = 0; i < m; ++i) {
+          double sum = before.at(0, i), magnitude = std::abs(sum);
+          for (int64_t l = 0; l < k; ++l) {
+            sum += a.at(l, i);
+            magnitude += std::abs(a.at(l, i));
+          }
+          EXPECT_NEAR(sums.at(0, i), sum, 4 * kEps * std::sqrt(static_cast<double>(k + 1)) * magnitude) << i;
+        }
+        EXPECT_EQ(sums.data.back(), kUntouched);
+      }
+}
+
 TEST_P(Gemm, EveryPrologueWithEveryEpilogue) {
   for (const int64_t n : {31, 64})
     for (int bits = 0; bits < 1024; ++bits) {
@@ -313,7 +365,7 @@ TEST_P(Gemm, EmptyDimensions) {
 }
 
 TEST_P(Gemm, SameBitsForAnyNumberOfThreads) {
-  std::vector<Case> cases = {{49, 768, 96}, {197, 384, 130}, {3000, 33, 48}, {1, 1000, 200}, {500, 100, 2100}, {15, 15, 9}};
+  std::vector<Case> cases = {{49, 768, 96}, {197, 384, 130}, {3000, 33, 48}, {1, 1000, 200}, {500, 100, 2100}, {15, 15, 9}, {150, 333, 1001}};
   for (Case t : cases)
     for (int form = 0; form < 4; ++form) {
       t.b = form == 3 ? B::kPackedPlain : form % 2 == 0 ? B::kPlain : B::kPackedTransposed;

@@ -137,6 +137,45 @@ TEST(ProductTypes, BetweenTwoProductsInBf16) {
       });
 }
 
+// The products of a training step: weights as they are, and sums over tokens, of floats or of what is kept in bfloat16.
+TEST(ProductTypes, Bf16OfUnpackedOperands) {
+  for (const ProductSizes& s : {ProductSizes{1, 1, 1}, ProductSizes{15, 4, 17}, ProductSizes{49, 31, 32}, ProductSizes{2, 97, 100},
+                                ProductSizes{70, 515, 90}, ProductSizes{29, 1100, 40}, ProductSizes{150, 300, 700}, ProductSizes{5, 0, 3}})
+    for (int form = 0; form < 16; ++form) {
+      const bool a_transposed = form & 1, b_transposed = form & 2, a_bf16 = form & 4, b_bf16 = form & 8;
+      if (b_transposed && b_bf16) continue;
+      expect_like_reference(fmt::format("{} x {} x {}, form {}", s.m, s.k, s.n, form), [&](const KernelTable& t, Context& ctx) {
+        const Data a = random_data(t.dtype, s.m * s.k, 1, 2.0), b = random_data(t.dtype, s.k * s.n, 2);
+        Data c(t.dtype, s.m * s.n, 7), sum = random_data(t.dtype, s.m * s.n, 4), sums = random_data(t.dtype, s.m, 5);
+        std::vector<uint16_t> a16, b16;
+        for (int64_t i = 0; i < a.count(); ++i) a16.push_back(to_bf16(static_cast<float>(a.get(i))));
+        for (int64_t i = 0; i < b.count(); ++i) b16.push_back(to_bf16(static_cast<float>(b.get(i))));
+        GemmArgs g;
+        g.m = s.m;
+        g.k = s.k;
+        g.n = s.n;
+        g.type = ProductType::kBF16;
+        g.a_transposed = a_transposed;
+        g.a_stride = a_transposed ? s.m : s.k;
+        g.a_bf16 = a_bf16;
+        g.a = a_bf16 ? static_cast<const void*>(a16.data()) : a.p();
+        g.b_transposed = b_transposed;
+        g.b_stride = b_transposed ? s.k : s.n;
+        g.b_bf16 = b_bf16;
+        g.b = b_bf16 ? static_cast<const void*>(b16.data()) : b.p();
+        g.c = c.p();
+        g.c_stride = s.n;
+        t.gemm(g, ctx);
+        g.c = sum.p();
+        g.accumulate = true;
+        if (a_transposed) g.a_sums = sums.p();
+        t.gemm(g, ctx);
+        const double tolerance = tolerance_of(g.type, s, a.largest(), b.largest(), 0) + 8 * kEps * (c.largest() + sum.largest());
+        return Outputs{{c, tolerance}, {sum, tolerance}, {sums, 4 * kEps * static_cast<double>(s.k + 1) * a.largest()}};
+      });
+    }
+}
+
 // A row that is not finite makes its own results NaN (int8) or not finite, and no other's.
 TEST(ProductTypes, NotFiniteStaysVisible) {
   for (const ProductType type : {ProductType::kBF16, ProductType::kInt8})

@@ -63,13 +63,13 @@ struct GemmFinish {
   int64_t c_stride = 0;
 };
 
-// Columns [0, columns) and rows [0, k) of b, packed to `width` columns.
+// Columns [0, columns) and rows [0, k) of b, packed to `width` columns; of a transposed A in another form likewise.
 struct GemmPack {
   OperandForm form = OperandForm::kF32;
   int64_t k = 0, columns = 0, width = 0;
-  const float* b = nullptr;
+  const float* b = nullptr;  // bfloat16 with b_bf16, not transposed
   int64_t b_stride = 0;
-  bool b_transposed = false;
+  bool b_transposed = false, b_bf16 = false;
   float* out = nullptr;
   float* column_scale = nullptr;  // (width) of integers
   int32_t* start = nullptr;       // (width) of integers: what A's offset of 128 adds, taken back
@@ -85,6 +85,7 @@ struct GemmBackend {
   void (*stage)(const GemmStage&) = nullptr;
   void (*finish)(const GemmFinish&) = nullptr;
   void (*pack)(const GemmPack&) = nullptr;
+  void (*add_rows)(const GemmPack&) = nullptr;  // out (columns) += rows of b
 };
 
 void run_gemm(const GemmBackend&, const GemmArgs&, Context&);

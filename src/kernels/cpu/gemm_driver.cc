@@ -3,139 +3,51 @@
 #include <type_traits>
 
 #include "core/check.h"
-#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/gemm_plan.h"
 
 namespace fovea {
 
 namespace {
 
-constexpr int64_t kBlockK = 1024;              // steps: longest run of k in one accumulator; part of the result's definition
-constexpr int64_t kBlockABytes = 384 << 10;    // of A, to stay in the second-level cache beside two panels of B
-constexpr int64_t kMaxBlockRows = 1024;
-constexpr int64_t kMaxWidth = 32;              // of a panel
-constexpr int64_t kSerialWork = 32 << 10;      // multiply-adds below which waking a thread costs more than it brings
-constexpr int64_t kConflictBytes = 2048;       // rows so far apart, or a multiple of it, share a few sets of the first cache
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-
-// Elements between staged rows of `count`: an odd number of lines, so that consecutive rows fall into different cache sets.
-int64_t padded(int64_t count) { return (ceil_div(count, 16) | 1) * 16; }
-
-// The part of a range that block i of `blocks` gets.
-struct Range {
-  int64_t begin = 0, end = 0;
-  int64_t size() const { return end - begin; }
-};
-Range share(Range r, int64_t i, int64_t blocks) {
-  return {r.begin + r.size() * i / blocks, r.begin + r.size() * (i + 1) / blocks};
-}
-
-// What tiles multiply, and the operands' forms for it.
-struct Forms {
-  TileType tile = TileType::kF32;
-  OperandForm a = OperandForm::kF32, b = OperandForm::kF32;
-  bool integers = false;
-
-  Forms(const GemmBackend& be, ProductType type) {
-    if (type == ProductType::kBF16) {
-      if (be.has(TileType::kBF16)) tile = TileType::kBF16;
-      a = b = tile == TileType::kBF16 ? OperandForm::kBF16 : OperandForm::kBF16Float;
-    } else if (type == ProductType::kInt8) {
-      integers = true;
-      if (be.has(TileType::kInt8)) tile = TileType::kInt8;
-      a = tile == TileType::kInt8 ? OperandForm::kUint8 : OperandForm::kInt8Float;
-      b = tile == TileType::kInt8 ? OperandForm::kInt8 : OperandForm::kInt8Float;
-    }
-  }
-  int64_t steps(int64_t k) const { return ceil_div(k, elements_of_step(b)); }
-  // Blocks of k; depends on k alone, so that the order of every sum does. A row of integers has one scale, and so one block.
-  int64_t k_blocks(int64_t steps) const { return integers ? 1 : std::max<int64_t>(1, ceil_div(steps, kBlockK)); }
-  Range k_block(int64_t steps, int64_t i) const {
-    const int64_t step = round_up(ceil_div(steps, k_blocks(steps)), 4);
-    return {std::min(steps, i * step), std::min(steps, (i + 1) * step)};
-  }
-};
-
-struct Panels {
-  int64_t n, lanes, width;
-  Panels(const GemmBackend& be, int64_t columns) : n(columns), lanes(be.lanes), width(2 * be.lanes) {}
-  int64_t count() const { return ceil_div(n, width); }
-  int64_t columns(int64_t p) const { return std::min(width, n - p * width); }
-  int vectors(int64_t p) const { return columns(p) > lanes ? 2 : 1; }
-  int64_t packed_width(int64_t p) const { return vectors(p) * lanes; }
-  int64_t packed_elements(int64_t steps) const { return steps * ((count() - 1) * width + packed_width(count() - 1)); }
-  int64_t whole_columns() const { return count() * width; }
-};
-
-// One product with everything that its threads share.
-struct Job {
-  const GemmBackend& be;
-  const GemmArgs& g;
-  Forms forms;
-  Panels panels;
-  int64_t steps;              // of k
-  int64_t blocks;             // of steps
-  int64_t m_parts, n_parts;   // the threads' shares of c
-
-  // B of blocks [first, last) of k: panel p starts at b + p * width * b_steps.
-  const float* b = nullptr;
-  int64_t b_steps = 0, b_begin = 0;
-  const float* column_scale = nullptr;  // of integers
-  const float* start = nullptr;         // int32, of tiles of integers
-
-  AOrder order = AOrder::kRows;
-  bool stage_a = false;
-  int64_t block_tiles = 1, stage_elements = 0;
-  float* stages = nullptr;    // stage_elements per part
-
-  TileEnd end = {};           // of tiles of the last block of k
-  bool finish = false;        // a tile's end is more than its kernel can do
-  float* partial = nullptr;   // (m, panels * width): sums over the blocks of k so far, where c cannot hold them
-  int64_t partial_stride = 0;
-};
+using namespace gemm_plan;  // NOLINT
 
 const float* as_floats(const void* p) { return static_cast<const float*>(p); }
 
-// Rows and panels of each thread such that the largest share is small: first in arithmetic, then in what it must read.
-void choose_parts(Job& job, int64_t threads) {
-  const int64_t m = job.g.m, tile_rows = job.be.max_rows, panels = job.panels.count();
-  job.m_parts = job.n_parts = 1;
-  if (m * job.g.n * std::max<int64_t>(job.g.k, 1) < kSerialWork) return;
-  constexpr int64_t kRowsPerTileStart = 2, kRowsPerRead = 8;  // costs in units of one row times one column
-  int64_t best = -1;
-  for (int64_t mp = 1; mp <= std::min(threads, ceil_div(m, 4)); ++mp) {
-    const int64_t np = std::min(threads / mp, panels);
-    const int64_t rows = ceil_div(m, mp), columns = std::min(job.g.n, ceil_div(panels, np) * job.panels.width);
-    const int64_t cost =
-        (rows + kRowsPerTileStart * ceil_div(rows, tile_rows)) * columns + kRowsPerRead * (rows + columns);
-    if (best < 0 || cost < best) {
-      best = cost;
-      job.m_parts = mp;
-      job.n_parts = np;
+// Memory that will be read soon, which tiles bring to the second-level cache meanwhile: `rows` pieces of `row_bytes`, cut into strips of
+// two lines. A tile asks for one strip of as many rows as it has fours of steps.
+class Ahead {
+ public:
+  Ahead() = default;
+  Ahead(const void* first, int64_t rows, int64_t row_bytes, int64_t stride, int64_t tile_steps)
+      : strip_(static_cast<const char*>(first)), at_(strip_), stride_(stride) {
+    if (stride == row_bytes) {  // one piece
+      rows = ceil_div(rows * row_bytes, kStrip);
+      row_bytes = stride_ = kStrip;
     }
+    const int64_t of_tile = std::max<int64_t>(1, tile_steps / 4);
+    strips_ = ceil_div(row_bytes, kStrip);
+    left_ = of_strip_ = ceil_div(rows, of_tile);
+    tile_bytes_ = of_tile * stride_;
+    if (rows <= 0) strips_ = 0;
   }
-}
+  bool give(GemmTile& tile) {
+    if (strips_ == 0) return false;
+    tile.prefetch = at_;
+    tile.prefetch_step = stride_;
+    at_ += tile_bytes_;
+    if (--left_ == 0) {
+      at_ = strip_ += kStrip;
+      left_ = of_strip_;
+      --strips_;
+    }
+    return true;
+  }
 
-void choose_blocks(Job& job) {
-  const GemmArgs& g = job.g;
-  job.order = g.a_transposed ? AOrder::kColumns : AOrder::kRows;
-  const int64_t k = job.forms.k_block(job.steps, 0).size();
-  const int64_t rows = std::clamp(kBlockABytes / (4 * std::max<int64_t>(k, 1)), int64_t{4} * job.be.max_rows, kMaxBlockRows);
-  job.block_tiles = rows / job.be.max_rows;
-  // A is read as it stands where it is in the operand's form already.
-  const bool ready = job.forms.a == OperandForm::kF32 || (job.forms.a == OperandForm::kBF16 && g.a_bf16 && g.k % 2 == 0 && g.a_stride % 2 == 0);
-  const bool prologue = g.a_rows != nullptr || g.norm_mean != nullptr || !ready;
-  // A copy pays when it is read more than once and either its lines would evict each other or each is on a page of its own.
-  const bool reread = ceil_div(job.panels.count(), job.n_parts) > 1;
-  const int64_t a_stride_bytes = g.a_stride * (g.a_bf16 ? 2 : 4);
-  job.stage_a = prologue || (reread && (g.a_transposed || a_stride_bytes % kConflictBytes == 0));
-  if (!job.stage_a) return;
-  const int64_t block_rows = std::min(job.block_tiles * job.be.max_rows, round_up(g.m, job.be.max_rows));
-  job.stage_elements = job.order == AOrder::kRows ? block_rows * padded(k) : k * padded(block_rows);
-  // Behind it the rows' scales and a row before it is converted; a conversion writes up to a whole vector more than the row.
-  if (job.forms.a != OperandForm::kF32) job.stage_elements += padded(block_rows) + padded(k * elements_of_step(job.forms.a)) + kMaxWidth;
-}
+ private:
+  static constexpr int64_t kStrip = 128;
+  const char *strip_ = nullptr, *at_ = nullptr;
+  int64_t stride_ = 0, strips_ = 0, of_strip_ = 0, left_ = 0, tile_bytes_ = 0;  // left_, of_strip_: tiles
+};
 
 // A's block (rows, k) and how a tile finds it.
 struct ABlock {
@@ -144,17 +56,31 @@ struct ABlock {
   const float* scale = nullptr;  // (rows) of integers
 };
 
+// Such a block of a transposed A as rows over k.
+GemmPack columns_of(const Job& job, Range rows, Range k) {
+  const GemmArgs& g = job.g;
+  const int64_t first = k.begin * job.forms.of_step(), offset = first * g.a_stride + rows.begin;
+  GemmPack p;
+  p.form = job.forms.a;
+  p.k = std::min(k.end * job.forms.of_step(), g.k) - first;
+  p.columns = rows.size();
+  p.b = g.a_bf16 ? reinterpret_cast<const float*>(static_cast<const uint16_t*>(g.a) + offset) : as_floats(g.a) + offset;
+  p.b_stride = g.a_stride;
+  p.b_bf16 = g.a_bf16;
+  return p;
+}
+
 ABlock a_block(const Job& job, Range rows, Range k, float* stage) {
   const GemmArgs& g = job.g;
   const float* a = as_floats(g.a);
   if (g.k == 0) return {nullptr, 0, 0};
   if (job.order == AOrder::kColumns) {
-    const float* first = a + k.begin * g.a_stride + rows.begin;
-    if (!job.stage_a) return {first, 1, g.a_stride};
-    const int64_t stride = padded(rows.size());
-    for (int64_t i = 0; i < k.size(); ++i)
-      std::memcpy(stage + i * stride, first + i * g.a_stride, static_cast<size_t>(rows.size()) * sizeof(float));
-    return {stage, 1, stride};
+    if (!job.stage_a) return {a + k.begin * g.a_stride + rows.begin, 1, g.a_stride};
+    GemmPack columns = columns_of(job, rows, k);
+    columns.width = padded(rows.size());
+    columns.out = stage;
+    job.be.pack(columns);
+    return {stage, 1, columns.width};
   }
   if (!job.stage_a) {
     const int64_t stride = g.a_bf16 ? g.a_stride / 2 : g.a_stride;  // in units of four bytes
@@ -184,6 +110,27 @@ ABlock a_block(const Job& job, Range rows, Range k, float* stage) {
   return {stage, stride, stride, s.scale};
 }
 
+// The memory of such a block.
+Ahead a_ahead(const Job& job, Range rows, Range k, int64_t tile_steps) {
+  const GemmArgs& g = job.g;
+  if (g.a_rows != nullptr || g.k == 0) return {};
+  const int64_t element = g.a_bf16 ? 2 : 4;
+  const Range elements{k.begin * job.forms.of_step(), std::min(k.end * job.forms.of_step(), g.k)};
+  const Range &outer = g.a_transposed ? elements : rows, &inner = g.a_transposed ? rows : elements;
+  return {static_cast<const char*>(g.a) + (outer.begin * g.a_stride + inner.begin) * element, outer.size(), inner.size() * element,
+          g.a_stride * element, tile_steps};
+}
+
+// Steps k of panel p as they stand in an unpacked B.
+Ahead b_ahead(const Job& job, int64_t p, Range k, int64_t tile_steps) {
+  const GemmArgs& g = job.g;
+  const int64_t element = g.b_bf16 ? 2 : 4, column = p * job.panels.width;
+  const Range elements{k.begin * job.forms.of_step(), std::min(k.end * job.forms.of_step(), g.k)}, columns{column, column + job.panels.columns(p)};
+  const Range &outer = g.b_transposed ? columns : elements, &inner = g.b_transposed ? elements : columns;
+  return {static_cast<const char*>(g.b) + (outer.begin * g.b_stride + inner.begin) * element, outer.size(), inner.size() * element,
+          g.b_stride * element, tile_steps};
+}
+
 // One panel of B against the tiles of a block of rows.
 struct PanelTask {
   const Job& job;
@@ -194,7 +141,8 @@ struct PanelTask {
   Range k;
   bool first, last;    // block of k
   const float* b;
-  const float* next_b; // the next panel, or null
+  Ahead next_b;        // the next panel
+  Ahead& next_a;       // the next block of A
 };
 
 // The end of a tile that its kernel cannot do: rows `r` of the product, whose sums are in `buffer`.
@@ -237,7 +185,7 @@ T* moved(T* p, int64_t bytes) {
 }
 
 // Short k leave little to hide behind, so a tile differs from the one before in addresses alone.
-void run_panel(const PanelTask& t) {
+void run_panel(PanelTask& t) {
   const Job& job = t.job;
   const GemmArgs& g = job.g;
   const int64_t columns = job.panels.columns(t.panel), column = t.panel * job.panels.width, row = t.rows.begin;
@@ -256,16 +204,6 @@ void run_panel(const PanelTask& t) {
     tile.row_scale = t.a.scale;
     tile.column_scale = job.column_scale + column;
     tile.bias = bias;
-  }
-  // Each tile asks for its share of the next panel, two lines at most per four steps of k.
-  tile.prefetch = t.b;
-  int64_t prefetch_left = 0, prefetch_bytes = 0;  // of the next panel; of a tile
-  if (t.next_b != nullptr) {
-    const int64_t bytes_per_step = round_up(16 * columns, 64);
-    tile.prefetch = t.next_b;
-    tile.prefetch_step = std::min<int64_t>(128, round_up(ceil_div(bytes_per_step, t.tiles), 64));
-    prefetch_bytes = t.k.size() / 4 * tile.prefetch_step;
-    prefetch_left = t.k.size() * 4 * job.panels.width;
   }
   float* c = static_cast<float*>(g.c) + column;
   float* sums = job.partial != nullptr ? job.partial + row * job.partial_stride + column : c + row * g.c_stride;
@@ -297,6 +235,10 @@ void run_panel(const PanelTask& t) {
   int64_t done = 0;
   for (int64_t i = 0; i < t.tiles; ++i) {
     tile.rows = rows + (i < taller);
+    if (!t.next_b.give(tile) && !t.next_a.give(tile)) {
+      tile.prefetch = t.b;
+      tile.prefetch_step = 0;
+    }
     (i < taller ? taller_kernel : kernel)(&tile);
     if (finish) finish_tile(t, tile, {row + done, row + done + tile.rows}, buffer);
     done += tile.rows;
@@ -305,64 +247,76 @@ void run_panel(const PanelTask& t) {
     tile.addend = moved(tile.addend, tile.rows * tile.addend_stride);
     tile.pre = moved(tile.pre, tile.rows * tile.pre_stride);
     if (tile.row_scale != nullptr) tile.row_scale += tile.rows;
-    if (prefetch_left > prefetch_bytes) {
-      prefetch_left -= prefetch_bytes;
-      tile.prefetch = static_cast<const char*>(tile.prefetch) + prefetch_bytes;
-    } else {
-      tile.prefetch = t.b;
-      tile.prefetch_step = 0;
-    }
   }
 }
 
-// Blocks [first, last) of k for one thread's share of c: blocks of rows whose A stays in the second-level cache, then k,
-// then the panels of B, then the tiles of the block, so a panel is read from far once and from near for the other tiles.
-void run_part(const Job& job, int64_t part, int64_t first, int64_t last) {
-  const GemmArgs& g = job.g;
-  const Range rows = share({0, g.m}, part / job.n_parts, job.m_parts);
-  const Range panels = share({0, job.panels.count()}, part % job.n_parts, job.n_parts);
-  const int64_t tiles = ceil_div(rows.size(), job.be.max_rows), row_blocks = ceil_div(tiles, job.block_tiles);
-  float* stage = job.stage_a ? job.stages + part * job.stage_elements : nullptr;
-  for (int64_t rb = 0; rb < row_blocks; ++rb) {
-    const Range block_tiles = share({0, tiles}, rb, row_blocks);
-    const Range block{share(rows, block_tiles.begin, tiles).begin, share(rows, block_tiles.end, tiles).begin};
-    for (int64_t kb = first; kb < last; ++kb) {
-      const Range k = job.forms.k_block(job.steps, kb);
-      const ABlock a = a_block(job, block, k, stage);
-      for (int64_t p = panels.begin; p < panels.end; ++p) {
-        auto panel_data = [&](int64_t i) {
-          return job.b + i * job.panels.width * job.b_steps + (k.begin - job.b_begin) * job.panels.packed_width(i);
-        };
-        run_panel({job, a, block, block_tiles.size(), p, k, kb == 0, kb + 1 == job.blocks, panel_data(p),
-                   p + 1 < panels.end ? panel_data(p + 1) : nullptr});
-      }
-    }
-  }
-}
+// The order in which a part goes over its blocks. Panels packed before: blocks of rows, whose A stays in the second-level cache, then
+// blocks of k, with all panels each. Panels that the part packs itself: blocks of k, groups of panels, whose packed form stays there
+// beside A, then blocks of rows; so each panel is packed once.
+struct Walk {
+  const Job& job;
+  Range rows, panels;
+  int64_t tiles, row_blocks, groups;
 
-// Packs rows [k.begin, k.end) of b; panel p starts at out + p * width * k.size().
-void pack_floats(const GemmBackend& be, const Panels& panels, Range k, const float* b, int64_t b_stride, bool b_transposed,
-                 float* out, Context& ctx) {
-  constexpr int64_t kChunk = 256;  // steps of k that one unit of work packs
-  const int64_t chunks = ceil_div(k.size(), kChunk);
-  auto unit = [&](int64_t i) {
-    const int64_t p = i / chunks;
-    const Range steps = share(k, i % chunks, chunks);
-    GemmPack pack;
-    pack.k = steps.size();
-    pack.columns = panels.columns(p);
-    pack.width = panels.packed_width(p);
-    pack.b = b + (b_transposed ? p * panels.width * b_stride + steps.begin : steps.begin * b_stride + p * panels.width);
-    pack.b_stride = b_stride;
-    pack.b_transposed = b_transposed;
-    pack.out = out + p * panels.width * k.size() + (steps.begin - k.begin) * pack.width;
-    be.pack(pack);
+  Walk(const Job& j, int64_t part)
+      : job(j),
+        rows(j.part_rows(part)),
+        panels(j.part_panels(part)),
+        tiles(ceil_div(rows.size(), j.be.max_rows)),
+        row_blocks(ceil_div(tiles, j.block_tiles)),
+        groups(j.keep_panels ? ceil_div(panels.size(), j.group_panels) : 1) {}
+  int64_t count() const { return job.blocks * groups * row_blocks; }
+
+  struct Block {
+    int64_t k_index, tiles;
+    Range k, rows, panels;
+    bool packs;
   };
-  const int64_t units = panels.count() * chunks;
-  if (panels.n * k.size() < kSerialWork) {
-    for (int64_t i = 0; i < units; ++i) unit(i);
-  } else {
-    ctx.pool().for_each(units, unit);
+  Block operator[](int64_t i) const {
+    const int64_t rb = job.pack_in_parts ? i % row_blocks : i / job.blocks, group = i / row_blocks % groups;
+    Block b;
+    b.k_index = job.pack_in_parts ? i / (row_blocks * groups) : i % job.blocks;
+    b.k = job.forms.k_block(job.steps, b.k_index);
+    const Range of = share({0, tiles}, rb, row_blocks);
+    b.tiles = of.size();
+    b.rows = {share(rows, of.begin, tiles).begin, share(rows, of.end, tiles).begin};
+    b.panels = job.pack_in_parts ? share(panels, group, groups) : panels;
+    b.packs = job.pack_in_parts && rb == 0;
+    return b;
+  }
+};
+
+// One thread's share of c. Tiles are innermost, so a panel is read from far once and from near for the other tiles.
+void run_part(const Job& job, int64_t part) {
+  const Walk walk(job, part);
+  float* stage = job.stage_a ? job.stages + part * job.stage_elements : nullptr;
+  float* packed = job.pack_in_parts ? job.part_memory + part * job.part_elements : nullptr;
+  const auto data = [&](const Walk::Block& block, int64_t p) {
+    if (job.pack_in_parts) return static_cast<const float*>(packed) + (job.keep_panels ? (p - block.panels.begin) * job.panels.width * block.k.size() : 0);
+    return job.b + p * job.panels.width * job.steps + block.k.begin * job.panels.packed_width(p);
+  };
+  const auto ahead = [&](const Walk::Block& block, int64_t p, int64_t tile_steps) {
+    if (block.packs) return b_ahead(job, p, block.k, tile_steps);
+    const int64_t line = job.panels.packed_width(p) * 4;
+    return Ahead(data(block, p), block.k.size(), line, line, tile_steps);
+  };
+  for (int64_t i = 0; i < walk.count(); ++i) {
+    const bool more = i + 1 < walk.count();
+    const Walk::Block block = walk[i], next = walk[more ? i + 1 : i];
+    const int64_t steps = block.k.size();
+    if (job.g.a_sums != nullptr && block.panels.begin == 0 && block.k.size() > 0) {
+      GemmPack columns = columns_of(job, block.rows, block.k);
+      columns.out = static_cast<float*>(job.g.a_sums) + block.rows.begin;
+      job.be.add_rows(columns);
+    }
+    const ABlock a = a_block(job, block.rows, block.k, stage);
+    Ahead next_a = more ? a_ahead(job, next.rows, next.k, steps) : Ahead();
+    for (int64_t p = block.panels.begin; p < block.panels.end; ++p) {
+      if (block.packs) pack_panel(job, p, block.k, packed + (data(block, p) - packed), packed + job.part_elements - job.pack_scratch());
+      const Ahead next_b = p + 1 < block.panels.end ? ahead(block, p + 1, steps) : more ? ahead(next, next.panels.begin, steps) : Ahead();
+      PanelTask task{job, a, block.rows, block.tiles, p, block.k, block.k_index == 0, block.k_index + 1 == job.blocks, data(block, p), next_b, next_a};
+      run_panel(task);
+    }
   }
 }
 
@@ -373,12 +327,14 @@ void check_arguments(const GemmArgs& g) {
         "a matrix product that accumulates has no bias, activation or residual");
   check(!g.a_transposed || (g.a_rows == nullptr && g.norm_mean == nullptr),
         "a matrix product with a transposed a gathers and normalises nothing");
-  check(g.type == ProductType::kOwn || (g.b_packed != nullptr && !g.a_transposed && g.k > 0),
-        "a product in bf16 or int8 needs packed weights and rows of a");
+  check(g.type != ProductType::kInt8 || (g.b_packed != nullptr && !g.a_transposed && g.k > 0),
+        "a product in int8 needs packed weights and rows of a");
+  check(!g.b_bf16 || (g.type == ProductType::kBF16 && !g.b_transposed), "a matrix product in bf16 alone reads b in bfloat16, as rows");
   check(!g.a_bf16 || (g.type != ProductType::kOwn && g.a_rows == nullptr && g.norm_mean == nullptr),
         "a matrix product reads a in bfloat16 as it is, and multiplies in bf16 or int8");
   check(!g.c_bf16 || (g.type != ProductType::kOwn && !g.accumulate && g.residual == nullptr),
         "a matrix product in bf16 or int8 alone writes bfloat16, and adds nothing to it");
+  check(g.a_sums == nullptr || g.a_transposed, "a matrix product sums a over k where a is transposed");
   check((g.norm_mean == nullptr) == (g.norm_rstd == nullptr), "norm_mean and norm_rstd of a matrix product go together");
 }
 
@@ -389,90 +345,31 @@ void run_gemm(const GemmBackend& be, const GemmArgs& g, Context& ctx) {
   check_arguments(g);
   Arena& scratch = ctx.scratch();
   const ArenaScope scope(scratch);
-  const Forms forms(be, g.type);
-  const int64_t steps = forms.steps(g.k);
-  Job job{be, g, forms, Panels(be, g.n), steps, forms.k_blocks(steps), 1, 1};
-  choose_parts(job, ctx.pool().threads());
-  choose_blocks(job);
-  const int64_t parts = job.m_parts * job.n_parts;
-  if (job.stage_a) job.stages = scratch.take<float>(parts * job.stage_elements);
+  Job job(be, g, ctx.pool().threads());
+  if (job.stage_a) job.stages = scratch.take<float>(job.parts() * job.stage_elements);
+  if (job.pack_in_parts) job.part_memory = scratch.take<float>(job.parts() * job.part_elements);
   // Kernels end tiles themselves where all of k is in them and rows stay where they are.
   const TileEnd end{g.activation, g.c_bf16};
   const bool plain_end = g.activation == Activation::kNone && !g.c_bf16 && g.pre_activation == nullptr;
-  const bool scaled = !forms.integers || forms.tile == TileType::kInt8;
+  const bool scaled = !job.forms.integers || job.forms.tile == TileType::kInt8;
   const bool by_kernel = job.blocks == 1 && g.c_rows == nullptr && scaled && (g.pre_activation == nullptr || g.activation != Activation::kNone) &&
-                         be.ends(job.order, forms.tile, end);
+                         be.ends(job.order, job.forms.tile, end);
   if (by_kernel) job.end = end;
   job.finish = !by_kernel && (!plain_end || g.c_rows != nullptr || !scaled);
   if (job.finish && job.blocks > 1 && (g.c_rows != nullptr || g.residual != nullptr || g.c_bf16)) {
-    job.partial_stride = job.panels.count() * job.panels.width;
+    job.partial_stride = job.panels.whole_columns();
     job.partial = scratch.take<float>(g.m * job.partial_stride);
   }
-  auto run_blocks = [&](int64_t first, int64_t last) {
-    if (parts == 1) return run_part(job, 0, first, last);
-    ctx.pool().for_each(parts, [&](int64_t part) { run_part(job, part, first, last); });
-  };
-  if (g.b_packed != nullptr || g.k == 0) {
+  if (g.b_packed != nullptr) {
     job.b = as_floats(g.b_packed);
-    job.b_steps = steps;
-    if (forms.integers) {
+    if (job.forms.integers) {
       job.column_scale = job.b;
-      if (forms.tile == TileType::kInt8) job.start = job.b + job.panels.whole_columns();
+      if (job.forms.tile == TileType::kInt8) job.start = job.b + job.panels.whole_columns();
       job.b += 2 * job.panels.whole_columns();
     }
-    return run_blocks(0, job.blocks);
   }
-  float* b = scratch.take<float>(job.panels.packed_elements(forms.k_block(steps, 0).size()));
-  for (int64_t kb = 0; kb < job.blocks; ++kb) {
-    const Range k = forms.k_block(steps, kb);
-    pack_floats(be, job.panels, k, as_floats(g.b), g.b_stride, g.b_transposed, b, ctx);
-    job.b = b;
-    job.b_steps = k.size();
-    job.b_begin = k.begin;
-    run_blocks(kb, kb + 1);
-  }
-}
-
-size_t gemm_packed_size(const GemmBackend& be, ProductType type, int64_t k, int64_t n) {
-  if (k <= 0 || n <= 0) return 0;
-  const Forms forms(be, type);
-  const Panels panels(be, n);
-  return static_cast<size_t>(panels.packed_elements(forms.steps(k)) + (forms.integers ? 2 * panels.whole_columns() : 0)) * sizeof(float);
-}
-
-void run_gemm_pack(const GemmBackend& be, ProductType type, int64_t k, int64_t n, const float* b, int64_t b_stride, bool b_transposed,
-                   float* packed, Context& ctx) {
-  if (k <= 0 || n <= 0) return;
-  const Forms forms(be, type);
-  const Panels panels(be, n);
-  if (type == ProductType::kOwn) return pack_floats(be, panels, {0, k}, b, b_stride, b_transposed, packed, ctx);
-  const int64_t steps = forms.steps(k), scratch = panels.width * (steps + panels.lanes) + k + panels.lanes;
-  float* data = packed;
-  if (forms.integers) {
-    data += 2 * panels.whole_columns();
-    std::memset(packed, 0, static_cast<size_t>(2 * panels.whole_columns()) * sizeof(float));
-  }
-  const ArenaScope scope(ctx.scratch());
-  float* memory = ctx.scratch().take<float>(scratch * ctx.pool().threads());
-  ctx.pool().for_ranges(panels.count(), [&](int64_t first, int64_t last, int thread) {
-    for (int64_t p = first; p < last; ++p) {
-      GemmPack pack;
-      pack.form = forms.b;
-      pack.k = k;
-      pack.columns = panels.columns(p);
-      pack.width = panels.packed_width(p);
-      pack.b = b + (b_transposed ? p * panels.width * b_stride : p * panels.width);
-      pack.b_stride = b_stride;
-      pack.b_transposed = b_transposed;
-      pack.out = data + p * panels.width * steps;
-      pack.columns_scratch = memory + thread * scratch;
-      if (forms.integers) {
-        pack.column_scale = packed + p * panels.width;
-        pack.start = reinterpret_cast<int32_t*>(packed + panels.whole_columns() + p * panels.width);
-      }
-      be.pack(pack);
-    }
-  });
+  if (job.parts() == 1) return run_part(job, 0);
+  ctx.pool().for_each(job.parts(), [&](int64_t part) { run_part(job, part); });
 }
 
 }  // namespace fovea

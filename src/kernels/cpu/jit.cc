@@ -68,6 +68,7 @@ class TileCode : public JitCode {
     } else {
       lea(a_[1], ptr[a_stride_ + a_stride_ * 2]);
     }
+    ask_for_addend();
     mov(b_, field(offsetof(GemmTile, start)));
     for (int j = 0; j < vectors_; ++j) vmovups(acc(0, j), ptr[b_ + j * vector_bytes()]);
     for (int i = 1; i < rows_; ++i)
@@ -76,6 +77,21 @@ class TileCode : public JitCode {
     mov(count_, field(offsetof(GemmTile, k)));
     mov(prefetch_, field(offsetof(GemmTile, prefetch)));
     mov(prefetch_step_, field(offsetof(GemmTile, prefetch_step)));
+  }
+
+  // What is added in the end comes nearer while the sums are formed.
+  void ask_for_addend() {
+    Xbyak::Label none;
+    const Xbyak::Reg64 &addend = b_, &stride = count_;
+    mov(addend, field(offsetof(GemmTile, addend)));
+    test(addend, addend);
+    jz(none, T_NEAR);
+    mov(stride, field(offsetof(GemmTile, addend_stride)));
+    for (int i = 0; i < rows_; ++i) {
+      for (int line = 0; line < panel_bytes(); line += 64) prefetcht0(ptr[addend + line]);
+      if (i + 1 < rows_) add(addend, stride);
+    }
+    L(none);
   }
 
   Xbyak::Address a_element(int i, int u) {
@@ -368,7 +384,8 @@ GemmTileKernel jit_gemm_kernel(Isa isa, int rows, int vectors, AOrder order, Til
   if (isa == Isa::kBaseline) return nullptr;
   static const bool has_bf16 = runs(PeakLoop::kAvx512Bf16), has_int8 = runs(PeakLoop::kAvx512Int8);
   const bool ends = end.activation != Activation::kNone || end.bf16;
-  if ((ends || type != TileType::kF32) && (isa != Isa::kAvx512 || order != AOrder::kRows)) return nullptr;
+  if ((ends || type != TileType::kF32) && isa != Isa::kAvx512) return nullptr;
+  if ((ends || type == TileType::kInt8) && order != AOrder::kRows) return nullptr;
   if ((type == TileType::kBF16 || end.bf16) && !has_bf16) return nullptr;
   if (type == TileType::kInt8 && !has_int8) return nullptr;
   constexpr size_t kActivations = 4;

@@ -10,7 +10,7 @@ namespace fovea {
 
 // The kernel of a tile of `rows` x (`vectors` vectors): up to 14 x 2 for AVX-512, 6 x 2 for AVX2. Generated at the first
 // call for a shape, by any thread; later calls are one load. Null where there is no generator (other instruction sets),
-// where the processor has no instruction for the type (bf16 and int8: AVX-512 alone, rows of A alone), or where the system
+// where the processor has no instruction for the type (bf16 and int8: AVX-512 alone; int8: rows of A alone), or where the system
 // refuses executable memory.
 // An end that does something: AVX-512 alone, and bf16 where the processor has such instructions.
 GemmTileKernel jit_gemm_kernel(Isa isa, int rows, int vectors, AOrder order, TileType type = TileType::kF32, TileEnd end = {});

@@ -54,10 +54,10 @@ void gather_a_row(const GemmArgs& g, int64_t i, T* row) {
   for (int64_t l = 0; l < g.k; ++l) {
     if (from < 0) {
       row[l] = T(0);
+    } else if (g.a_bf16) {
+      row[l] = T(from_bf16(static_cast<const uint16_t*>(g.a)[g.a_transposed ? l * g.a_stride + from : from * g.a_stride + l]));
     } else if (g.a_transposed) {
       row[l] = in<T>(g.a)[l * g.a_stride + from];
-    } else if (g.a_bf16) {
-      row[l] = T(from_bf16(static_cast<const uint16_t*>(g.a)[from * g.a_stride + l]));
     } else {
       row[l] = in<T>(g.a)[from * g.a_stride + l];
       if (g.norm_mean) {
@@ -70,13 +70,17 @@ void gather_a_row(const GemmArgs& g, int64_t i, T* row) {
 
 template <class T>
 void gemm(const GemmArgs& g, Context& ctx) {
-  check(g.type == ProductType::kOwn || (g.b_packed != nullptr && !g.a_transposed), "a product in bf16 or int8 needs packed weights and rows of a");
+  check(g.type != ProductType::kInt8 || (g.b_packed != nullptr && !g.a_transposed), "a product in int8 needs packed weights and rows of a");
   ArenaScope scope(ctx.scratch());
   const T* b = in<T>(g.b_packed ? g.b_packed : g.b);
   int64_t b_stride = g.b_packed ? g.n : g.b_stride;
-  if (!g.b_packed && g.b_transposed) {
+  if (!g.b_packed && (g.b_transposed || g.type != ProductType::kOwn)) {
     T* copy = ctx.scratch().take<T>(g.k * g.n);
-    gemm_pack<T>(ProductType::kOwn, g.k, g.n, g.b, g.b_stride, true, copy, ctx);
+    if (g.b_bf16)
+      for (int64_t l = 0; l < g.k; ++l)
+        for (int64_t j = 0; j < g.n; ++j) copy[l * g.n + j] = T(from_bf16(static_cast<const uint16_t*>(g.b)[l * g.b_stride + j]));
+    else
+      gemm_pack<T>(g.type, g.k, g.n, g.b, g.b_stride, g.b_transposed, copy, ctx);
     b = copy;
     b_stride = g.n;
   }
@@ -84,6 +88,7 @@ void gemm(const GemmArgs& g, Context& ctx) {
   T* sum = ctx.scratch().take<T>(g.n);
   for (int64_t i = 0; i < g.m; ++i) {
     gather_a_row(g, i, a_row);
+    for (int64_t l = 0; g.a_sums && l < g.k; ++l) out<T>(g.a_sums)[i] += a_row[l];
     round_operand(g.type, a_row, g.k, 1);
     for (int64_t j = 0; j < g.n; ++j) sum[j] = T(0);
     for (int64_t l = 0; l < g.k; ++l)

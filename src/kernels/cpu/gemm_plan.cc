@@ -1,0 +1,115 @@
+#include "kernels/cpu/gemm_plan.h"
+
+namespace fovea::gemm_plan {
+
+namespace {
+
+// Longest run of k in one accumulator, in steps; part of the result's definition. Sums over tokens (transposed A) are long and C is
+// small: short blocks keep those of A and B in the caches.
+constexpr int64_t kBlockK = 1024, kBlockKTransposed = 256;
+// Of A, to stay in the second-level cache beside two panels of B and, where it is read as it comes, beside the next block.
+constexpr int64_t kBlockABytes = 256 << 10, kBlockABytesTransposed = 256 << 10;
+constexpr int64_t kMaxBlockRows = 1024;
+// Of packed panels, beside A in the second-level cache; where A must be staged again for each group, it pays to read them from farther.
+constexpr int64_t kGroupBytes = 384 << 10, kGroupBytesStaged = 1024 << 10;
+constexpr int64_t kConflictBytes = 4096;  // rows so far apart, or a multiple of it, share one set of the first cache
+constexpr int64_t kPackSteps = 128;       // that are packed at a time
+
+}  // namespace
+
+Forms::Forms(const GemmBackend& be, ProductType type, bool a_transposed) : longest(a_transposed ? kBlockKTransposed : kBlockK) {
+  if (type == ProductType::kBF16) {
+    if (be.has(TileType::kBF16)) tile = TileType::kBF16;
+    a = b = tile == TileType::kBF16 ? OperandForm::kBF16 : OperandForm::kBF16Float;
+  } else if (type == ProductType::kInt8) {
+    integers = true;
+    if (be.has(TileType::kInt8)) tile = TileType::kInt8;
+    a = tile == TileType::kInt8 ? OperandForm::kUint8 : OperandForm::kInt8Float;
+    b = tile == TileType::kInt8 ? OperandForm::kInt8 : OperandForm::kInt8Float;
+  }
+}
+
+Job::Job(const GemmBackend& backend, const GemmArgs& args, int64_t threads)
+    : be(backend),
+      g(args),
+      forms(backend, args.type, args.a_transposed),
+      panels(backend, args.n),
+      steps(forms.steps(args.k)),
+      blocks(forms.k_blocks(steps)),
+      order(args.a_transposed ? AOrder::kColumns : AOrder::kRows) {
+  choose_parts(threads);
+  choose_a();
+  choose_b();
+}
+
+// Rows and panels of each thread such that the largest share is small: first in arithmetic, then in what it must read.
+void Job::choose_parts(int64_t threads) {
+  if (g.m * g.n * std::max<int64_t>(g.k, 1) < kSerialWork) return;
+  constexpr int64_t kRowsPerTileStart = 2, kRowsPerRead = 8;  // costs in units of one row times one column
+  int64_t best = -1;
+  for (int64_t mp = 1; mp <= std::min(threads, ceil_div(g.m, 4)); ++mp) {
+    const int64_t np = std::min(threads / mp, panels.count());
+    const int64_t rows = ceil_div(g.m, mp), columns = std::min(g.n, ceil_div(panels.count(), np) * panels.width);
+    const int64_t cost =
+        (rows + kRowsPerTileStart * ceil_div(rows, be.max_rows)) * columns + kRowsPerRead * (rows + columns);
+    if (best < 0 || cost < best) {
+      best = cost;
+      m_parts = mp;
+      n_parts = np;
+    }
+  }
+}
+
+void Job::choose_a() {
+  const int64_t k = forms.k_block(steps, 0).size(), bytes = order == AOrder::kRows ? kBlockABytes : kBlockABytesTransposed;
+  block_tiles = std::clamp(bytes / (4 * std::max<int64_t>(k, 1)), int64_t{4} * be.max_rows, kMaxBlockRows) / be.max_rows;
+  // A is read as it stands where it is in the operand's form already.
+  const bool pairs = forms.a == OperandForm::kBF16 && g.a_bf16 && order == AOrder::kRows && g.k % 2 == 0 && g.a_stride % 2 == 0;
+  const bool prologue = g.a_rows != nullptr || g.norm_mean != nullptr || !(forms.a == OperandForm::kF32 || pairs);
+  // A copy pays when it is read more than once and its lines would evict each other.
+  const bool reread = ceil_div(panels.count(), n_parts) > 1;
+  stage_a = prologue || (reread && g.a_stride * (g.a_bf16 ? 2 : 4) % kConflictBytes == 0);
+  if (!stage_a) return;
+  const int64_t block_rows = std::min(block_tiles * be.max_rows, round_up(g.m, be.max_rows));
+  stage_elements = order == AOrder::kRows ? block_rows * padded(k) : k * padded(block_rows);
+  // Behind it the rows' scales and a row before it is converted; a conversion writes up to a whole vector more than the row.
+  if (forms.a != OperandForm::kF32) stage_elements += padded(block_rows) + padded(k * elements_of_step(forms.a)) + kMaxWidth;
+}
+
+void Job::choose_b() {
+  pack_in_parts = g.b_packed == nullptr && g.k > 0;
+  if (!pack_in_parts) return;
+  const int64_t of_panel = forms.k_block(steps, 0).size() * panels.width;
+  keep_panels = ceil_div(ceil_div(g.m, m_parts), be.max_rows) > block_tiles;
+  group_panels = 1;
+  if (keep_panels)
+    group_panels = std::clamp<int64_t>((stage_a ? kGroupBytesStaged : kGroupBytes) / (4 * of_panel), 1, ceil_div(panels.count(), n_parts));
+  part_elements = of_panel * group_panels + pack_scratch();
+}
+
+int64_t Job::pack_scratch() const {
+  return forms.b == OperandForm::kF32 || !g.b_transposed ? 0 : panels.width * (kPackSteps + panels.lanes);
+}
+
+void pack_panel(const Job& job, int64_t p, Range steps, float* out, float* scratch) {
+  const GemmArgs& g = job.g;
+  const int64_t of_step = job.forms.of_step(), column = p * job.panels.width;
+  GemmPack pack;
+  pack.form = job.forms.b;
+  pack.columns = job.panels.columns(p);
+  pack.width = job.panels.packed_width(p);
+  pack.b_stride = g.b_stride;
+  pack.b_transposed = g.b_transposed;
+  pack.b_bf16 = g.b_bf16;
+  pack.columns_scratch = scratch;
+  const int64_t step = g.b_transposed ? kPackSteps : steps.size();
+  for (int64_t begin = steps.begin; begin < steps.end; begin += step) {
+    const int64_t end = std::min(steps.end, begin + step), k = begin * of_step, offset = g.b_transposed ? column * g.b_stride + k : k * g.b_stride + column;
+    pack.k = std::min(end * of_step, g.k) - k;
+    pack.b = g.b_bf16 ? reinterpret_cast<const float*>(static_cast<const uint16_t*>(g.b) + offset) : static_cast<const float*>(g.b) + offset;
+    pack.out = out + (begin - steps.begin) * pack.width;
+    job.be.pack(pack);
+  }
+}
+
+}  // namespace fovea::gemm_plan
