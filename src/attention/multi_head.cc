@@ -100,6 +100,7 @@ void MultiHeadAttention::project_self(const AttentionInputs& in, ConstTensor bia
   if (!geometry_->has_position()) {
     LinearFusion fusion;
     fusion.bias = bias;
+    fusion.norm = in.norm;
     return qkv_->apply(in.x, qkv, fusion, ctx);
   }
   ArenaScope scope(ctx.scratch());
@@ -243,6 +244,7 @@ GroupedAttentionArgs MultiHeadAttention::kernel_args(const Record& r, Context&) 
 void MultiHeadAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape, Context& ctx) const {
   require_shape(in.x, Shape{in.grid.batch, in.tokens(), config_.dim}, "attention input");
   require(in.memory.empty(), "only transformer_xl takes a memory of earlier segments");
+  check(!in.norm || (takes_norm() && !tape), "an attention is to normalise its input where it cannot");
   const auto reasons = unsupported(in.grid);
   require(reasons.empty(), "this attention cannot run on {} tokens: {}", in.grid.str(), fmt::join(reasons, "; "));
   ArenaScope scope(ctx.scratch());

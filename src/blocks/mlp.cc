@@ -28,13 +28,13 @@ void Mlp::forward(ConstTensor x, const LayerNorm* norm, ConstTensor residual, Te
   LinearFusion first, second;
   first.norm = norm;
   first.activation = activation_;
-  Tensor mean, rstd;
-  if (norm) {
-    mean = ctx.activation(Shape{rows}, tape);
-    rstd = ctx.activation(Shape{rows}, tape);
-    norm->statistics(x, mean, rstd, ctx);
-  }
   if (tape) {
+    Tensor mean, rstd;
+    if (norm) {
+      mean = ctx.activation(Shape{rows}, tape);
+      rstd = ctx.activation(Shape{rows}, tape);
+      norm->statistics(x, mean, rstd, ctx);
+    }
     const Tensor pre = ctx.activation(Shape{rows, hidden}, tape), h = ctx.scratch().take(Shape{rows, hidden}, ctx.dtype());
     first.mean = mean;
     first.rstd = rstd;
@@ -53,10 +53,6 @@ void Mlp::forward(ConstTensor x, const LayerNorm* norm, ConstTensor residual, Te
   const Tensor y_rows = y.reshaped(Shape{rows, fc2_.out()});
   for (int64_t begin = 0; begin < rows; begin += step) {
     const int64_t count = std::min(step, rows - begin);
-    if (norm) {
-      first.mean = mean.slice(begin, count);
-      first.rstd = rstd.slice(begin, count);
-    }
     if (!residual.empty()) second.residual = residual_rows.slice(begin, count);
     fc1_.apply(x_rows.slice(begin, count), h.slice(0, count), first, ctx);
     fc2_.apply(h.slice(0, count), y_rows.slice(begin, count), second, ctx);
