@@ -76,7 +76,7 @@ struct GemmPack {
   float* out = nullptr;
   float* column_scale = nullptr;  // (width) of integers
   int32_t* start = nullptr;       // (width) of integers: what A's offset of 128 adds, taken back
-  float* columns_scratch = nullptr;  // (width, steps + lanes) and two columns for forms other than kF32
+  float* columns_scratch = nullptr;  // (width, steps + lanes) and a column for forms other than kF32
 };
 
 struct GemmBackend {

@@ -192,8 +192,15 @@ void run_panel(PanelTask& t) {
   const GemmArgs& g = job.g;
   const int64_t columns = job.panels.columns(t.panel), column = t.panel * job.panels.width, row = t.rows.begin;
   alignas(64) static constexpr float kZeros[kMaxWidth] = {};
-  alignas(64) float bias[kMaxWidth] = {}, buffer[kGemmMaxRows * kMaxWidth];
-  if (t.first && g.bias != nullptr) std::memcpy(bias, as_floats(g.bias) + column, static_cast<size_t>(columns) * sizeof(float));
+  alignas(64) float last_bias[kMaxWidth], buffer[kGemmMaxRows * kMaxWidth];
+  const float* bias = kZeros;
+  if (t.first && g.bias != nullptr) {
+    bias = as_floats(g.bias) + column;
+    if (columns < job.panels.width) {
+      std::fill_n(std::copy_n(bias, columns, last_bias), kMaxWidth - columns, 0.0f);
+      bias = last_bias;
+    }
+  }
   GemmTile tile;
   tile.a = t.a.data;
   tile.a_stride = t.a.stride * 4;

@@ -46,13 +46,29 @@ HWY_INLINE void convert_vector(V v, uint16_t* to) {
   hn::StoreU(hn::DemoteTo(d16, hn::BitCast(DS(), hn::ShiftRight<16>(round_to_bf16(v)))), d16, to);
 }
 
-// A row as it stands, or normalised on the way: vectors of its elements; what lies behind its end counts as zeros.
+// A row as it stands, or normalised on the way: vectors of its elements; what lies behind its end counts as zeros. Cheap ones are read twice
+// rather than kept.
 struct PlainRow {
+  static constexpr bool kCheap = true;
   const float* x;
   HWY_INLINE V load(int64_t i) const { return hn::LoadU(d, x + i); }
   HWY_INLINE V load_tail(int64_t i, size_t n) const { return LoadTail(d, x + i, n); }
 };
+struct Bf16Row {
+  static constexpr bool kCheap = true;
+  const uint16_t* x;
+  HWY_INLINE V load(int64_t i) const {
+    const hn::Rebind<uint16_t, D> d16;
+    return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(DU(), hn::LoadU(d16, x + i))));
+  }
+  HWY_INLINE V load_tail(int64_t i, size_t n) const {
+    HWY_ALIGN uint16_t part[hn::MaxLanes(d)] = {};
+    std::memcpy(part, x + i, n * sizeof(uint16_t));
+    return Bf16Row{part}.load(0);
+  }
+};
 struct NormalisedRow {
+  static constexpr bool kCheap = false;
   const float *x, *gamma, *beta;
   V mean, rstd;
   HWY_INLINE V load(int64_t i) const { return normalised(hn::LoadU(d, x + i), hn::LoadU(d, gamma + i), hn::LoadU(d, beta + i)); }
@@ -72,20 +88,8 @@ HWY_INLINE void for_row(const Row& row, int64_t k, F&& f) {
   if (i < k) f(row.load_tail(i, static_cast<size_t>(k - i)), i);
 }
 
-// bfloat16 to floats; memory behind them is written up to the next whole vector.
-void widen_row(const uint16_t* x, int64_t k, float* out) {
-  const hn::Rebind<uint16_t, D> d16;
-  const DU du;
-  int64_t i = 0;
-  for (; i + kLanes <= k; i += kLanes) hn::StoreU(hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(d16, x + i)))), d, out + i);
-  for (; i < k; ++i) {
-    const uint32_t bits = static_cast<uint32_t>(x[i]) << 16;
-    std::memcpy(out + i, &bits, sizeof(bits));
-  }
-}
-
 // A row of k floats in the operand's form. Memory behind it is written up to the next whole vector of the form, and `scratch` (k up to
-// the next whole vector) too. Returns the scale of integers: a row of zeros has scale 0, one that is not finite NaN, so that its products
+// the next whole vector) of rows that are kept. Returns the scale of integers: a row of zeros has scale 0, one that is not finite NaN, so that its products
 // are.
 template <class Row>
 HWY_INLINE float convert_row(OperandForm form, const Row& row, int64_t k, float* out, float* scratch) {
@@ -109,7 +113,7 @@ HWY_INLINE float convert_row(OperandForm form, const Row& row, int64_t k, float*
   auto most = hn::Zero(du);
   for_row(row, k, [&](V v, int64_t i) HWY_ATTR {
     most = hn::Max(most, hn::BitCast(du, hn::Abs(v)));
-    hn::StoreU(v, d, scratch + i);
+    if constexpr (!Row::kCheap) hn::StoreU(v, d, scratch + i);
   });
   const uint32_t bits = hn::GetLane(hn::MaxOfLanes(du, most));
   if (bits >= kInfinity) {
@@ -122,13 +126,17 @@ HWY_INLINE float convert_row(OperandForm form, const Row& row, int64_t k, float*
   const hn::Rebind<uint8_t, D> d8;
   const auto offset = hn::Set(du, form == OperandForm::kUint8 ? 128 : 0);
   const bool floats = form == OperandForm::kInt8Float;
-  for (int64_t i = 0; i < k; i += kLanes) {
-    const auto integer = hn::NearestInt(hn::Mul(hn::LoadU(d, scratch + i), inverse));
+  const auto round = [&](V v, int64_t i) HWY_ATTR {
+    const auto integer = hn::NearestInt(hn::Mul(v, inverse));
     if (floats)
       hn::StoreU(hn::ConvertTo(d, integer), d, out + i);
     else
       hn::StoreU(hn::TruncateTo(d8, hn::Add(hn::BitCast(du, integer), offset)), d8, reinterpret_cast<uint8_t*>(out) + i);
-  }
+  };
+  if constexpr (Row::kCheap)
+    for_row(row, k, round);
+  else
+    for_row(PlainRow{scratch}, k, round);
   return greatest / kLevels;
 }
 
@@ -162,8 +170,7 @@ HWY_INLINE void stage_rows(const GemmStage& s, int64_t i) {
         if (steps > 0) out[steps - 1] = 0;  // behind an odd last element
         std::memcpy(out, x, static_cast<size_t>(s.k) * sizeof(uint16_t));
       } else {
-        widen_row(x, s.k, s.row);
-        scale = convert_row(s.form, PlainRow{s.row}, s.k, out, s.row);
+        scale = convert_row(s.form, Bf16Row{x}, s.k, out, s.row);
       }
     } else {
       const float* x = s.a + source[r] * s.a_stride + s.k_begin;
@@ -273,7 +280,7 @@ void pack_bf16_rows(const GemmPack& p) {
 // Columns as rows in the operand's form, then like floats.
 void pack_converted(const GemmPack& p) {
   const int64_t of_step = elements_of_step(p.form), steps = (p.k + of_step - 1) / of_step, stride = steps + kLanes;
-  float *columns = p.columns_scratch, *column = columns + p.width * stride, *row = column + p.k + kLanes;
+  float *columns = p.columns_scratch, *column = columns + p.width * stride;
   for (int64_t j = 0; j < p.columns; ++j) {
     const float* b = p.b + j * p.b_stride;
     if (!p.b_transposed) {
@@ -282,7 +289,7 @@ void pack_converted(const GemmPack& p) {
     }
     float* out = columns + j * stride;
     out[steps - 1] = 0;  // behind the last element
-    const float scale = convert_row(p.form, PlainRow{b}, p.k, out, row);
+    const float scale = convert_row(p.form, PlainRow{b}, p.k, out, nullptr);
     if (p.column_scale == nullptr) continue;
     p.column_scale[j] = scale;
     int32_t sum = 0;

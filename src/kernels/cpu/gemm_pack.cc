@@ -52,7 +52,7 @@ void run_gemm_pack(const GemmBackend& be, ProductType type, int64_t k, int64_t n
   if (!job.forms.integers) return pack_all(job, {0, job.steps}, packed, ctx);
   // A column has one scale.
   const Panels& panels = job.panels;
-  const int64_t scratch = panels.width * (job.steps + panels.lanes) + 2 * (k + panels.lanes);
+  const int64_t scratch = panels.width * (job.steps + panels.lanes) + k + panels.lanes;
   float* data = packed + 2 * panels.whole_columns();
   std::memset(packed, 0, static_cast<size_t>(2 * panels.whole_columns()) * sizeof(float));
   const ArenaScope scope(ctx.scratch());
