@@ -144,10 +144,7 @@ void ParamStore::zero_grads() const {
 }
 
 void ParamStore::drop_packed() {
-  for (Param& p : params_) {
-    p.packed = nullptr;
-    p.packing = 0;
-  }
+  for (Param& p : params_) p.packed = nullptr;
   packed_ = Buffer();
 }
 

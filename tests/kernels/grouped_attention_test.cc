@@ -516,6 +516,16 @@ TEST(GroupedAttention, GlobalOfOddSizes) {
   for (const int64_t d : {1, 24, 80, 256}) verify(global(31, 50, d));
 }
 
+// Tiles of all shapes: rows and keys that leave a rest, channels in one piece and in several.
+TEST(GroupedAttention, TilesOfManyShapes) {
+  for (const int64_t d : {4, 20, 48, 64, 112, 128})
+    for (const int64_t n : {5, 16, 49, 110}) {
+      Case c = global(n, n + 1, d);
+      c.bias = n < 100;
+      verify(c);
+    }
+}
+
 TEST(GroupedAttention, ManyKeyBlocksStream) {
   for (const double sharpness : {1.0, 30.0}) {  // 30: reference points of rows must move from block to block
     Case c = global(70, 1100, 16);

@@ -125,30 +125,6 @@ void softmax_tile(Workspace& w, int64_t width, int32_t r, int32_t rows, Seen see
   }
 }
 
-// The generated tile takes groups whose scores are shaped by nothing but a laid out bias, region labels and missing keys.
-bool fits_generated(const Call& call, const RelativeCall* relative, const TokenGroups::Group& group) {
-  if constexpr (kLanes != 16) return false;
-  const PairRule& rule = call.groups.rule_of(group);
-  return relative == nullptr && !rule.looks_at_positions() && rule.exclusions.empty() && call.a.mask == nullptr &&
-         (!call.has_bias(group) || call.laid != nullptr) && jit_attention_tile(1, 1, call.a.head_dim) != nullptr;
-}
-
-// Bits of the keys of a panel whose label differs from the row's.
-uint64_t differing(const int32_t* labels, int32_t vectors, int32_t label) {
-  const DI di;
-  if (label == kAnyLabel) return 0;
-  uint64_t bits = 0;
-  for (int32_t j = 0; j < vectors; ++j) {
-    const auto of_key = hn::Load(di, labels + j * kLanes);
-    uint8_t part[8] = {};
-    hn::StoreMaskBits(di, hn::And(hn::Ne(of_key, hn::Set(di, label)), hn::Ne(of_key, hn::Set(di, kAnyLabel))), part);
-    uint64_t word;
-    std::memcpy(&word, part, sizeof(word));
-    bits |= word << (j * kLanes);
-  }
-  return bits;
-}
-
 // Queries [r, r + rows) against the block's panels by generated code, with zero as the reference point of all rows. Stops before the first
 // panel whose scores want another, and returns it.
 int32_t generated_tile(const Call& call, Workspace& w, const TokenGroups::Group& group, const Queries& q, const Rows& q_rows, int32_t slot,
@@ -167,6 +143,7 @@ int32_t generated_tile(const Call& call, Workspace& w, const TokenGroups::Group&
   for (int32_t i = 0; i < rows; ++i) q_of[i] = q_rows.row(w.codes[r + i]);
   AttentionTile t;
   t.q = q_of;
+  t.head_dim = call.a.head_dim;
   t.scale = call.scale(h) * kLog2E;
   t.penalty = call.groups.rule_of(group).region_penalty * kLog2E;
   t.greatest = kSafeExponent;
@@ -215,7 +192,7 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
     for (int32_t i = 0; i < n && !q_packed; ++i) pack_row(q_rows.row(w.codes[i]), a.head_dim, factor, w.q + i * call.width);
     q_packed = true;
   };
-  const bool generated = fits_generated(call, relative, group);
+  const bool generated = kLanes == 16 && relative == nullptr && plain_scores(call, group) && jit_attention_tile(1, 1, a.head_dim) != nullptr;
   if (!generated) pack_queries();
   if (relative) relative_queries(*relative, call, w.relative, w.codes, n, factor, h, w.q);
   std::fill_n(w.out, n * call.width, 0.0f);
@@ -256,7 +233,7 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
     if (relative) relative_keys(*relative, w.relative, w.block);
     v_packed = false;
     const bool fast = generated && !w.block.needs_start(call, group);
-    if (!fast || n > kQueriesWorthPacking) pack_values(keys);
+    if (!fast || n > kQueriesWorthPacking || a.head_dim % kLanes != 0) pack_values(keys);
     if (fast)
       for (int32_t i = 0; i < keys; ++i) w.v_rows[i] = v_packed ? w.v + i * call.width : v_rows.row(w.block.codes[i]);
     for (int32_t tile = 0; tile < tiles.pieces; ++tile) {

@@ -16,6 +16,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 #include "kernels/cpu/grouped_attention_relative_backward-inl.h"
+#include "kernels/cpu/jit_attention_backward.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fovea::HWY_NAMESPACE::grouped_attention_backward_file {
@@ -24,10 +25,11 @@ namespace {
 
 using namespace grouped_attention_tile;  // NOLINT: one kernel, two files
 
-constexpr int32_t kBlockQueries = 48;
-constexpr int32_t kStretchBlocks = 21;  // query blocks of a stretch, about a thousand queries
+constexpr int32_t kBlockQueries = 96;
+constexpr int32_t kStretchBlocks = 11;  // query blocks of a stretch, about a thousand queries
 constexpr int32_t kBlockKeys = 128;
 constexpr int64_t kMaxChunks = 16;
+constexpr int64_t kEnoughChunks = 96;                    // of all heads together, where each has sums as large as the bias
 constexpr int64_t kMostBiasElements = int64_t{8} << 20;  // of all chunks' dbias together
 constexpr int64_t kLargePairs = int64_t{1} << 18;        // queries x keys of a group worth cutting up between threads
 constexpr int64_t kEnoughTasks = 64;                     // no more parts where there are so many tasks
@@ -142,7 +144,8 @@ class GroupBackward {
         b_(b),
         h_(h),
         query_blocks_(group.queries, kBlockQueries),
-        key_blocks_(call_.vectors(group.keys), bc.block_keys / kLanes) {}
+        key_blocks_(call_.vectors(group.keys), bc.block_keys / kLanes),
+        generated_(kLanes == 16 && !bc.relative && plain_scores(call_, group) && jit_gradient_tile(1, 1) != nullptr) {}
 
   int32_t query_blocks() const { return query_blocks_.pieces; }
 
@@ -177,9 +180,14 @@ class GroupBackward {
     for (int32_t i = 0; i < n_; ++i) {
       const int32_t code = w_.codes[i];
       const bool token = plan::is_token(code);
+      for (const Rows* rows : {&q_rows, &g_rows, &o_rows}) {
+        if (i + kAhead < n_) rows->fetch(w_.codes[i + kAhead], a_.head_dim);
+        if (n_ <= kFewRows) rows->fetch_next_head(code, a_.head_dim);
+      }
       float share = 1;
       if (token && reduction == Reduction::kMean)
         share = static_cast<float>(1.0 / (static_cast<double>(per_row[code]) + call_.groups.mean_epsilon));
+      if (token && bc_.assign_dq) prefetch<true>(head_row(bc_.args.dq, b_, h_, code), a_.head_dim);
       const float* g = g_rows.row(code);
       pack_row(q_rows.row(code), a_.head_dim, factor, w_.q + i * call_.width);
       pack_row(g, a_.head_dim, share, w_.g + i * call_.width);
@@ -188,7 +196,7 @@ class GroupBackward {
       w_.delta[i] = token && reduction != Reduction::kMean ? dot(g, o_rows.row(code), a_.head_dim) : 0.0f;
     }
     bounds_ = plan::bounds_of(w_.codes, n_);
-    std::fill_n(w_.dq, n_ * call_.width, 0.0f);
+    queries_begun_ = false;
     if (bc_.relative) {
       relative_queries(*bc_.relative, call_, w_.relative, w_.codes, n_, factor, h_, w_.q);
       std::fill_n(w_.relative_backward.dq, n_ * call_.width, 0.0f);
@@ -214,20 +222,30 @@ class GroupBackward {
         cursor.skip(count);
         continue;
       }
-      keys.load(call_, group_, cursor, key_blocks_.begin(block), key_blocks_.begin(block + 1), k_rows, b_);
+      const bool gives_queries = work == Work::kQueries || work == Work::kBoth;
+      keys.load(call_, group_, cursor, key_blocks_.begin(block), key_blocks_.begin(block + 1), k_rows, b_, gives_queries ? w_.keys : nullptr);
       if (bc_.relative) relative_keys(*bc_.relative, w_.relative, keys);
-      if (gives_keys) {
-        std::fill_n(w_.dk, count * call_.width, 0.0f);
-        std::fill_n(w_.dv, count * call_.width, 0.0f);
-      }
+      keys_begun_ = false;
+      if (gives_keys && bc_.assign_dkv)
+        for (int32_t i = 0; i < count; ++i) {
+          if (!plan::is_token(keys.codes[i])) continue;
+          prefetch<true>(head_row(bc_.args.dk, b_, h_, keys.codes[i]), a_.head_dim);
+          prefetch<true>(head_row(bc_.args.dv, b_, h_, keys.codes[i]), a_.head_dim);
+        }
       if (seen) {
-        pack_panels(v_rows, keys.codes, count, keys.panels, a_.head_dim, w_.values_t);
-        if (work == Work::kQueries || work == Work::kBoth)
-          for (int32_t i = 0; i < count; ++i)
-            pack_row(k_rows.row(keys.codes[i]), a_.head_dim, 1.0f, w_.keys + i * call_.width);
-        for (int32_t q = first_block_; q < last_block_; ++q) query_block(q, work, shared);
+        pack_panels(v_rows, keys.codes, count, keys.panels, a_.head_dim, w_.values_t, nullptr, group_.keys <= kFewRows);
+        const bool tiles = generated_ && work != Work::kDelta && !keys.needs_start(call_, group_);
+        if (!tiles && work != Work::kDelta) begin_sums(work);
+        for (int32_t q = first_block_; q < last_block_; ++q) {
+          const Seen all = tiles ? generated_scores(q, work, shared) : scores(q, work, shared);
+          if (work != Work::kDelta) collect(q, work, tiles, all, shared);
+        }
+        if (tiles && work != Work::kKeys && n_ > 0) queries_begun_ = true;
       }
-      if (gives_keys) deliver_keys(shared);
+      if (gives_keys) {
+        begin_keys();
+        deliver_keys(shared);
+      }
     }
   }
 
@@ -252,6 +270,7 @@ class GroupBackward {
   // Writes the queries' gradients. Returns sum_i q_i · (dq_i / scale) of each query block through add(block, sum).
   template <class Add>
   void deliver_queries(const Shared& shared, Add&& add) {
+    begin_queries();
     const Rows q_rows(a_.q, {}, nullptr, a_.head_dim, b_, h_);
     const float scale = call_.scale(h_);
     for (int32_t block = first_block_; block < last_block_; ++block) {
@@ -279,24 +298,39 @@ class GroupBackward {
     return queries.min <= queries.max && plan::sight(rule, queries, keys) != plan::Sight::kNone;
   }
 
-  void query_block(int32_t q, Work work, const Shared& shared) {
+  // Sums that have nothing yet become zeros.
+  void begin_queries() {
+    if (!queries_begun_) std::fill_n(w_.dq, n_ * call_.width, 0.0f);
+    queries_begun_ = true;
+  }
+  void begin_keys() {
+    if (keys_begun_) return;
+    std::fill_n(w_.dk, w_.block.count * call_.width, 0.0f);
+    std::fill_n(w_.dv, w_.block.count * call_.width, 0.0f);
+    keys_begun_ = true;
+  }
+  void begin_sums(Work work) {
+    if (work != Work::kKeys) begin_queries();
+    if (work != Work::kQueries) begin_keys();
+  }
+
+  // P and dS of a block of queries. Returns the keys that some row of it sees; what nobody sees counts as zero.
+  Seen scores(int32_t q, Work work, const Shared& shared) {
     const KeyBlock& keys = w_.block;
     const int32_t begin = query_blocks_.begin(q) - first_, n = query_blocks_.begin(q + 1) - query_blocks_.begin(q);
-    if (n == 0) return;
     const auto width_vectors = static_cast<int32_t>(call_.width / kLanes);
     const int64_t stride = keys.vectors * kLanes;
-    const Queries queries{w_.q, w_.codes,
-                          call_.labels ? call_.groups.query_labels.data() + group_.query_slot + first_ : nullptr};
-    Seen all{keys.vectors, 0};  // by some row of the block
+    Seen all{keys.vectors, 0};
+    if (n == 0) return all;
     const plan::Pieces tiles(n, kTileRows);
     for (int32_t tile = 0; tile < tiles.pieces; ++tile) {
       const int32_t local = tiles.begin(tile), rows = tiles.begin(tile + 1) - local, r = begin + local;
       float* p = w_.p + local * stride;
       float* ds = w_.ds + local * stride;
-      const Seen seen = score_tile(call_, group_, keys, queries, first_, r, rows, b_, h_, p, stride);
+      const Seen seen = score_tile(call_, group_, keys, queries(), first_, r, rows, b_, h_, p, stride);
       if (bc_.relative && !seen.empty()) add_relative(*bc_.relative, call_, w_.relative, h_, r, rows, seen, p, stride);
       const Seen hidden = seen.empty() ? Seen{0, 0} : seen;
-      for (int32_t i = 0; i < rows; ++i) {  // what nobody sees counts as zero in the products over queries
+      for (int32_t i = 0; i < rows; ++i) {
         for (float* x : {p + i * stride, ds + i * stride}) {
           std::fill_n(x, hidden.begin * kLanes, 0.0f);
           std::fill(x + hidden.end * kLanes, x + stride, 0.0f);
@@ -315,22 +349,88 @@ class GroupBackward {
                  .depth = to - from, .init = dq, .init_stride = call_.width, .c = dq, .c_stride = call_.width});
       }
     }
-    if ((work != Work::kKeys && work != Work::kBoth) || all.empty()) return;
+    return all;
+  }
+
+  // The same by generated code, which leaves the queries' gradients to collect().
+  Seen generated_scores(int32_t q, Work work, const Shared& shared) {
+    const KeyBlock& keys = w_.block;
+    const int32_t begin = query_blocks_.begin(q) - first_, n = query_blocks_.begin(q + 1) - query_blocks_.begin(q);
+    const int64_t stride = keys.vectors * kLanes;
+    if (n == 0) return {keys.vectors, 0};
+    constexpr int64_t kBytes = sizeof(float);
+    const LaidBias* laid = call_.laid_bias(group_);
+    const bool labels = call_.labels && group_.mixed_labels;
+    const bool adds_bias = bc_.args.dbias && group_.bias >= 0 && work != Work::kKeys;
+    uint64_t penalised[kGradientTileRows];
+    GradientTile t;
+    t.row_stride = call_.width * kBytes;
+    t.depth = a_.head_dim;
+    t.start_stride = laid ? laid->stride * kBytes : 0;
+    t.penalty = call_.groups.rule_of(group_).region_penalty * kLog2E;
+    t.score_stride = stride * kBytes;
+    const plan::Pieces tiles(n, kGradientTileRows);
+    for (int32_t tile = 0; tile < tiles.pieces; ++tile) {
+      const int32_t local = tiles.begin(tile), rows = tiles.begin(tile + 1) - local, r = begin + local;
+      t.q = w_.q + r * call_.width;
+      t.g = w_.g + r * call_.width;
+      t.lse = w_.lse + r;
+      t.delta = w_.delta + r;
+      const float* start =
+          laid ? laid->data + (h_ * call_.bias_of(group_).queries + first_ + r) * laid->stride + keys.first : keys.start;
+      for (int32_t panel = 0; panel < keys.panels.pieces; ++panel) {
+        const int32_t vector = keys.panels.begin(panel), vectors = keys.panels.begin(panel + 1) - vector;
+        t.keys_t = keys.keys_t + vector * kLanes * a_.head_dim;
+        t.values_t = w_.values_t + vector * kLanes * a_.head_dim;
+        t.start = start + vector * kLanes;
+        t.p = w_.p + local * stride + vector * kLanes;
+        t.ds = w_.ds + local * stride + vector * kLanes;
+        if (adds_bias && shared.dbias) {
+          t.dbias = bias_gradient(r, shared) + vector * kLanes;
+          t.dbias_stride = padded_row(call_.bias_of(group_)) * kBytes;
+        }
+        if (labels) {
+          for (int32_t i = 0; i < rows; ++i)
+            penalised[i] = differing(keys.labels + vector * kLanes, vectors, queries().labels[r + i]);
+          t.penalised = penalised;
+        }
+        jit_gradient_tile(rows, vectors)(&t);
+      }
+      for (int32_t i = 0; adds_bias && !shared.dbias && i < rows; ++i)
+        add_bias_gradient(r + i, w_.ds + (local + i) * stride, {0, keys.vectors}, shared);
+    }
+    return {0, keys.vectors};
+  }
+
+  // What a block of queries gives to the keys and, behind generated scores, what it gets itself.
+  void collect(int32_t q, Work work, bool generated, Seen all, const Shared& shared) {
+    if (all.empty()) return;
+    const KeyBlock& keys = w_.block;
+    const int32_t begin = query_blocks_.begin(q) - first_, n = query_blocks_.begin(q + 1) - query_blocks_.begin(q);
+    const auto width_vectors = static_cast<int32_t>(call_.width / kLanes);
+    const int64_t stride = keys.vectors * kLanes, from = all.begin * kLanes, to = std::min(all.end * kLanes, keys.count);
+    if (generated && work != Work::kKeys) {
+      float* dq = w_.dq + begin * call_.width;
+      product(false, n, width_vectors,
+              {.a = w_.ds + from, .a_stride = stride, .b = w_.keys + from * call_.width, .b_stride = call_.width, .depth = to - from,
+               .init = queries_begun_ ? dq : nullptr, .init_stride = call_.width, .c = dq, .c_stride = call_.width});
+    }
+    if (work == Work::kQueries) return;
     if (bc_.relative)
       relative_backward(*bc_.relative, call_, w_.relative, w_.relative_backward, h_, begin, n, all, w_.ds, stride, shared.relative);
-    const int32_t from = all.begin * kLanes, to = std::min(all.end * kLanes, keys.count);
-    const plan::Pieces key_tiles(to - from, kTileRows);
-    for (int32_t tile = 0; tile < key_tiles.pieces; ++tile) {
-      const int32_t k = from + key_tiles.begin(tile), rows = from + key_tiles.begin(tile + 1) - k;
-      const auto add = [&](const float* weights, const float* of_queries, float* to_keys) {
-        float* c = to_keys + k * call_.width;
-        product(true, rows, width_vectors,
-                {.a = weights + k, .a_stride = stride, .b = of_queries + begin * call_.width, .b_stride = call_.width,
-                 .depth = n, .init = c, .init_stride = call_.width, .c = c, .c_stride = call_.width});
-      };
-      add(w_.p, w_.g, w_.dv);
-      add(w_.ds, w_.q, w_.dk);
-    }
+    const auto add = [&](const float* weights, const float* of_queries, float* to_keys) {
+      float* c = to_keys + from * call_.width;
+      product(true, static_cast<int32_t>(to - from), width_vectors,
+              {.a = weights + from, .a_stride = stride, .b = of_queries + begin * call_.width, .b_stride = call_.width, .depth = n,
+               .init = keys_begun_ ? c : nullptr, .init_stride = call_.width, .c = c, .c_stride = call_.width});
+    };
+    add(w_.p, w_.g, w_.dv);
+    add(w_.ds, w_.q, w_.dk);
+    keys_begun_ = true;
+  }
+
+  Queries queries() const {
+    return {w_.q, w_.codes, call_.labels ? call_.groups.query_labels.data() + group_.query_slot + first_ : nullptr};
   }
 
   // to row i = G_(r+i) · v_j for the seen keys.
@@ -367,14 +467,22 @@ class GroupBackward {
       hn::Store(probability, d, p + j);
       hn::Store(hn::Mul(probability, hn::Sub(hn::Load(d, ds + j), delta)), d, ds + j);
     }
-    if (!bc_.args.dbias || group_.bias < 0 || work == Work::kKeys || !plan::is_token(w_.codes[i])) return;
-    const int32_t begin = seen.begin * kLanes, end = std::min(seen.end * kLanes, w_.block.count);
+    if (bc_.args.dbias && group_.bias >= 0 && work != Work::kKeys && plan::is_token(w_.codes[i])) add_bias_gradient(i, ds, seen, shared);
+  }
+
+  // Where row i of the loaded queries collects its bias gradient: the table's row from the block's first key on.
+  float* bias_gradient(int32_t i, const Shared& shared) const {
     const TokenGroups::Bias& table = call_.bias_of(group_);
     const int64_t row = first_ + i;
-    float* HWY_RESTRICT dbias =
-        (shared.dbias ? shared.dbias + padded_elements(call_.groups, static_cast<size_t>(group_.bias)) + row * padded_row(table)
-                      : static_cast<float*>(bc_.args.dbias) + a_.heads * table.offset + h_ * table.elements() + row * table.keys) +
-        w_.block.first;
+    if (shared.dbias)
+      return shared.dbias + padded_elements(call_.groups, static_cast<size_t>(group_.bias)) + row * padded_row(table) + w_.block.first;
+    return static_cast<float*>(bc_.args.dbias) + a_.heads * table.offset + h_ * table.elements() + row * table.keys + w_.block.first;
+  }
+
+  void add_bias_gradient(int32_t i, const float* HWY_RESTRICT ds, Seen seen, const Shared& shared) const {
+    const D d;
+    const int32_t begin = seen.begin * kLanes, end = std::min(seen.end * kLanes, w_.block.count);
+    float* HWY_RESTRICT dbias = bias_gradient(i, shared);
     int32_t j = begin;
     const int32_t vector_end = shared.dbias ? seen.end * kLanes : begin + (end - begin) / kLanes * kLanes;
     for (; j < vector_end; j += kLanes) hn::StoreU(hn::Add(hn::LoadU(d, dbias + j), hn::Load(d, ds + j)), d, dbias + j);
@@ -417,6 +525,9 @@ class GroupBackward {
   plan::Pieces query_blocks_, key_blocks_;  // key blocks in vectors
   int32_t first_block_ = 0, last_block_ = 0, first_ = 0, n_ = 0;  // loaded queries
   plan::RowBounds bounds_;
+  const bool generated_;          // scores are made by generated tiles
+  bool queries_begun_ = false;    // dq has something: until then sums start from zero
+  bool keys_begun_ = false;       // dk and dv likewise, of the current block
   bool fresh_keys_ = true;  // the keys' gradients have nothing of this group yet
 };
 
@@ -443,7 +554,7 @@ struct Plan {
     if (args.dbias) {
       dbias_elements = padded_elements(tg, tg.biases.size());
       const int64_t one = std::max<int64_t>(1, a.heads * dbias_elements);
-      chunks = std::clamp<int64_t>(kMostBiasElements / one, 1, chunks);
+      chunks = std::clamp<int64_t>(std::min(kMostBiasElements / one, kEnoughChunks / a.heads), 1, chunks);
     } else if (by_group && chunks == units && tg.max_keys > 0) {
       // The parts' shares of the keys' gradients together are no larger than the queries'.
       const int64_t stretches = tg.max_queries / (kStretchBlocks * kBlockQueries), tasks = std::max<int64_t>(1, chunks * a.heads);
@@ -539,7 +650,7 @@ void sum_partials(const BackwardCall& bc, const Partials& p, Context& ctx) {
       const int64_t h = i / table.queries, row = i % table.queries;
       for (int64_t c = 0; c < chunks; ++c) {
         const float* from = p.dbias + (c * a.heads + h) * p.layout.dbias_elements + offset + row * padded_row(table);
-        for (int64_t j = 0; j < table.keys; ++j) to[j] += from[j];
+        put_row(to, from, 1.0f, table.keys, false);
       }
     });
     offset += table.queries * padded_row(table);
@@ -631,30 +742,35 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
   });
 
   const int64_t tasks = layout.sums() * a.heads;
+  Shared* shared = scratch.take<Shared>(tasks);
   using Work = GroupBackward::Work;
   if (!cut_groups(bc, layout, threads)) {
     share(tasks, [&](int64_t begin, int64_t end, int thread) {
       Workspace w = workspace(thread);
       float* per_row = rows_of_threads ? rows_of_threads + thread * a.queries : nullptr;
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t chunk = task / a.heads / layout.parts, part = task / a.heads % layout.parts, h = task % a.heads;
-        const Shared shared = partials.of(task / a.heads, h);
-        for (int64_t unit = layout.begin(chunk); unit < layout.begin(chunk + 1); ++unit) {
-          const int64_t b = unit / layout.groups;
-          if (groups.reduction == Reduction::kMean) plan::count_slots(groups, groups.range(b, h), a.queries, per_row);
-          if (groups.reduction == Reduction::kMergeLse) merge_lse(call, b, h, per_row);
-          const TokenGroups::Range range = unit_groups(call, layout, unit, h);
-          for (int32_t g = range.begin; g < range.end; ++g) {
-            GroupBackward group(bc, w, groups.groups[static_cast<size_t>(g)], b, h);
-            const auto first = static_cast<int32_t>(group.query_blocks() * part / layout.parts);
-            const auto last = static_cast<int32_t>(group.query_blocks() * (part + 1) / layout.parts);
-            group.for_stretches(first, last, [&](int32_t from, int32_t to) {
-              group.load_queries(from, to, per_row);
-              group.run(0, group.key_blocks(), Work::kBoth, shared);
-              group.deliver_queries(shared, [&](int32_t, double sum) { partials.dhead_scale[task] += sum; });
-            });
+      // Heads inside, groups outside: the rows of neighbouring heads are neighbours in memory.
+      for (int64_t task = begin; task < end;) {
+        const int64_t chunk = task / a.heads / layout.parts, part = task / a.heads % layout.parts;
+        const int64_t first_head = task % a.heads, last_head = std::min(a.heads, first_head + end - task);
+        for (int64_t h = first_head; h < last_head; ++h) shared[task + h - first_head] = partials.of(task / a.heads, h);
+        for (int64_t unit = layout.begin(chunk); unit < layout.begin(chunk + 1); ++unit)
+          for (int64_t h = first_head; h < last_head; ++h) {
+            const int64_t b = unit / layout.groups, at = task + h - first_head;
+            if (groups.reduction == Reduction::kMean) plan::count_slots(groups, groups.range(b, h), a.queries, per_row);
+            if (groups.reduction == Reduction::kMergeLse) merge_lse(call, b, h, per_row);
+            const TokenGroups::Range range = unit_groups(call, layout, unit, h);
+            for (int32_t g = range.begin; g < range.end; ++g) {
+              GroupBackward group(bc, w, groups.groups[static_cast<size_t>(g)], b, h);
+              const auto first = static_cast<int32_t>(group.query_blocks() * part / layout.parts);
+              const auto last = static_cast<int32_t>(group.query_blocks() * (part + 1) / layout.parts);
+              group.for_stretches(first, last, [&](int32_t from, int32_t to) {
+                group.load_queries(from, to, per_row);
+                group.run(0, group.key_blocks(), Work::kBoth, shared[at]);
+                group.deliver_queries(shared[at], [&](int32_t, double sum) { partials.dhead_scale[at] += sum; });
+              });
+            }
           }
-        }
+        task += last_head - first_head;
       }
     });
     if (layout.parts > 1) {
@@ -664,10 +780,10 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
           const int64_t chunk = i / a.heads, h = i % a.heads, first = chunk * layout.parts * a.heads + h;
           const TokenGroups::Range range = unit_groups(call, layout, chunk, h);
           if (range.begin == range.end) continue;
-          Shared shared{.dpad_k = partials.dpad + 2 * first * call.width, .dpad_v = partials.dpad + (2 * first + 1) * call.width};
+          const Shared sums{.dpad_k = partials.dpad + 2 * first * call.width, .dpad_v = partials.dpad + (2 * first + 1) * call.width};
           GroupBackward group(bc, w, groups.groups[static_cast<size_t>(range.begin)], chunk / layout.groups, h);
           const int64_t at = first * partials.part_elements;
-          group.deliver_parts(partials.dk + at, partials.dv + at, a.heads * partials.part_elements, layout.parts, shared);
+          group.deliver_parts(partials.dk + at, partials.dv + at, a.heads * partials.part_elements, layout.parts, sums);
         }
       });
     }
@@ -676,7 +792,6 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
     const int64_t query_blocks = plan::Pieces(groups.max_queries, kBlockQueries).pieces;
     double* block_sums = scratch.take<double>(tasks * query_blocks);
     std::fill_n(block_sums, tasks * query_blocks, 0.0);
-    Shared* shared = scratch.take<Shared>(tasks);
     for (int64_t task = 0; task < tasks; ++task) shared[task] = partials.of(task / a.heads, task % a.heads);
     for (const Work work : {Work::kKeys, Work::kQueries}) {
       ctx.pool().for_ranges(tasks * cuts, [&](int64_t begin, int64_t end, int thread) {

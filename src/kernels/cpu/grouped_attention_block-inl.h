@@ -7,6 +7,8 @@
 #define FOVEA_GROUPED_ATTENTION_BLOCK_INL_H_
 #endif
 
+#include <cstring>
+
 #include "kernels/cpu/grouped_attention_tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -193,9 +195,9 @@ struct KeyBlock {
     return p;
   }
 
-  // Reads the next slots of the cursor, vectors [vector_begin, vector_end) of the group's keys.
+  // Reads the next slots of the cursor, vectors [vector_begin, vector_end) of the group's keys. `copies` as pack_panels has it.
   void load(const Call& call, const TokenGroups::Group& group, plan::SlotCursor& cursor, int32_t vector_begin,
-            int32_t vector_end, const Rows& rows, int64_t b) {
+            int32_t vector_end, const Rows& rows, int64_t b, float* copies = nullptr) {
     first = vector_begin * kLanes;
     vectors = vector_end - vector_begin;
     count = std::min(vectors * kLanes, group.keys - first);
@@ -234,7 +236,7 @@ struct KeyBlock {
       consecutive = count > 0 && codes[0] >= 0;
       for (int32_t i = 1; i < count; ++i) consecutive = consecutive && codes[i] == codes[0] + i;
     }
-    pack_panels(rows, codes, count, panels, call.a.head_dim, keys_t);
+    pack_panels(rows, codes, count, panels, call.a.head_dim, keys_t, copies, group.keys <= kFewRows);
   }
 
  private:
@@ -247,6 +249,28 @@ struct KeyBlock {
     for (int32_t i = 0; i < padded_count; ++i) to[i] = codes[i] >= 0 ? of_row[codes[i]] : -1;
   }
 };
+
+// True where scores are shaped by nothing but a laid out bias, region labels and missing keys: what generated tiles can do.
+inline bool plain_scores(const Call& call, const TokenGroups::Group& group) {
+  const PairRule& rule = call.groups.rule_of(group);
+  return !rule.looks_at_positions() && rule.exclusions.empty() && call.a.mask == nullptr && (!call.has_bias(group) || call.laid != nullptr);
+}
+
+// Bits of the keys of a panel whose label differs from the row's.
+inline uint64_t differing(const int32_t* labels, int32_t vectors, int32_t label) {
+  const DI di;
+  if (label == kAnyLabel) return 0;
+  uint64_t bits = 0;
+  for (int32_t j = 0; j < vectors; ++j) {
+    const auto of_key = hn::Load(di, labels + j * kLanes);
+    uint8_t part[8] = {};
+    hn::StoreMaskBits(di, hn::And(hn::Ne(of_key, hn::Set(di, label)), hn::Ne(of_key, hn::Set(di, kAnyLabel))), part);
+    uint64_t word;
+    std::memcpy(&word, part, sizeof(word));
+    bits |= word << (j * kLanes);
+  }
+  return bits;
+}
 
 // Query slots of a group: packed rows (width apart) times scale * log2(e), and their codes and labels.
 struct Queries {

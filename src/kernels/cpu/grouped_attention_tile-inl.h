@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/grouped_attention_plan.h"
+#include "kernels/cpu/jit_product.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fovea::HWY_NAMESPACE::grouped_attention_tile {
@@ -35,36 +36,37 @@ constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLn2 = 0.693147180559945309f;
 constexpr float kNegInf = -std::numeric_limits<float>::infinity();
 
-// c (rows, vectors * kLanes) = init + a · b. a is (rows, depth) with a_stride between rows, or with a_columns (depth, rows)
-// with a_stride between the rows of that. b is (depth, vectors * kLanes). A null init is zeros; its stride may be zero.
-struct Product {
-  const float* a;
-  int64_t a_stride;
-  const float* b;
-  int64_t b_stride;
-  int64_t depth;
-  const float* init;
-  int64_t init_stride;
-  float* c;
-  int64_t c_stride;
-};
-using ProductFunction = void (*)(const Product&);
+// Tiles of products, as fovea::Product says; vectors count kLanes floats here.
 struct ProductTable {
   ProductFunction f[2][kTileRows][kTileVectors];  // [a_columns][rows - 1][vectors - 1]
 };
 const ProductTable& product_table();
 
-// The same for any number of vectors; at most kTileRows rows.
-inline void product(bool a_columns, int32_t rows, int32_t vectors, Product p) {
-  const plan::Pieces pieces(vectors, kTileVectors);
-  const ProductFunction* f = product_table().f[a_columns ? 1 : 0][rows - 1];
-  const Product whole = p;
-  for (int32_t i = 0; i < pieces.pieces; ++i) {
-    const int32_t begin = pieces.begin(i) * kLanes;
-    p.b = whole.b + begin;
-    p.init = whole.init ? whole.init + begin : nullptr;
-    p.c = whole.c + begin;
-    f[pieces.begin(i + 1) - pieces.begin(i) - 1](p);
+// The same for any number of rows and vectors, in the largest tiles there are.
+inline void product(bool a_columns, int32_t rows, int32_t vectors, const Product& whole) {
+  const plan::Pieces columns(vectors, kTileVectors);
+  for (int32_t i = 0; i < columns.pieces; ++i) {
+    const int32_t begin = columns.begin(i) * kLanes, width = columns.begin(i + 1) - columns.begin(i);
+    const auto run = [&](ProductFunction f, int32_t r) {
+      Product p = whole;
+      p.a += a_columns ? r : r * whole.a_stride;
+      p.b += begin;
+      if (p.init) p.init += r * whole.init_stride + begin;
+      p.c += r * whole.c_stride + begin;
+      f(p);
+    };
+    const bool generated = kLanes == 16 && jit_product(a_columns, 1, width) != nullptr;
+    const plan::Pieces tiles(rows, generated ? product_rows(width) : kTileRows);
+    for (int32_t tile = 0; tile < tiles.pieces; ++tile) {
+      const int32_t r = tiles.begin(tile), n = tiles.begin(tile + 1) - r;
+      if (const ProductFunction f = generated ? jit_product(a_columns, n, width) : nullptr) {
+        run(f, r);
+        continue;
+      }
+      const plan::Pieces parts(n, kTileRows);
+      for (int32_t part = 0; part < parts.pieces; ++part)
+        run(product_table().f[a_columns ? 1 : 0][parts.begin(part + 1) - parts.begin(part) - 1][width - 1], r + parts.begin(part));
+    }
   }
 }
 
@@ -113,6 +115,13 @@ HWY_INLINE void for_vectors(int64_t width, Whole&& whole, Rest&& rest) {
   if (i < width) rest(i, static_cast<int32_t>(width - i));
 }
 
+// Asks for the memory of a row, to be read or written.
+template <bool kWrite>
+HWY_INLINE void prefetch(const float* row, int64_t width) {
+  for (int64_t i = 0; i < width; i += 16) __builtin_prefetch(row + i, kWrite ? 1 : 0);
+  asm volatile("");  // GCC takes a function of nothing but prefetches for one without effects, and its calls away
+}
+
 // Rows of one head of one batch element by their codes.
 class Rows {
  public:
@@ -127,6 +136,9 @@ class Rows {
     if (plan::is_token(code)) return token_ + code * token_stride_;
     return code == plan::kPadCode ? pad_ : memory_ + plan::memory_code(code) * memory_stride_;
   }
+  // Asks for the memory of a row that is read soon, and of the same row's next head: its place is known to be mapped and close.
+  HWY_INLINE void fetch(int32_t code, int64_t width) const { prefetch<false>(row(code), width); }
+  HWY_INLINE void fetch_next_head(int32_t code, int64_t width) const { prefetch<false>(row(code) + width, width); }
   static const float* zeros() {  // a row of any legal head_dim
     alignas(64) static const float z[256 + 16] = {};
     return z;
@@ -139,6 +151,11 @@ class Rows {
   const float *token_, *memory_, *pad_;
   int64_t token_stride_, memory_stride_;
 };
+
+// A row is asked for so many rows before it is read. In groups of few rows the next head follows so soon that its rows are still in a
+// cache when they were asked for along with this head's.
+constexpr int32_t kAhead = 8;
+constexpr int32_t kFewRows = 256;
 
 // dst (width rounded up to vectors, zeros behind) = factor * src (width).
 HWY_INLINE void pack_row(const float* HWY_RESTRICT src, int64_t width, float factor, float* HWY_RESTRICT dst) {
@@ -160,9 +177,10 @@ HWY_INLINE void store_blocks(DV d, W v, float* HWY_RESTRICT dst, int64_t block_s
   }
 }
 
-// Key rows as panels of columns: panel i of `pieces` is (head_dim, its vectors * kLanes), panels one behind the other.
+// Key rows as panels of columns: panel i of `pieces` is (head_dim, its vectors * kLanes), panels one behind the other. `copies`, unless
+// null, gets the rows as they are, head_dim rounded up to vectors apart. `next_head`: the same rows of the next head are wanted soon.
 inline void pack_panels(const Rows& rows, const int32_t* codes, int32_t count, const plan::Pieces& pieces, int64_t head_dim,
-                        float* HWY_RESTRICT dst) {
+                        float* HWY_RESTRICT dst, float* HWY_RESTRICT copies = nullptr, bool next_head = false) {
   const D d;
   const hn::Repartition<double, D> d64;
   for (int32_t piece = 0; piece < pieces.pieces; ++piece) {
@@ -172,8 +190,16 @@ inline void pack_panels(const Rows& rows, const int32_t* codes, int32_t count, c
         for (int64_t i = 0; i < head_dim; ++i) std::fill_n(dst + i * width + k, 4, 0.0f);
         continue;
       }
+      for (int32_t i = first + k; i < std::min(first + k + 4, count); ++i) {
+        if (i + kAhead < count) rows.fetch(codes[i + kAhead], head_dim);
+        if (next_head) rows.fetch_next_head(codes[i], head_dim);
+      }
       const float* src[4];
       for (int32_t i = 0; i < 4; ++i) src[i] = first + k + i < count ? rows.row(codes[first + k + i]) : Rows::zeros();
+      if (copies) {
+        const int64_t stride = plan::round_up(head_dim, kLanes);
+        for (int32_t i = 0; i < std::min(4, count - first - k); ++i) pack_row(src[i], head_dim, 1.0f, copies + (first + k + i) * stride);
+      }
       const auto transpose = [&](V r0, V r1, V r2, V r3, int64_t dim, int32_t dims) HWY_ATTR {
         // 4 x 4 transposes in each 128-bit block.
         const V lo01 = hn::InterleaveLower(d, r0, r1), hi01 = hn::InterleaveUpper(d, r0, r1);

@@ -6,32 +6,33 @@
 
 namespace fovea {
 
-inline constexpr int kAttentionTileRows = 7;
+inline constexpr int kAttentionTileRows = 6;
 inline constexpr int kAttentionTileVectors = 4;  // of 16 keys
 
 // With s[i, j] = scale · (q_i · k_j) + bias[i, j] (+ penalty where bit j of penalised[i] is set), in base 2:
 // out[i] += sum over j of 2^s[i, j] · v_j, sum[i] += the same without v, lane by lane.
 struct AttentionTile {
   const float* const* q = nullptr;     // (rows) of head_dim floats each
+  int64_t head_dim = 0;
   const float* keys_t = nullptr;       // (head_dim, vectors * 16)
   const float* bias = nullptr;         // row 0 of (rows, vectors * 16); -inf where there is no key
   int64_t bias_stride = 0;             // bytes; 0: one row for all
-  const float* const* v = nullptr;     // (keys) of head_dim floats each
+  const float* const* v = nullptr;     // (keys) of head_dim floats each, read in whole vectors
   int64_t keys = 0;                    // up to vectors * 16
   const uint64_t* penalised = nullptr; // (rows) or null
   float scale = 1, penalty = 0;
   float greatest = 0, least = 0;       // nothing is done, and 0 returned, unless no score exceeds `greatest` and some score of each row
                                        // reaches `least`: outside that range powers of two need another reference point than zero
   float* p = nullptr;                  // (rows, vectors * 16) scratch
-  float* out = nullptr;                // (rows, head_dim)
+  float* out = nullptr;                // (rows, head_dim) in whole vectors
   int64_t out_stride = 0;              // bytes
   float* sum = nullptr;                // (rows, 16)
 };
 
 using AttentionTileKernel = int64_t (*)(const AttentionTile*);
 
-// For 1 to 7 rows, 1 to 4 vectors of keys and a head_dim of 16, 32, 48 or 64. Null without AVX-512, for other sizes, and where the system
-// refuses executable memory.
+// For 1 to 6 rows, 1 to 4 vectors of keys and a head_dim of up to 128, a multiple of 4. Null without AVX-512, for other sizes, and where
+// the system refuses executable memory.
 AttentionTileKernel jit_attention_tile(int rows, int vectors, int64_t head_dim);
 
 }  // namespace fovea

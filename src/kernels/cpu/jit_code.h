@@ -5,6 +5,7 @@
 
 #include <xbyak/xbyak.h>
 
+#include <atomic>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -28,6 +29,18 @@ class JitCode : public Xbyak::CodeGenerator {
 using JitFunction = void (*)();  // to be cast to the type it has
 JitFunction keep_code(const std::function<JitFunction()>& find, const std::function<std::unique_ptr<JitCode>()>& make);
 bool code_is_refused();  // it was, once
+
+// The code whose place is `slot`: made at the first call, null where memory is refused.
+template <class Function, class Make>
+Function kept_code(std::atomic<Function>& slot, const Make& make) {
+  const Function known = slot.load(std::memory_order_acquire);
+  if (known != nullptr || code_is_refused()) [[likely]]
+    return known;
+  const JitFunction code = keep_code([&] { return reinterpret_cast<JitFunction>(slot.load(std::memory_order_acquire)); }, make);
+  const auto function = reinterpret_cast<Function>(code);
+  if (function != nullptr) slot.store(function, std::memory_order_release);
+  return function;
+}
 
 }  // namespace fovea
 
