@@ -137,6 +137,19 @@ TEST(CommandLine, TrainsEvaluatesClassifiesAndSaysWhatItDid) {
   EXPECT_THAT(nothing.err, HasSubstr("nothing could be classified"));
 }
 
+// The file goes by page by page while its weights are packed.
+TEST(CommandLine, AnInferenceHoldsOneCopyOfItsWeights) {
+  const TemporaryFolder f;
+  const std::string model = f / "model.safetensors";
+  ASSERT_EQ(run_cli("convert vit_small_patch16_224 " + model).status, 0);
+  const auto size = static_cast<double>(std::filesystem::file_size(model));
+  for (const auto& [dtype, most] : {std::pair<std::string, double>{"f32", 1.6}, {"bf16", 1.1}, {"int8", 0.85}}) {
+    const Json b = Json::parse(run_cli("bench model " + model + " --threads 2 --seconds 0.01 --json --dtype " + dtype).out);
+    EXPECT_LT(b["peak_memory_mib"].get<double>() * 1048576, most * size) << dtype;
+    EXPECT_GT(b["load_ms"], 0.0);
+  }
+}
+
 // A file in int8 says so and is used in int8 by every verb, without an option.
 TEST(CommandLine, ConvertsToInt8) {
   const TemporaryFolder f;
