@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "attention/token_bands.h"
-#include "ops/linear.h"
+#include "ops/layer_norm.h"
 
 namespace fovea {
 
@@ -35,6 +35,7 @@ struct AttentionInputs {
   ConstTensor mask;                       // (B or 1, H or 1, N, Nk) added to the scores, or empty
   ConstTensor residual;                   // (B, N, C) added to the output, or empty
   ConstTensor memory;                     // (B, M, C) what stood before x in the sequence (Transformer-XL), or empty
+  const LayerNorm* norm = nullptr;        // in inference, where Attention::takes_norm: x is not normalised yet, and this is to do it
   // In inference, where Attention::bands gave one: x (1, N, C) holds the tokens of this band alone, grid is still that of the map.
   const TokenBand* band = nullptr;
   ConstTensor score_bias;                 // what Attention::prepare gave, or empty: computed in the call
@@ -57,6 +58,8 @@ class Attention {
   virtual void forward(const AttentionInputs& in, Tensor y, Tape* tape, Context& ctx) const = 0;
   virtual void backward(ConstTensor dy, const AttentionGradients& gradients, Tape& tape, Context& ctx) const = 0;
 
+  // The mechanism reads x in one product alone, which can normalise it on the way.
+  virtual bool takes_norm() const { return false; }
   // Parts of the tokens that meet nobody outside, each of at least `least` tokens: forward may be called on each alone. Empty: there
   // are none. Valid as long as the context.
   virtual const std::vector<TokenBand>& bands(const TokenGrid& grid, int64_t least, Context& ctx) const;

@@ -25,6 +25,15 @@ namespace {
 const double kFirstLogitScale = std::log(10.0), kLargestLogitScale = std::log(100.0);
 constexpr double kSmallestLength = 1e-12;
 
+// A score bias that is kept from one inference to the next, while weights stay what they are: up to so many elements, as large maps and
+// windows may be many.
+constexpr int64_t kKeptBias = 256 << 10;
+struct KeptBias {
+  uint64_t packing = 0;
+  const TokenGroups* groups = nullptr;  // that it is for
+  std::vector<char> memory;
+};
+
 }  // namespace
 
 MultiHeadAttention::MultiHeadAttention(const Scope& scope, const AttentionConfig& config,
@@ -70,9 +79,22 @@ ConstTensor MultiHeadAttention::prepare(const TokenGrid& grid, Context& ctx) con
   AttentionInputs in;
   in.grid = grid;
   const TokenGroups& groups = geometry_->groups(in, ctx);
-  const Tensor bias = ctx.scratch().take(Shape{config_.heads * groups.bias_elements()}, ctx.dtype());
-  geometry_->score_bias(in, groups, bias, ctx);
-  return bias;
+  const Shape shape{config_.heads * groups.bias_elements()};
+  const uint64_t packing = (qkv_ ? *qkv_ : *q_).weight().packing;
+  if (packing == 0 || shape.elements() > kKeptBias) {
+    const Tensor bias = ctx.scratch().take(shape, ctx.dtype());
+    geometry_->score_bias(in, groups, bias, ctx);
+    return bias;
+  }
+  KeptBias& kept = ctx.state<KeptBias>(this);
+  const Tensor bias{kept.memory.data(), shape, ctx.dtype()};
+  if (kept.packing == packing && kept.groups == &groups) return bias;
+  kept.memory.resize(bias.bytes());
+  const Tensor fresh{kept.memory.data(), shape, ctx.dtype()};
+  geometry_->score_bias(in, groups, fresh, ctx);
+  kept.packing = packing;
+  kept.groups = &groups;
+  return fresh;
 }
 
 std::vector<std::string> MultiHeadAttention::unsupported(const TokenGrid& grid) const { return geometry_->unsupported(grid); }
@@ -100,6 +122,7 @@ void MultiHeadAttention::project_self(const AttentionInputs& in, ConstTensor bia
   if (!geometry_->has_position()) {
     LinearFusion fusion;
     fusion.bias = bias;
+    fusion.norm = in.norm;
     return qkv_->apply(in.x, qkv, fusion, ctx);
   }
   ArenaScope scope(ctx.scratch());
@@ -243,6 +266,7 @@ GroupedAttentionArgs MultiHeadAttention::kernel_args(const Record& r, Context&) 
 void MultiHeadAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape, Context& ctx) const {
   require_shape(in.x, Shape{in.grid.batch, in.tokens(), config_.dim}, "attention input");
   require(in.memory.empty(), "only transformer_xl takes a memory of earlier segments");
+  check(!in.norm || (takes_norm() && !tape), "an attention is to normalise its input where it cannot");
   const auto reasons = unsupported(in.grid);
   require(reasons.empty(), "this attention cannot run on {} tokens: {}", in.grid.str(), fmt::join(reasons, "; "));
   ArenaScope scope(ctx.scratch());

@@ -16,6 +16,7 @@ class MultiHeadAttention : public Attention {
 
   void forward(const AttentionInputs& in, Tensor y, Tape* tape, Context& ctx) const override;
   void backward(ConstTensor dy, const AttentionGradients& gradients, Tape& tape, Context& ctx) const override;
+  bool takes_norm() const override { return qkv_ && !geometry_->has_position(); }
   const std::vector<TokenBand>& bands(const TokenGrid& grid, int64_t least, Context& ctx) const override;
   ConstTensor prepare(const TokenGrid& grid, Context& ctx) const override;
   std::vector<std::string> unsupported(const TokenGrid& grid) const override;

@@ -85,7 +85,7 @@ void run_depth_first(const TransformerBlock& block, const Tensor& x, const Token
   const std::vector<Part> parts = parts_of(block, grid, x.last(), ctx);
   const auto count = static_cast<int64_t>(parts.size());
   const int threads = ctx.pool().threads();
-  const ConstTensor score_bias = count > 1 ? block.attention().prepare(grid, ctx) : ConstTensor();
+  const ConstTensor score_bias = block.attention().prepare(grid, ctx);
   int64_t next = 0;
   if (threads > 1 && count > 1) {
     next = taken_alone(count, threads);

@@ -11,8 +11,9 @@ struct MlpRecord {
   ConstTensor pre;  // (rows, hidden) before the activation
 };
 
-// Rows a step of inference: their hidden values should stay in the second-level caches.
-constexpr int64_t kHiddenElementsPerStep = int64_t{1} << 19;
+// Rows a step of inference, for each thread: their hidden values should stay in its second-level cache, but wide weights want to be
+// read for more than a few rows.
+constexpr int64_t kHiddenElementsPerStep = int64_t{1} << 17, kLeastRowsPerStep = 128;
 
 ConstTensor flat(const ConstTensor& t) { return t.reshaped(Shape{t.rows(), t.last()}); }
 
@@ -27,13 +28,13 @@ void Mlp::forward(ConstTensor x, const LayerNorm* norm, ConstTensor residual, Te
   LinearFusion first, second;
   first.norm = norm;
   first.activation = activation_;
-  Tensor mean, rstd;
-  if (norm) {
-    mean = ctx.activation(Shape{rows}, tape);
-    rstd = ctx.activation(Shape{rows}, tape);
-    norm->statistics(x, mean, rstd, ctx);
-  }
   if (tape) {
+    Tensor mean, rstd;
+    if (norm) {
+      mean = ctx.activation(Shape{rows}, tape);
+      rstd = ctx.activation(Shape{rows}, tape);
+      norm->statistics(x, mean, rstd, ctx);
+    }
     const Tensor pre = ctx.activation(Shape{rows, hidden}, tape), h = ctx.scratch().take(Shape{rows, hidden}, ctx.dtype());
     first.mean = mean;
     first.rstd = rstd;
@@ -44,17 +45,14 @@ void Mlp::forward(ConstTensor x, const LayerNorm* norm, ConstTensor residual, Te
     tape->push(MlpRecord{x, mean, rstd, pre});
     return;
   }
-  const int64_t step = std::max<int64_t>(1, std::min(rows, std::max<int64_t>(64, kHiddenElementsPerStep / hidden)));
+  const int64_t most = ctx.pool().threads() * std::max(kLeastRowsPerStep, kHiddenElementsPerStep / hidden);
+  const int64_t steps = std::max<int64_t>(1, (rows + most - 1) / most), step = std::max<int64_t>(1, (rows + steps - 1) / steps);
   // What is rounded for the next product anyway takes half the room.
   const Tensor h = ctx.scratch().take(Shape{step, hidden}, fc1_.rounds() && fc2_.rounds() ? DType::kBF16 : ctx.dtype());
   const ConstTensor x_rows = flat(x), residual_rows = residual.empty() ? residual : flat(residual);
   const Tensor y_rows = y.reshaped(Shape{rows, fc2_.out()});
   for (int64_t begin = 0; begin < rows; begin += step) {
     const int64_t count = std::min(step, rows - begin);
-    if (norm) {
-      first.mean = mean.slice(begin, count);
-      first.rstd = rstd.slice(begin, count);
-    }
     if (!residual.empty()) second.residual = residual_rows.slice(begin, count);
     fc1_.apply(x_rows.slice(begin, count), h.slice(0, count), first, ctx);
     fc2_.apply(h.slice(0, count), y_rows.slice(begin, count), second, ctx);

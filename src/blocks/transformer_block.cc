@@ -24,7 +24,9 @@ TransformerBlock::TransformerBlock(const Scope& scope, const BlockConfig& c, std
 // One attention branch without its residual scaling: out = attn(norm(x)) or norm(attn(x)) or attn(x), plus the residual.
 void TransformerBlock::attend(const AttentionInputs& in, ConstTensor residual, Tensor out, Tape* tape, Context& ctx) const {
   AttentionInputs a = in;
-  if (placement_ == NormPlacement::kPre) {
+  if (placement_ == NormPlacement::kPre && !tape && attention_->takes_norm()) {
+    a.norm = &norm1_;
+  } else if (placement_ == NormPlacement::kPre) {
     const Tensor normed = ctx.activation(in.x.shape, tape);
     norm1_.forward(in.x, normed, tape, ctx);
     a.x = normed;

@@ -144,7 +144,10 @@ void ParamStore::zero_grads() const {
 }
 
 void ParamStore::drop_packed() {
-  for (Param& p : params_) p.packed = nullptr;
+  for (Param& p : params_) {
+    p.packed = nullptr;
+    p.packing = 0;
+  }
   packed_ = Buffer();
 }
 

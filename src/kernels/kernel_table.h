@@ -52,10 +52,11 @@ struct GemmArgs {
 
   // Prologue.
   const int32_t* a_rows = nullptr;      // (m) row i is read from row a_rows[i] of a; -1 is a row of zeros (also after the norm)
-  const void* norm_mean = nullptr;      // with norm_rstd: LayerNorm of each row of a over k channels before the product;
-  const void* norm_rstd = nullptr;      //   statistics per row of a (not per gathered row), as layer_norm_statistics gives
-  const void* norm_gamma = nullptr;     // (k)
+  const void* norm_gamma = nullptr;     // (k) with norm_beta: LayerNorm of each row of a over k channels before the product
   const void* norm_beta = nullptr;      // (k)
+  const void* norm_mean = nullptr;      // with norm_rstd: its statistics per row of a (not per gathered row), as
+  const void* norm_rstd = nullptr;      //   layer_norm_statistics gives; null: computed here
+  double norm_epsilon = 0;              // then
 
   // Epilogue, in this order.
   const void* bias = nullptr;           // (n)

@@ -11,6 +11,7 @@ class LayerNorm {
   LayerNorm(const Scope& scope, int64_t channels, double epsilon, const Init& gamma = Init::ones());
 
   int64_t channels() const { return channels_; }
+  double epsilon() const { return epsilon_; }
   const Param& gamma() const { return *gamma_; }
   const Param& beta() const { return *beta_; }
 

@@ -60,6 +60,7 @@ void Linear::apply(ConstTensor x, Tensor y, const LinearFusion& fusion, Context&
     g.norm_rstd = fusion.rstd.data;
     g.norm_gamma = fusion.norm->gamma().value.data;
     g.norm_beta = fusion.norm->beta().value.data;
+    g.norm_epsilon = fusion.norm->epsilon();
   }
   g.activation = fusion.activation;
   g.pre_activation = fusion.pre_activation.data;

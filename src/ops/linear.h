@@ -12,10 +12,10 @@ enum class Accumulate : uint8_t { kNo, kYes };
 
 class LayerNorm;
 
-// What a forward product does besides the product. Statistics come from LayerNorm::statistics.
+// What a forward product does besides the product.
 struct LinearFusion {
   const LayerNorm* norm = nullptr;  // normalises x first
-  ConstTensor mean, rstd;           // (rows) of x, with norm
+  ConstTensor mean, rstd;           // (rows) of x, from LayerNorm::statistics; empty: the product computes them itself
   ConstTensor bias;                 // (out) instead of the layer's own, whose parameters the caller keeps; or empty
   Activation activation = Activation::kNone;
   Tensor pre_activation;            // (rows, out) keeps the value before the activation

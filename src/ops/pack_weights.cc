@@ -1,6 +1,7 @@
 #include "ops/pack_weights.h"
 
 #include <algorithm>
+#include <atomic>
 
 namespace fovea {
 
@@ -13,8 +14,11 @@ class Packer {
  public:
   Packer(ParamStore& params, Context& ctx, ProductType type) : ctx_(ctx) {
     params.drop_packed();
+    static std::atomic<uint64_t> packings{0};
+    const uint64_t packing = ++packings;
     size_t total = 0;
     for (Param& p : params.params()) {
+      p.packing = packing;
       p.packed_type = p.outermost && type == ProductType::kInt8 ? ProductType::kOwn : type;
       if (p.packable) total += bytes_of(p);
     }

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "cli/run_cli.h"
-#include "core/convert.h"
+#include "fovea/info.h"
 #include "tasks/load_model.h"
 #include "weights/safetensors.h"
 

@@ -27,7 +27,7 @@ constexpr int64_t elements_of_step(OperandForm form) {
 }
 
 // `rows` rows of A into scratch, row i at out + i * out_stride: row rows_index[i] of `a` (or i; zeros for -1), channels
-// [k_begin, k_begin + k), normalised when mean is not null, in the operand's form.
+// [k_begin, k_begin + k), normalised where there is a gamma, in the operand's form.
 struct GemmStage {
   OperandForm form = OperandForm::kF32;
   int64_t rows = 0, k_begin = 0, k = 0;
@@ -36,10 +36,13 @@ struct GemmStage {
   int64_t a_stride = 0;
   int64_t first_row = 0;            // of the product; index, and rows of a without one, start here
   const int32_t* index = nullptr;   // of the whole product
-  const float *mean = nullptr, *rstd = nullptr, *gamma = nullptr, *beta = nullptr;
+  const float *gamma = nullptr, *beta = nullptr;  // normalised where these are not null, by
+  const float *mean = nullptr, *rstd = nullptr;   //   these, or by the row's own, over row_k channels
+  int64_t row_k = 0;
+  float epsilon = 0;
   float* out = nullptr;
   int64_t out_stride = 0;
-  float* row = nullptr;             // (k) scratch, where rows are normalised and converted
+  float* row = nullptr;             // (k up to a whole vector) scratch for forms other than kF32
   float* scale = nullptr;           // (rows) of integers
 };
 
@@ -73,7 +76,7 @@ struct GemmPack {
   float* out = nullptr;
   float* column_scale = nullptr;  // (width) of integers
   int32_t* start = nullptr;       // (width) of integers: what A's offset of 128 adds, taken back
-  float* columns_scratch = nullptr;  // (width, steps + k) for forms other than kF32
+  float* columns_scratch = nullptr;  // (width, steps + lanes) and a column for forms other than kF32
 };
 
 struct GemmBackend {

@@ -101,6 +101,8 @@ ABlock a_block(const Job& job, Range rows, Range k, float* stage) {
   s.rstd = as_floats(g.norm_rstd);
   s.gamma = as_floats(g.norm_gamma);
   s.beta = as_floats(g.norm_beta);
+  s.row_k = g.k;
+  s.epsilon = static_cast<float>(g.norm_epsilon);
   s.out = stage;
   s.out_stride = stride;
   float* behind = stage + rows.size() * stride + kMaxWidth;
@@ -190,8 +192,15 @@ void run_panel(PanelTask& t) {
   const GemmArgs& g = job.g;
   const int64_t columns = job.panels.columns(t.panel), column = t.panel * job.panels.width, row = t.rows.begin;
   alignas(64) static constexpr float kZeros[kMaxWidth] = {};
-  alignas(64) float bias[kMaxWidth] = {}, buffer[kGemmMaxRows * kMaxWidth];
-  if (t.first && g.bias != nullptr) std::memcpy(bias, as_floats(g.bias) + column, static_cast<size_t>(columns) * sizeof(float));
+  alignas(64) float last_bias[kMaxWidth], buffer[kGemmMaxRows * kMaxWidth];
+  const float* bias = kZeros;
+  if (t.first && g.bias != nullptr) {
+    bias = as_floats(g.bias) + column;
+    if (columns < job.panels.width) {
+      std::fill_n(std::copy_n(bias, columns, last_bias), kMaxWidth - columns, 0.0f);
+      bias = last_bias;
+    }
+  }
   GemmTile tile;
   tile.a = t.a.data;
   tile.a_stride = t.a.stride * 4;
@@ -325,17 +334,19 @@ void check_arguments(const GemmArgs& g) {
   check(!g.accumulate || (g.bias == nullptr && g.pre_activation == nullptr && g.residual == nullptr &&
                           g.activation == Activation::kNone),
         "a matrix product that accumulates has no bias, activation or residual");
-  check(!g.a_transposed || (g.a_rows == nullptr && g.norm_mean == nullptr),
+  check(!g.a_transposed || (g.a_rows == nullptr && g.norm_gamma == nullptr),
         "a matrix product with a transposed a gathers and normalises nothing");
   check(g.type != ProductType::kInt8 || (g.b_packed != nullptr && !g.a_transposed && g.k > 0),
         "a product in int8 needs packed weights and rows of a");
   check(!g.b_bf16 || (g.type == ProductType::kBF16 && !g.b_transposed), "a matrix product in bf16 alone reads b in bfloat16, as rows");
-  check(!g.a_bf16 || (g.type != ProductType::kOwn && g.a_rows == nullptr && g.norm_mean == nullptr),
+  check(!g.a_bf16 || (g.type != ProductType::kOwn && g.a_rows == nullptr && g.norm_gamma == nullptr),
         "a matrix product reads a in bfloat16 as it is, and multiplies in bf16 or int8");
   check(!g.c_bf16 || (g.type != ProductType::kOwn && !g.accumulate && g.residual == nullptr),
         "a matrix product in bf16 or int8 alone writes bfloat16, and adds nothing to it");
   check(g.a_sums == nullptr || g.a_transposed, "a matrix product sums a over k where a is transposed");
   check((g.norm_mean == nullptr) == (g.norm_rstd == nullptr), "norm_mean and norm_rstd of a matrix product go together");
+  check((g.norm_gamma == nullptr) == (g.norm_beta == nullptr) && (g.norm_mean == nullptr || g.norm_gamma != nullptr),
+        "the norm of a matrix product has a gamma and a beta");
 }
 
 }  // namespace

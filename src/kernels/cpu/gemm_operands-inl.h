@@ -13,7 +13,7 @@
 #include <limits>
 
 #include "kernels/cpu/gemm.h"
-#include "kernels/cpu/math-inl.h"
+#include "kernels/cpu/row_statistics-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fovea::HWY_NAMESPACE::gemm_operands {
@@ -23,7 +23,6 @@ namespace {
 using D = DF;
 using V = VF;
 constexpr D d;
-constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(d));
 constexpr int64_t kMaxWidth = 2 * kLanes;
 
 // ---- operands -------------------------------------------------------------------------------------------------------
@@ -47,132 +46,147 @@ HWY_INLINE void convert_vector(V v, uint16_t* to) {
   hn::StoreU(hn::DemoteTo(d16, hn::BitCast(DS(), hn::ShiftRight<16>(round_to_bf16(v)))), d16, to);
 }
 
-// f(v, i) over k floats by vectors; what lies behind them counts as zeros.
-template <class F>
-HWY_INLINE void for_row(const float* x, int64_t k, F&& f) {
-  int64_t i = 0;
-  for (; i + kLanes <= k; i += kLanes) f(hn::LoadU(d, x + i), i);
-  if (i < k) f(LoadTail(d, x + i, static_cast<size_t>(k - i)), i);
-}
-
-// bfloat16 to floats; memory behind them is written up to the next whole vector.
-void widen_row(const uint16_t* x, int64_t k, float* out) {
-  const hn::Rebind<uint16_t, D> d16;
-  const DU du;
-  int64_t i = 0;
-  for (; i + kLanes <= k; i += kLanes) hn::StoreU(hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(d16, x + i)))), d, out + i);
-  for (; i < k; ++i) {
-    const uint32_t bits = static_cast<uint32_t>(x[i]) << 16;
-    std::memcpy(out + i, &bits, sizeof(bits));
+// A row as it stands, or normalised on the way: vectors of its elements; what lies behind its end counts as zeros. Cheap ones are read twice
+// rather than kept.
+struct PlainRow {
+  static constexpr bool kCheap = true;
+  const float* x;
+  HWY_INLINE V load(int64_t i) const { return hn::LoadU(d, x + i); }
+  HWY_INLINE V load_tail(int64_t i, size_t n) const { return LoadTail(d, x + i, n); }
+};
+struct Bf16Row {
+  static constexpr bool kCheap = true;
+  const uint16_t* x;
+  HWY_INLINE V load(int64_t i) const {
+    const hn::Rebind<uint16_t, D> d16;
+    return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(DU(), hn::LoadU(d16, x + i))));
   }
+  HWY_INLINE V load_tail(int64_t i, size_t n) const {
+    HWY_ALIGN uint16_t part[hn::MaxLanes(d)] = {};
+    std::memcpy(part, x + i, n * sizeof(uint16_t));
+    return Bf16Row{part}.load(0);
+  }
+};
+struct NormalisedRow {
+  static constexpr bool kCheap = false;
+  const float *x, *gamma, *beta;
+  V mean, rstd;
+  HWY_INLINE V load(int64_t i) const { return normalised(hn::LoadU(d, x + i), hn::LoadU(d, gamma + i), hn::LoadU(d, beta + i)); }
+  HWY_INLINE V load_tail(int64_t i, size_t n) const {
+    return hn::IfThenElseZero(hn::FirstN(d, n), normalised(LoadTail(d, x + i, n), LoadTail(d, gamma + i, n), LoadTail(d, beta + i, n)));
+  }
+
+ private:
+  HWY_INLINE V normalised(V v, V g, V b) const { return hn::MulAdd(hn::Mul(hn::Sub(v, mean), rstd), g, b); }
+};
+
+// f(v, i) over k floats by vectors.
+template <class Row, class F>
+HWY_INLINE void for_row(const Row& row, int64_t k, F&& f) {
+  int64_t i = 0;
+  for (; i + kLanes <= k; i += kLanes) f(row.load(i), i);
+  if (i < k) f(row.load_tail(i, static_cast<size_t>(k - i)), i);
 }
 
-// A row of k floats in the operand's form. Memory behind it is written up to the next whole vector of the form. Returns the scale
-// of integers: a row of zeros has scale 0, one that is not finite NaN, so that its products are.
-float convert_row(OperandForm form, const float* x, int64_t k, float* out) {
+// A row of k floats in the operand's form. Memory behind it is written up to the next whole vector of the form, and `scratch` (k up to
+// the next whole vector) of rows that are kept. Returns the scale of integers: a row of zeros has scale 0, one that is not finite NaN, so that its products
+// are.
+template <class Row>
+HWY_INLINE float convert_row(OperandForm form, const Row& row, int64_t k, float* out, float* scratch) {
   const DU du;
-  const DS ds;
+  if (form == OperandForm::kF32) {
+    for_row(row, k, [&](V v, int64_t i) HWY_ATTR { hn::StoreU(v, d, out + i); });
+    return 1;
+  }
   if (form == OperandForm::kBF16) {
-    for_row(x, k, [&](V v, int64_t i) HWY_ATTR { convert_vector(v, reinterpret_cast<uint16_t*>(out) + i); });
+    for_row(row, k, [&](V v, int64_t i) HWY_ATTR { convert_vector(v, reinterpret_cast<uint16_t*>(out) + i); });
     return 1;
   }
   if (form == OperandForm::kBF16Float) {
-    for_row(x, k, [&](V v, int64_t i) HWY_ATTR {
+    for_row(row, k, [&](V v, int64_t i) HWY_ATTR {
       hn::StoreU(hn::BitCast(d, hn::And(round_to_bf16(v), hn::Set(du, 0xffff0000u))), d, out + i);
     });
     return 1;
   }
-  V most = hn::Zero(d);
-  auto finite = hn::Eq(most, most);
-  for_row(x, k, [&](V v, int64_t) HWY_ATTR {
-    const V size = hn::Abs(v);
-    finite = hn::And(finite, hn::Le(size, hn::Set(d, std::numeric_limits<float>::max())));
-    most = hn::Max(most, size);
+  // Without their signs numbers are in the order of their bits, and what is not finite comes last.
+  constexpr uint32_t kInfinity = 0x7f800000;
+  auto most = hn::Zero(du);
+  for_row(row, k, [&](V v, int64_t i) HWY_ATTR {
+    most = hn::Max(most, hn::BitCast(du, hn::Abs(v)));
+    if constexpr (!Row::kCheap) hn::StoreU(v, d, scratch + i);
   });
-  if (!hn::AllTrue(d, finite)) {
+  const uint32_t bits = hn::GetLane(hn::MaxOfLanes(du, most));
+  if (bits >= kInfinity) {
     std::memset(out, 0, static_cast<size_t>((k + elements_of_step(form) - 1) / elements_of_step(form)) * sizeof(float));
     return std::numeric_limits<float>::quiet_NaN();
   }
-  const float greatest = hn::GetLane(hn::MaxOfLanes(d, most));
+  float greatest;
+  std::memcpy(&greatest, &bits, sizeof(greatest));
   const V inverse = hn::Set(d, greatest > 0 ? kLevels / greatest : 0.0f);
-  const auto integer = [&](V v) HWY_ATTR { return hn::NearestInt(hn::Mul(v, inverse)); };
-  switch (form) {
-    case OperandForm::kInt8Float:
-      for_row(x, k, [&](V v, int64_t i) HWY_ATTR { hn::StoreU(hn::ConvertTo(d, integer(v)), d, out + i); });
-      break;
-    case OperandForm::kUint8: {
-      const hn::Rebind<uint8_t, D> d8;
-      for_row(x, k, [&](V v, int64_t i) HWY_ATTR {
-        hn::StoreU(hn::DemoteTo(d8, hn::Add(integer(v), hn::Set(ds, 128))), d8, reinterpret_cast<uint8_t*>(out) + i);
-      });
-      break;
-    }
-    default: {
-      const hn::Rebind<int8_t, D> d8;
-      for_row(x, k, [&](V v, int64_t i) HWY_ATTR { hn::StoreU(hn::DemoteTo(d8, integer(v)), d8, reinterpret_cast<int8_t*>(out) + i); });
-    }
-  }
+  const hn::Rebind<uint8_t, D> d8;
+  const auto offset = hn::Set(du, form == OperandForm::kUint8 ? 128 : 0);
+  const bool floats = form == OperandForm::kInt8Float;
+  const auto round = [&](V v, int64_t i) HWY_ATTR {
+    const auto integer = hn::NearestInt(hn::Mul(v, inverse));
+    if (floats)
+      hn::StoreU(hn::ConvertTo(d, integer), d, out + i);
+    else
+      hn::StoreU(hn::TruncateTo(d8, hn::Add(hn::BitCast(du, integer), offset)), d8, reinterpret_cast<uint8_t*>(out) + i);
+  };
+  if constexpr (Row::kCheap)
+    for_row(row, k, round);
+  else
+    for_row(PlainRow{scratch}, k, round);
   return greatest / kLevels;
 }
 
 // ---- A --------------------------------------------------------------------------------------------------------------
 
-void normalise_row(const GemmStage& s, int64_t source, const float* x, float* out) {
-  const float mean = s.mean[source], rstd = s.rstd[source];
-  const float *gamma = s.gamma, *beta = s.beta;
-  const V m = hn::Set(d, mean), r = hn::Set(d, rstd);
-  int64_t k = 0;
-  for (; k + kLanes <= s.k; k += kLanes) {
-    V v = hn::Mul(hn::Sub(hn::LoadU(d, x + k), m), r);
-    if (gamma != nullptr) v = hn::Mul(v, hn::LoadU(d, gamma + s.k_begin + k));
-    if (beta != nullptr) v = hn::Add(v, hn::LoadU(d, beta + s.k_begin + k));
-    hn::StoreU(v, d, out + k);
+// R rows of one block, from row i of it on.
+template <int R>
+HWY_INLINE void stage_rows(const GemmStage& s, int64_t i) {
+  const int64_t steps = (s.k + elements_of_step(s.form) - 1) / elements_of_step(s.form);
+  int64_t source[R];
+  for (int r = 0; r < R; ++r) source[r] = s.index == nullptr ? s.first_row + i + r : s.index[s.first_row + i + r];
+  HWY_ALIGN float mean[kSumRows], rstd[kSumRows];
+  if (s.gamma != nullptr && s.mean == nullptr) {
+    const float* x[R];
+    for (int r = 0; r < R; ++r) x[r] = s.a + std::max<int64_t>(source[r], 0) * s.a_stride;
+    RowStatistics(x, s.row_k, s.epsilon, mean, rstd);
+  } else if (s.gamma != nullptr) {
+    for (int r = 0; r < R; ++r) {
+      mean[r] = s.mean[std::max<int64_t>(source[r], 0)];
+      rstd[r] = s.rstd[std::max<int64_t>(source[r], 0)];
+    }
   }
-  for (; k < s.k; ++k) {
-    float v = (x[k] - mean) * rstd;
-    if (gamma != nullptr) v *= gamma[s.k_begin + k];
-    if (beta != nullptr) v += beta[s.k_begin + k];
-    out[k] = v;
+  for (int r = 0; r < R; ++r) {
+    float* out = s.out + (i + r) * s.out_stride;
+    float scale = 0;
+    if (source[r] < 0) {
+      std::memset(out, 0, static_cast<size_t>(steps) * sizeof(float));
+    } else if (s.a_bf16) {
+      const uint16_t* x = reinterpret_cast<const uint16_t*>(s.a) + source[r] * s.a_stride + s.k_begin;
+      if (s.form == OperandForm::kBF16) {
+        if (steps > 0) out[steps - 1] = 0;  // behind an odd last element
+        std::memcpy(out, x, static_cast<size_t>(s.k) * sizeof(uint16_t));
+      } else {
+        scale = convert_row(s.form, Bf16Row{x}, s.k, out, s.row);
+      }
+    } else {
+      const float* x = s.a + source[r] * s.a_stride + s.k_begin;
+      if (s.gamma != nullptr)
+        scale = convert_row(s.form, NormalisedRow{x, s.gamma + s.k_begin, s.beta + s.k_begin, hn::Set(d, mean[r]), hn::Set(d, rstd[r])}, s.k, out, s.row);
+      else
+        scale = convert_row(s.form, PlainRow{x}, s.k, out, s.row);
+    }
+    if (s.scale != nullptr) s.scale[i + r] = scale;
   }
 }
 
 void stage(const GemmStage& s) {
-  const int64_t steps = (s.k + elements_of_step(s.form) - 1) / elements_of_step(s.form);
-  for (int64_t i = 0; i < s.rows; ++i) {
-    float* out = s.out + i * s.out_stride;
-    const int64_t source = s.index == nullptr ? s.first_row + i : s.index[s.first_row + i];
-    if (source < 0) {
-      std::memset(out, 0, static_cast<size_t>(steps) * sizeof(float));
-      if (s.scale != nullptr) s.scale[i] = 0;
-      continue;
-    }
-    if (s.a_bf16) {
-      const uint16_t* x = reinterpret_cast<const uint16_t*>(s.a) + source * s.a_stride + s.k_begin;
-      if (s.form == OperandForm::kBF16) {
-        if (steps > 0) out[steps - 1] = 0;  // behind an odd last element
-        std::memcpy(out, x, static_cast<size_t>(s.k) * sizeof(uint16_t));
-        continue;
-      }
-      widen_row(x, s.k, s.row);
-      const float scale = convert_row(s.form, s.row, s.k, out);
-      if (s.scale != nullptr) s.scale[i] = scale;
-      continue;
-    }
-    const float* x = s.a + source * s.a_stride + s.k_begin;
-    if (s.form == OperandForm::kF32) {
-      if (s.mean != nullptr)
-        normalise_row(s, source, x, out);
-      else
-        std::memcpy(out, x, static_cast<size_t>(s.k) * sizeof(float));
-      continue;
-    }
-    if (s.mean != nullptr) {
-      normalise_row(s, source, x, s.row);
-      x = s.row;
-    }
-    const float scale = convert_row(s.form, x, s.k, out);
-    if (s.scale != nullptr) s.scale[i] = scale;
-  }
+  int64_t i = 0;
+  for (; i + kSumRows <= s.rows; i += kSumRows) stage_rows<kSumRows>(s, i);
+  for (; i < s.rows; ++i) stage_rows<1>(s, i);
 }
 
 // ---- B --------------------------------------------------------------------------------------------------------------
@@ -275,7 +289,7 @@ void pack_converted(const GemmPack& p) {
     }
     float* out = columns + j * stride;
     out[steps - 1] = 0;  // behind the last element
-    const float scale = convert_row(p.form, b, p.k, out);
+    const float scale = convert_row(p.form, PlainRow{b}, p.k, out, nullptr);
     if (p.column_scale == nullptr) continue;
     p.column_scale[j] = scale;
     int32_t sum = 0;

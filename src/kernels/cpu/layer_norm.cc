@@ -5,7 +5,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "kernels/cpu/loops-inl.h"
+#include "kernels/cpu/row_statistics-inl.h"
 #include "kernels/cpu/row_layout.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -16,54 +16,15 @@ namespace fovea::HWY_NAMESPACE::layer_norm_file {
 // prefetchers follow that, and not four rows side by side.
 constexpr int kGroup = kSumRows;
 
-// Lane sums of a row, in four parts: an addition need not wait for the one before it.
-HWY_INLINE VF row_sum(int64_t channels, const float* x) {
-  const DF d;
-  VF part[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
-  int64_t c = 0;
-  for (; c + 4 * kLanes <= channels; c += 4 * kLanes)
-    for (int i = 0; i < 4; ++i) part[i] = hn::Add(part[i], hn::LoadU(d, x + c + i * kLanes));
-  VF total = hn::Add(hn::Add(part[0], part[1]), hn::Add(part[2], part[3]));
-  ForVectors(c, channels, [&](int64_t, auto load, auto) { total = hn::Add(total, load(x)); });
-  return total;
-}
-
-// R rows from `row` on: mean and variance in two passes over the (cached) row, then the output.
+// R rows from `row` on: mean and variance, then the output.
 template <int R>
 HWY_INLINE void norm_rows(const LayerNormArgs& a, int64_t row) {
   const DF d;
-  const D4 d4;
   const float* x[R];
   for (int r = 0; r < R; ++r) x[r] = f32(a.x) + row_offset(a.x_rows, row + r);
 
-  VF sum[R];
-  for (int r = 0; r < R; ++r) sum[r] = row_sum(a.channels, x[r]);
-  const V4 count = hn::Set(d4, static_cast<float>(a.channels));
   HWY_ALIGN float mean[kGroup], rstd[kGroup];
-  hn::Store(hn::Div(SumsOf(sum), count), d4, mean);
-
-  VF center[R], square[R];
-  for (int r = 0; r < R; ++r) {
-    center[r] = hn::Set(d, mean[r]);
-    square[r] = hn::Zero(d);
-  }
-  int64_t c = 0;  // the rows are in the cache by now: side by side, four sums at a time
-  for (; c + kLanes <= a.channels; c += kLanes)
-    for (int r = 0; r < R; ++r) {
-      const VF delta = hn::Sub(hn::LoadU(d, x[r] + c), center[r]);
-      square[r] = hn::MulAdd(delta, delta, square[r]);
-    }
-  if (c < a.channels) {
-    const size_t n = static_cast<size_t>(a.channels - c);
-    for (int r = 0; r < R; ++r) {
-      const VF delta = hn::IfThenElseZero(hn::FirstN(d, n), hn::Sub(LoadTail(d, x[r] + c, n), center[r]));
-      square[r] = hn::MulAdd(delta, delta, square[r]);
-    }
-  }
-  const V4 variance = hn::Div(SumsOf(square), count);
-  const V4 epsilon = hn::Set(d4, static_cast<float>(a.epsilon));
-  hn::Store(hn::Div(hn::Set(d4, 1.0f), hn::Sqrt(hn::Add(variance, epsilon))), d4, rstd);
-
+  RowStatistics(x, a.channels, static_cast<float>(a.epsilon), mean, rstd);
   for (int r = 0; r < R; ++r) {
     if (a.mean) f32(a.mean)[row + r] = mean[r];
     if (a.rstd) f32(a.rstd)[row + r] = rstd[r];
@@ -72,7 +33,7 @@ HWY_INLINE void norm_rows(const LayerNormArgs& a, int64_t row) {
 
   for (int r = 0; r < R; ++r) {
     float* y = f32(a.y) + row_offset(a.y_rows, row + r);
-    const VF shift = center[r], scale = hn::Set(d, rstd[r]);
+    const VF shift = hn::Set(d, mean[r]), scale = hn::Set(d, rstd[r]);
     ForVectors(0, a.channels, [&](int64_t, auto load, auto store) {
       const VF gamma = a.gamma ? load(f32(a.gamma)) : hn::Set(d, 1.0f);
       const VF beta = a.beta ? load(f32(a.beta)) : hn::Zero(d);

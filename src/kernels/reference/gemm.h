@@ -60,12 +60,21 @@ void gather_a_row(const GemmArgs& g, int64_t i, T* row) {
       row[l] = in<T>(g.a)[l * g.a_stride + from];
     } else {
       row[l] = in<T>(g.a)[from * g.a_stride + l];
-      if (g.norm_mean) {
-        row[l] = (row[l] - in<T>(g.norm_mean)[from]) * in<T>(g.norm_rstd)[from] * in<T>(g.norm_gamma)[l] +
-                 in<T>(g.norm_beta)[l];
-      }
     }
   }
+  if (!g.norm_gamma || from < 0) return;
+  using std::sqrt;
+  T mean(0), rstd(0);
+  if (g.norm_mean) {
+    mean = in<T>(g.norm_mean)[from];
+    rstd = in<T>(g.norm_rstd)[from];
+  } else {
+    for (int64_t l = 0; l < g.k; ++l) mean += row[l];
+    mean = mean / T(static_cast<double>(g.k));
+    for (int64_t l = 0; l < g.k; ++l) rstd += (row[l] - mean) * (row[l] - mean);
+    rstd = T(1) / sqrt(rstd / T(static_cast<double>(g.k)) + T(g.norm_epsilon));
+  }
+  for (int64_t l = 0; l < g.k; ++l) row[l] = (row[l] - mean) * rstd * in<T>(g.norm_gamma)[l] + in<T>(g.norm_beta)[l];
 }
 
 template <class T>
