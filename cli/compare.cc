@@ -113,6 +113,8 @@ Verb add_compare(CLI::App& app) {
   verb->add_option("--epochs", c.epochs, "passes over the training images for each training (default: 10)")->check(CLI::NonNegativeNumber);
   verb->add_option("--minutes", c.minutes, "time for all trainings together, in equal shares, instead of --epochs")->check(CLI::NonNegativeNumber);
   verb->add_option("--batch", c.batch, "images at a time (default: chosen for the model)");
+  verb->add_option("--dtype", c.dtype, "f32, or bf16: products of weights read their operands rounded; weights, gradients and all else stay f32")
+      ->capture_default_str();
   verb->add_option("--out", c.out, "folder for trainings and report")->required();
   verb->add_flag("--no-growth", o->no_growth, "leave out how time and memory grow with the input");
   verb->add_option("--growth-tokens", c.growth_tokens, "largest map of the growth curves, in tokens")->capture_default_str();

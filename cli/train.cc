@@ -159,6 +159,8 @@ Verb add_train(CLI::App& app) {
   verb->add_option("--epochs", t.epochs, "passes over the training images (default: 10)")->check(CLI::NonNegativeNumber);
   verb->add_option("--minutes", t.minutes, "time to train for, instead of --epochs")->check(CLI::NonNegativeNumber);
   verb->add_option("--batch", t.batch, "images at a time (default: chosen for the model)");
+  verb->add_option("--dtype", t.dtype, "f32, or bf16: products of weights read their operands rounded; weights, gradients and all else stay f32")
+      ->capture_default_str();
   verb->add_option("--accumulate", t.accumulate, "batches for each update of the weights")->capture_default_str();
   verb->add_option("--lr", t.lr, "highest learning rate (default: 1e-3 scaled to the batch)");
   verb->add_option("--weight-decay", t.weight_decay, "of AdamW")->capture_default_str();

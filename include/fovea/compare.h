@@ -14,6 +14,7 @@ struct CompareOptions {
   double epochs = 0;                    // of each training; 0: by `minutes`, or 10
   double minutes = 0;                   // of all trainings together, in equal shares: who is faster sees more images
   int64_t height = 0, width = 0, batch = 0;
+  std::string dtype = "f32";            // of the trainings, as for train()
   Settings set;
   std::string out;                      // folder; what is there already of the same comparison is kept and continued
   ExecutionOptions execution;

@@ -13,6 +13,7 @@ struct TrainOptions {
   double epochs = 0;                    // 0: by `minutes`, or 10
   double minutes = 0;                   // time budget of training; the schedule is fitted to it
   int64_t batch = 0;                    // 0: chosen for the model
+  std::string dtype = "f32";            // or bf16: products of weights read their operands rounded
   int64_t accumulate = 1;               // steps of `batch` images for each update
   double lr = 0;                        // peak; 0: 1e-3 scaled to the batch
   double weight_decay = 0.05, warmup_epochs = -1 /* -1: a twentieth of the run */, clip_norm = 1, label_smoothing = 0.1;

@@ -173,7 +173,7 @@ BenchResult bench_attention(const std::string& spec, const BenchOptions& options
   const KernelTable& table = table_of(options.execution);
   Context ctx(table, table.dtype, options.execution.threads);
   const bool backward = options.pass == BenchOptions::Pass::kBackward;
-  require(!backward || type == ProductType::kOwn, "a backward is computed in f32; leave out --dtype {}", options.dtype);
+  if (backward) ctx.set_products(training_product_type(options.dtype));
 
   ParamStore params;
   AttentionConfig config;
@@ -241,7 +241,6 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options) {
   const KernelTable& table = table_of(options.execution);
   Context ctx(table, table.dtype, options.execution.threads);
   const bool train = options.pass == BenchOptions::Pass::kTrain;
-  require(!train || product_type(options.dtype) == ProductType::kOwn, "training is in f32; leave out --dtype {}", options.dtype);
   LoadOptions load;
   load.set = options.set;
   load.height = options.height;
@@ -249,6 +248,8 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options) {
   load.dtype = options.dtype;
   const auto start = Clock::now();
   const LoadedModel loaded = train ? load_model(model, load, table.dtype) : load_for_inference(model, load, ctx);
+  const ProductType type = train ? training_product_type(options.dtype) : loaded.type;
+  if (train) ctx.set_products(type);
   const double load_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
   Classifier& classifier = *loaded.classifier;
   const ModelConfig& config = classifier.config();
@@ -256,7 +257,7 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options) {
   BenchResult r;
   r.load_ms = load_ms;
   r.name = config.name;
-  r.dtype = name_of(loaded.type);
+  r.dtype = name_of(type);
   r.batch = options.batch;
   r.height = loaded.height;
   r.width = loaded.width;
@@ -287,7 +288,7 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options) {
     for (int64_t i = 0; i < logits.elements(); ++i) check(std::isfinite(load_scalar(logits, i)), "the model gives {}", load_scalar(logits, i));
   }
   r.tokens = classifier.backbone().forward(images.slice(0, 1), nullptr, ctx).grid.tokens();
-  finish(r, ctx, loaded.type, ms);
+  finish(r, ctx, type, ms);
   return r;
 }
 

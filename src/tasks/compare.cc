@@ -66,6 +66,7 @@ std::string identity(const CompareOptions& o) {
   j["set"] = o.set;
   j["seed"] = o.seed;
   j["kernels"] = o.execution.kernels;
+  if (o.dtype != "f32") j["dtype"] = o.dtype;
   return j.dump(2) + "\n";
 }
 
@@ -119,6 +120,7 @@ class Comparing {
     t.height = o_.height;
     t.width = o_.width;
     t.batch = o_.batch;
+    t.dtype = o_.dtype;
     t.set = o_.set;
     t.seed = o_.seed + static_cast<uint64_t>(seed);
     t.execution = o_.execution;

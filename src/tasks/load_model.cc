@@ -235,6 +235,11 @@ LoadedModel load_for_inference(const std::string& model, const LoadOptions& opti
   return load(model, options, {ctx.dtype(), &ctx, options.dtype}, "");
 }
 
+ProductType training_product_type(const std::string& dtype) {
+  require(dtype == "auto" || dtype == "f32" || dtype == "bf16", "--dtype {}: a training step is in f32 or bf16", dtype);
+  return product_type(dtype);
+}
+
 ProductType product_type(const std::string& dtype) {
   if (dtype == "f32" || dtype == "auto") return ProductType::kOwn;
   if (dtype == "bf16") return ProductType::kBF16;

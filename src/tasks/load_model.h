@@ -31,6 +31,7 @@ LoadedModel load_for_inference(const std::string& model, const LoadOptions& opti
 // f32, bf16 or int8: how the products of an inference read weights and activations. Throws Error for another name. "auto" is f32, as
 // long as no file in int8 is meant.
 ProductType product_type(const std::string& dtype);
+ProductType training_product_type(const std::string& dtype);  // f32 or bf16
 std::string_view name_of(ProductType type);
 
 // The --set options on a configuration. Their order does not matter: the number of channels goes first, and one value of

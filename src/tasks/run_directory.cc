@@ -28,6 +28,7 @@ void visit_options(Options& o, Visit&& visit) {
   visit("epochs", o.epochs);
   visit("minutes", o.minutes);
   visit("batch", o.batch);
+  visit("dtype", o.dtype);
   visit("accumulate", o.accumulate);
   visit("lr", o.lr);
   visit("weight_decay", o.weight_decay);
@@ -71,9 +72,10 @@ std::string to_text(const RunConfig& config) {
 }
 
 RunConfig from_text(const std::string& text, const std::string& where) {
-  const Json j = Json::parse(text, nullptr, false);
+  Json j = Json::parse(text, nullptr, false);
   require(j.is_object() && j.contains("model") && j.contains("training") && j.contains("run"),
           "'{}' is not the configuration of a training run", where);
+  if (j["training"].is_object() && !j["training"].contains("dtype")) j["training"]["dtype"] = "f32";  // before there was a choice
   RunConfig config;
   config.model = config_from_json(j["model"].dump(), where);
   const auto read = [&](const char* part) {

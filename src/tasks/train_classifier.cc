@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "fovea/train.h"
+#include "tasks/load_model.h"
 #include "tasks/this_process.h"
 #include "tasks/train_classifier_measure.h"
 #include "tasks/train_classifier_report.h"
@@ -51,6 +52,7 @@ class TrainingRun {
         ctx_(table_, table_.dtype, execution.threads),
         model_(initial_model(run_, table_.dtype, ctx_)),
         step_(*model_, step_config(run_.options)) {
+    ctx_.set_products(training_product_type(run_.options.dtype));
     schedule_.peak = run_.options.lr;
     schedule_.warmup_steps = run_.warmup_steps;
     schedule_.total_steps = run_.total_steps;

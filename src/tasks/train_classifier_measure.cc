@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "tasks/load_model.h"
 #include "tasks/this_process.h"
 #include "tasks/train_classifier_setup.h"
 #include "tasks/train_classifier_validation.h"
@@ -44,6 +45,7 @@ MeasuredCost measure_cost(const RunConfig& run, const DataSplits& data, std::sha
   constexpr double kEnough = 1.5, kPatience = 10;  // seconds: of what counts, of all
   const KernelTable& table = kernel_table(run.kernels);
   Context ctx(table, table.dtype, threads);
+  ctx.set_products(training_product_type(run.options.dtype));
   RunConfig from_scratch = run;
   from_scratch.options.init.clear();
   const auto model = initial_model(from_scratch, table.dtype, ctx);

@@ -55,6 +55,7 @@ report::FactGroup training_facts(const RunConfig& c) {
   return {"Training",
           {{"Batch", o.accumulate == 1 ? fmt::format("{} images", o.batch) : fmt::format("{} x {} images", o.accumulate, o.batch),
             "images for each update of the weights"},
+           {"Products", o.dtype, o.dtype == "bf16" ? "of weights with their inputs and gradients, whose operands are rounded; all else is in f32" : ""},
            {"Optimizer", "AdamW", fmt::format("weight decay {}, gradients clipped to norm {}", o.weight_decay, o.clip_norm)},
            {"Learning rate", fmt::format("{:.3g}", o.lr),
             fmt::format("its peak, after {} updates of warm-up; then it falls along a cosine to a hundredth", c.warmup_steps)},

@@ -161,6 +161,7 @@ void choose_batch(RunConfig& run) {
 }
 
 void check_ranges(const TrainOptions& o) {
+  training_product_type(o.dtype);
   require(std::isfinite(o.lr) && o.lr >= 0, "--lr must be positive, got {}", o.lr);
   require(std::isfinite(o.epochs) && o.epochs >= 0 && o.epochs <= 1e6, "--epochs must be between 0 and a million, got {}", o.epochs);
   require(std::isfinite(o.minutes) && o.minutes >= 0, "--minutes must be positive, got {}", o.minutes);

@@ -1,6 +1,10 @@
 // Gradients of the layers for inputs and every parameter, and all tables against the reference.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
+
+#include "core/convert.h"
 #include "harness/expect.h"
 #include "harness/layers.h"
 #include "ops/conv2d.h"
@@ -45,6 +49,62 @@ TEST(Linear, PackedWeightsGiveTheSameBits) {
     harness::expect_same_bits(packed, plain, std::string(table->name));
     p.drop_packed();
     EXPECT_EQ(layer.weight().packed, nullptr);
+  }
+}
+
+// Forward, dx, dW and db in bf16: every table against the reference, whose operands are rounded likewise, and the reference against
+// exact products by what two roundings of half a unit of 2^-8 make of a product.
+TEST(Linear, InBf16) {
+  const int64_t rows = 61, in = 37, out = 45;
+  struct Results {
+    harness::HostTensor y, dx;
+    std::vector<double> dw, db;
+  };
+  const auto run = [&](const KernelTable& table, ProductType type, bool magnitudes) {
+    ParamStore p;
+    const Linear layer(Scope(p) / "fc", in, out, Bias::kYes);
+    p.allocate(table.dtype, ParamStore::Gradients::kYes);
+    harness::randomise(p, Rng(1));
+    Context ctx(table, table.dtype, 2);
+    ctx.set_products(type);
+    auto x = harness::random_tensor(Shape{rows, in}, Rng(2), table.dtype), dy = harness::random_tensor(Shape{rows, out}, Rng(3), table.dtype);
+    const auto absolute = [](const Tensor& t) {
+      for (int64_t i = 0; i < t.elements(); ++i) store_scalar(t, i, std::abs(load_scalar(t, i)));
+    };
+    if (magnitudes) {
+      absolute(x);
+      absolute(dy);
+      for (const Param& param : p.params()) absolute(param.value);
+    }
+    Results r{harness::HostTensor(Shape{rows, out}, table.dtype), harness::HostTensor(Shape{rows, in}, table.dtype), {}, {}};
+    Tape tape;
+    layer.forward(x, r.y, &tape, ctx);
+    layer.backward(dy, r.dx, Accumulate::kNo, tape, ctx);
+    for (int64_t i = 0; i < out * in; ++i) r.dw.push_back(load_scalar(layer.weight().grad, i));
+    for (int64_t i = 0; i < out; ++i) r.db.push_back(load_scalar(layer.bias()->grad, i));
+    return r;
+  };
+  const KernelTable& reference = kernel_table("reference");
+  const Results exact = run(reference, ProductType::kOwn, false), rounded = run(reference, ProductType::kBF16, false),
+                sizes = run(reference, ProductType::kOwn, true);
+  constexpr double kTwoRoundings = 2 * 0x1p-9 + 0x1p-18;
+  const double kEps = std::numeric_limits<float>::epsilon();
+  const auto compare = [](double got, double expected, double tolerance, const char* what, int64_t i) {
+    EXPECT_NEAR(got, expected, tolerance) << what << " " << i;
+  };
+  for (int64_t i = 0; i < rows * out; ++i) compare(load_scalar(rounded.y, i), load_scalar(exact.y, i), kTwoRoundings * load_scalar(sizes.y, i), "y", i);
+  for (int64_t i = 0; i < rows * in; ++i) compare(load_scalar(rounded.dx, i), load_scalar(exact.dx, i), kTwoRoundings * load_scalar(sizes.dx, i), "dx", i);
+  for (size_t i = 0; i < exact.dw.size(); ++i) compare(rounded.dw[i], exact.dw[i], kTwoRoundings * sizes.dw[i], "dW", static_cast<int64_t>(i));
+  EXPECT_EQ(rounded.db, exact.db);  // no product
+  EXPECT_NE(rounded.dw, exact.dw);
+  for (const KernelTable* table : harness::f32_tables()) {
+    SCOPED_TRACE(table->name);
+    const Results r = run(*table, ProductType::kBF16, false);
+    const auto sums = [&](double size) { return 8 * kEps * std::sqrt(static_cast<double>(rows)) * size; };
+    for (int64_t i = 0; i < rows * out; ++i) compare(load_scalar(r.y, i), load_scalar(rounded.y, i), sums(load_scalar(sizes.y, i)), "y", i);
+    for (int64_t i = 0; i < rows * in; ++i) compare(load_scalar(r.dx, i), load_scalar(rounded.dx, i), sums(load_scalar(sizes.dx, i)), "dx", i);
+    for (size_t i = 0; i < r.dw.size(); ++i) compare(r.dw[i], rounded.dw[i], sums(sizes.dw[i]), "dW", static_cast<int64_t>(i));
+    for (size_t i = 0; i < r.db.size(); ++i) compare(r.db[i], rounded.db[i], sums(sizes.db[i]), "db", static_cast<int64_t>(i));
   }
 }
 

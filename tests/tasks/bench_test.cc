@@ -115,6 +115,10 @@ TEST(BenchModel, MeasuresForwardAndTraining) {
   EXPECT_EQ(t.pass, "train");
   EXPECT_NEAR(t.gflop, 3 * r.gflop, 1e-9);
   EXPECT_GT(t.ms_min, r.ms_min);
+  o.dtype = "bf16";
+  const BenchResult rounded = bench_model("swin_mini", o);
+  expect_sound(rounded);
+  EXPECT_EQ(rounded.dtype, "bf16");
 }
 
 TEST(Bench, SaysWhatIsWrong) {
@@ -123,7 +127,7 @@ TEST(Bench, SaysWhatIsWrong) {
   EXPECT_THAT([&] { (void)bench_model("swin_mini", o); }, ThrowsMessage<Error>(HasSubstr("choose f32, bf16 or int8")));
   o.dtype = "int8";
   o.pass = BenchOptions::Pass::kTrain;
-  EXPECT_THAT([&] { (void)bench_model("swin_mini", o); }, ThrowsMessage<Error>(HasSubstr("training is in f32")));
+  EXPECT_THAT([&] { (void)bench_model("swin_mini", o); }, ThrowsMessage<Error>(HasSubstr("a training step is in f32 or bf16")));
   o = quick();
   o.batch = 0;
   EXPECT_THAT([&] { (void)bench_attention("global", o); }, ThrowsMessage<Error>(HasSubstr("--batch 0")));

@@ -78,6 +78,34 @@ TEST_F(Runs, GivesTheSameBitsForAnyNumberOfThreads) {
   }
 }
 
+// Products on rounded operands follow the same course as f32, threads and stops change nothing, and the choice is kept with the run.
+TEST_F(Runs, InBf16) {
+  Observer observer;
+  TrainOptions o = options("f32");
+  const TrainResult exact = train(o, observer);
+  o.dtype = "bf16";
+  o.out = (folder_ / "bf16").string();
+  const TrainResult rounded = train(o, observer);
+  ASSERT_EQ(rounded.epochs.size(), exact.epochs.size());
+  for (size_t i = 0; i < exact.epochs.size(); ++i) {
+    EXPECT_NEAR(rounded.epochs[i].train_loss, exact.epochs[i].train_loss, 0.02 * exact.epochs[i].train_loss) << i;
+    EXPECT_NE(rounded.epochs[i].train_loss, exact.epochs[i].train_loss) << i;
+  }
+  o.out = (folder_ / "threads").string();
+  o.execution.threads = 3;
+  train(o, observer);
+  expect_same_run("bf16", "threads");
+  o.out = (folder_ / "stopped").string();
+  Observer first, second;
+  first.stop_after = 5;
+  train(o, first);
+  resume("stopped", second);
+  expect_same_run("bf16", "stopped");
+  o.dtype = "int8";
+  o.out = (folder_ / "int8").string();
+  EXPECT_THROW(train(o, observer), Error);
+}
+
 TEST_F(Runs, SeedsMatter) {
   Observer observer;
   TrainOptions o = options("a");

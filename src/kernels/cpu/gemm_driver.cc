@@ -14,18 +14,18 @@ using namespace gemm_plan;  // NOLINT
 const float* as_floats(const void* p) { return static_cast<const float*>(p); }
 
 // Memory that will be read soon, which tiles bring to the second-level cache meanwhile: `rows` pieces of `row_bytes`, cut into strips of
-// two lines. A tile asks for one strip of as many rows as it has fours of steps.
+// prefetch_lines. A tile asks for one strip of as many rows as it has fours of steps.
 class Ahead {
  public:
   Ahead() = default;
-  Ahead(const void* first, int64_t rows, int64_t row_bytes, int64_t stride, int64_t tile_steps)
-      : strip_(static_cast<const char*>(first)), at_(strip_), stride_(stride) {
+  Ahead(AOrder order, const void* first, int64_t rows, int64_t row_bytes, int64_t stride, int64_t tile_steps)
+      : strip_(static_cast<const char*>(first)), at_(strip_), stride_(stride), strip_bytes_(64 * prefetch_lines(order)) {
     if (stride == row_bytes) {  // one piece
-      rows = ceil_div(rows * row_bytes, kStrip);
-      row_bytes = stride_ = kStrip;
+      rows = ceil_div(rows * row_bytes, strip_bytes_);
+      row_bytes = stride_ = strip_bytes_;
     }
     const int64_t of_tile = std::max<int64_t>(1, tile_steps / 4);
-    strips_ = ceil_div(row_bytes, kStrip);
+    strips_ = ceil_div(row_bytes, strip_bytes_);
     left_ = of_strip_ = ceil_div(rows, of_tile);
     tile_bytes_ = of_tile * stride_;
     if (rows <= 0) strips_ = 0;
@@ -36,7 +36,7 @@ class Ahead {
     tile.prefetch_step = stride_;
     at_ += tile_bytes_;
     if (--left_ == 0) {
-      at_ = strip_ += kStrip;
+      at_ = strip_ += strip_bytes_;
       left_ = of_strip_;
       --strips_;
     }
@@ -44,9 +44,8 @@ class Ahead {
   }
 
  private:
-  static constexpr int64_t kStrip = 128;
   const char *strip_ = nullptr, *at_ = nullptr;
-  int64_t stride_ = 0, strips_ = 0, of_strip_ = 0, left_ = 0, tile_bytes_ = 0;  // left_, of_strip_: tiles
+  int64_t stride_ = 0, strip_bytes_ = 0, strips_ = 0, of_strip_ = 0, left_ = 0, tile_bytes_ = 0;  // left_, of_strip_: tiles
 };
 
 // A's block (rows, k) and how a tile finds it.
@@ -119,7 +118,7 @@ Ahead a_ahead(const Job& job, Range rows, Range k, int64_t tile_steps) {
   const int64_t element = g.a_bf16 ? 2 : 4;
   const Range elements{k.begin * job.forms.of_step(), std::min(k.end * job.forms.of_step(), g.k)};
   const Range &outer = g.a_transposed ? elements : rows, &inner = g.a_transposed ? rows : elements;
-  return {static_cast<const char*>(g.a) + (outer.begin * g.a_stride + inner.begin) * element, outer.size(), inner.size() * element,
+  return {job.order, static_cast<const char*>(g.a) + (outer.begin * g.a_stride + inner.begin) * element, outer.size(), inner.size() * element,
           g.a_stride * element, tile_steps};
 }
 
@@ -129,7 +128,7 @@ Ahead b_ahead(const Job& job, int64_t p, Range k, int64_t tile_steps) {
   const int64_t element = g.b_bf16 ? 2 : 4, column = p * job.panels.width;
   const Range elements{k.begin * job.forms.of_step(), std::min(k.end * job.forms.of_step(), g.k)}, columns{column, column + job.panels.columns(p)};
   const Range &outer = g.b_transposed ? columns : elements, &inner = g.b_transposed ? elements : columns;
-  return {static_cast<const char*>(g.b) + (outer.begin * g.b_stride + inner.begin) * element, outer.size(), inner.size() * element,
+  return {job.order, static_cast<const char*>(g.b) + (outer.begin * g.b_stride + inner.begin) * element, outer.size(), inner.size() * element,
           g.b_stride * element, tile_steps};
 }
 
@@ -307,7 +306,7 @@ void run_part(const Job& job, int64_t part) {
   const auto ahead = [&](const Walk::Block& block, int64_t p, int64_t tile_steps) {
     if (block.packs) return b_ahead(job, p, block.k, tile_steps);
     const int64_t line = job.panels.packed_width(p) * 4;
-    return Ahead(data(block, p), block.k.size(), line, line, tile_steps);
+    return Ahead(job.order, data(block, p), block.k.size(), line, line, tile_steps);
   };
   for (int64_t i = 0; i < walk.count(); ++i) {
     const bool more = i + 1 < walk.count();

@@ -11,8 +11,9 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
-#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/gemm_bf16.h"
 #include "kernels/cpu/row_statistics-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -98,8 +99,13 @@ HWY_INLINE float convert_row(OperandForm form, const Row& row, int64_t k, float*
     for_row(row, k, [&](V v, int64_t i) HWY_ATTR { hn::StoreU(v, d, out + i); });
     return 1;
   }
-  if (form == OperandForm::kBF16) {
-    for_row(row, k, [&](V v, int64_t i) HWY_ATTR { convert_vector(v, reinterpret_cast<uint16_t*>(out) + i); });
+  if (form == OperandForm::kBF16) {  // asked for where the processor multiplies such numbers
+    const float* x = scratch;
+    if constexpr (std::is_same_v<Row, PlainRow>)
+      x = row.x;
+    else
+      for_row(row, k, [&](V v, int64_t i) HWY_ATTR { hn::StoreU(v, d, scratch + i); });
+    round_row_natively(x, k, out);
     return 1;
   }
   if (form == OperandForm::kBF16Float) {
@@ -249,15 +255,14 @@ void pack_transposed(const GemmPack& p) {
   }
 }
 
-// Rows of b in bf16, two a step where the form has pairs.
+// Rows of b rounded to bf16, as floats.
 void pack_bf16_rows(const GemmPack& p) {
   const DU du;
   const hn::Rebind<uint16_t, D> d16;
-  const bool pairs = p.form == OperandForm::kBF16;
   const auto upper = hn::Set(du, 0xffff0000u);
   // Row k in the upper halves, lanes from j on; what lies behind b counts as zeros.
   const auto load = [&](int64_t k, int64_t j) HWY_ATTR {
-    if (k >= p.k || j >= p.columns) return hn::Zero(du);
+    if (j >= p.columns) return hn::Zero(du);
     const int64_t count = std::min(kLanes, p.columns - j);
     if (p.b_bf16) {
       const uint16_t* b = reinterpret_cast<const uint16_t*>(p.b) + k * p.b_stride + j;
@@ -269,12 +274,8 @@ void pack_bf16_rows(const GemmPack& p) {
     return hn::And(round_to_bf16(count < kLanes ? LoadTail(d, b, static_cast<size_t>(count)) : hn::LoadU(d, b)), upper);
   };
   float* out = p.out;
-  for (int64_t k = 0; k < p.k; k += pairs ? 2 : 1, out += p.width)
-    for (int64_t j = 0; j < p.width; j += kLanes) {
-      const auto first = load(k, j);
-      const auto step = pairs ? hn::Or(hn::ShiftRight<16>(first), load(k + 1, j)) : first;
-      hn::StoreU(hn::BitCast(d, step), d, out + j);
-    }
+  for (int64_t k = 0; k < p.k; ++k, out += p.width)
+    for (int64_t j = 0; j < p.width; j += kLanes) hn::StoreU(hn::BitCast(d, load(k, j)), d, out + j);
 }
 
 // Columns as rows in the operand's form, then like floats.
@@ -308,8 +309,8 @@ void pack_converted(const GemmPack& p) {
 }
 
 void pack(const GemmPack& p) {
-  const bool bf16 = p.form == OperandForm::kBF16 || p.form == OperandForm::kBF16Float;
-  if (bf16 && !p.b_transposed) return pack_bf16_rows(p);
+  if (p.form == OperandForm::kBF16 && !p.b_transposed) return pack_rows_natively(p);
+  if (p.form == OperandForm::kBF16Float && !p.b_transposed) return pack_bf16_rows(p);
   if (p.form != OperandForm::kF32) return pack_converted(p);
   p.b_transposed ? pack_transposed(p) : pack_rows(p);
 }

@@ -142,7 +142,8 @@ class TileCode : public JitCode {
     align(32);
     L(four);
     for (int u = 0; u < 4; ++u) {
-      if (u % 2 == 0) prefetcht1(ptr[prefetch_ + 32 * u]);
+      const int lines = prefetch_lines(order_);
+      if (u % (4 / lines) == 0) prefetcht1(ptr[prefetch_ + 64 * (u * lines / 4)]);
       k_step(u);
     }
     advance(4);
