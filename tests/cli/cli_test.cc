@@ -60,7 +60,7 @@ TEST(CommandLine, WrongWordsAreOneSentence) {
   expect_mistake("bench attention", "needs a name");
   expect_mistake("bench model swin_mini --size 1x65536", "sides from 1 to 16384");
   expect_mistake("bench model swin_mini --dtype fp8", "choose f32, bf16 or int8");
-  expect_mistake("bench model swin_mini --train --dtype int8", "training is in f32");
+  expect_mistake("bench model swin_mini --train --dtype int8", "a training step is in f32 or bf16");
   expect_mistake("bench model swin_mini --batch 0", "--batch 0");
   expect_mistake("convert swin_mini", "OUT is required");
   expect_mistake("convert swin_mini model.onnx", "call it NAME.safetensors");

@@ -74,6 +74,7 @@ struct GemmPack {
   int64_t b_stride = 0;
   bool b_transposed = false, b_bf16 = false;
   float* out = nullptr;
+  float* sums = nullptr;          // (columns) += rows of b as they are stored, of rows in pairs; or null
   float* column_scale = nullptr;  // (width) of integers
   int32_t* start = nullptr;       // (width) of integers: what A's offset of 128 adds, taken back
   float* columns_scratch = nullptr;  // (width, steps + lanes) and a column for forms other than kF32
@@ -88,7 +89,7 @@ struct GemmBackend {
   void (*stage)(const GemmStage&) = nullptr;
   void (*finish)(const GemmFinish&) = nullptr;
   void (*pack)(const GemmPack&) = nullptr;
-  void (*add_rows)(const GemmPack&) = nullptr;  // out (columns) += rows of b
+  void (*add_rows)(const GemmPack&) = nullptr;  // sums alone
 };
 
 void run_gemm(const GemmBackend&, const GemmArgs&, Context&);

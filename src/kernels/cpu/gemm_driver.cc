@@ -69,13 +69,17 @@ GemmPack columns_of(const Job& job, Range rows, Range k) {
   return p;
 }
 
-ABlock a_block(const Job& job, Range rows, Range k, float* stage) {
+// With `sums` (m) not null sums of a transposed A over k are added to it.
+ABlock a_block(const Job& job, Range rows, Range k, float* sums, float* stage) {
   const GemmArgs& g = job.g;
   const float* a = as_floats(g.a);
   if (g.k == 0) return {nullptr, 0, 0};
   if (job.order == AOrder::kColumns) {
-    if (!job.stage_a) return {a + k.begin * g.a_stride + rows.begin, 1, g.a_stride};
     GemmPack columns = columns_of(job, rows, k);
+    if (sums != nullptr) columns.sums = sums + rows.begin;
+    const bool in_pairs = job.forms.a == OperandForm::kBF16;
+    if (sums != nullptr && !in_pairs) job.be.add_rows(columns);
+    if (!job.stage_a) return {a + k.begin * g.a_stride + rows.begin, 1, g.a_stride};
     columns.width = padded(rows.size());
     columns.out = stage;
     job.be.pack(columns);
@@ -312,12 +316,8 @@ void run_part(const Job& job, int64_t part) {
     const bool more = i + 1 < walk.count();
     const Walk::Block block = walk[i], next = walk[more ? i + 1 : i];
     const int64_t steps = block.k.size();
-    if (job.g.a_sums != nullptr && block.panels.begin == 0 && block.k.size() > 0) {
-      GemmPack columns = columns_of(job, block.rows, block.k);
-      columns.out = static_cast<float*>(job.g.a_sums) + block.rows.begin;
-      job.be.add_rows(columns);
-    }
-    const ABlock a = a_block(job, block.rows, block.k, stage);
+    float* sums = block.panels.begin == 0 && block.k.size() > 0 ? static_cast<float*>(job.g.a_sums) : nullptr;
+    const ABlock a = a_block(job, block.rows, block.k, sums, stage);
     Ahead next_a = more ? a_ahead(job, next.rows, next.k, steps) : Ahead();
     for (int64_t p = block.panels.begin; p < block.panels.end; ++p) {
       if (block.packs) pack_panel(job, p, block.k, packed + (data(block, p) - packed), packed + job.part_elements - job.pack_scratch());

@@ -332,7 +332,7 @@ void add_rows(const GemmPack& p) {
       s2 = hn::Add(s2, load(k, j + 2 * kLanes));
       s3 = hn::Add(s3, load(k, j + 3 * kLanes));
     }
-    float* out = p.out + j;
+    float* out = p.sums + j;
     for (const V s : {s0, s1, s2, s3}) {
       hn::StoreU(hn::Add(hn::LoadU(d, out), s), d, out);
       out += kLanes;
@@ -350,7 +350,7 @@ void add_rows(const GemmPack& p) {
         sum += p.b[k * p.b_stride + j];
       }
     }
-    p.out[j] += sum;
+    p.sums[j] += sum;
   }
 }
 
