@@ -45,19 +45,28 @@ Job::Job(const GemmBackend& backend, const GemmArgs& args, int64_t threads)
 // Rows and panels of each thread such that the largest share is small: first in arithmetic, then in what it must read.
 void Job::choose_parts(int64_t threads) {
   if (g.m * g.n * std::max<int64_t>(g.k, 1) < kSerialWork) return;
-  constexpr int64_t kRowsPerTileStart = 2, kRowsPerRead = 8;  // costs in units of one row times one column
+  // Costs in units of one row times one column: of the start of a tile, of a row or column that is read, and of a row that is staged, which
+  // weighs more the faster the product itself is.
+  constexpr int64_t kRowsPerTileStart = 2, kRowsPerRead = 8;
+  const int64_t columns_per_stage = !converts_a() ? 0 : forms.tile == TileType::kF32 ? 16 : forms.tile == TileType::kBF16 ? 32 : 64;
   int64_t best = -1;
   for (int64_t mp = 1; mp <= std::min(threads, ceil_div(g.m, 4)); ++mp) {
     const int64_t np = std::min(threads / mp, panels.count());
     const int64_t rows = ceil_div(g.m, mp), columns = std::min(g.n, ceil_div(panels.count(), np) * panels.width);
     const int64_t cost =
-        (rows + kRowsPerTileStart * ceil_div(rows, be.max_rows)) * columns + kRowsPerRead * (rows + columns);
+        (rows + kRowsPerTileStart * ceil_div(rows, be.max_rows)) * columns + kRowsPerRead * (rows + columns) + columns_per_stage * rows;
     if (best < 0 || cost < best) {
       best = cost;
       m_parts = mp;
       n_parts = np;
     }
   }
+}
+
+// A is read as it stands where it is in the operand's form already.
+bool Job::converts_a() const {
+  const bool pairs = forms.a == OperandForm::kBF16 && g.a_bf16 && order == AOrder::kRows && g.k % 2 == 0 && g.a_stride % 2 == 0;
+  return g.a_rows != nullptr || g.norm_gamma != nullptr || !(forms.a == OperandForm::kF32 || pairs);
 }
 
 void Job::choose_a() {
@@ -68,7 +77,7 @@ void Job::choose_a() {
   const bool prologue = g.a_rows != nullptr || g.norm_gamma != nullptr || !(forms.a == OperandForm::kF32 || pairs);
   // A copy pays when it is read more than once and its lines would evict each other.
   const bool reread = ceil_div(panels.count(), n_parts) > 1;
-  stage_a = prologue || (reread && g.a_stride * (g.a_bf16 ? 2 : 4) % kConflictBytes == 0);
+  stage_a = converts_a() || (reread && g.a_stride * (g.a_bf16 ? 2 : 4) % kConflictBytes == 0);
   if (!stage_a) return;
   const int64_t block_rows = std::min(block_tiles * be.max_rows, round_up(g.m, be.max_rows));
   stage_elements = order == AOrder::kRows ? block_rows * padded(k) : k * padded(block_rows);

@@ -91,6 +91,7 @@ struct Job {
   int64_t pack_scratch() const;  // floats
 
  private:
+  bool converts_a() const;
   void choose_parts(int64_t threads);
   void choose_a();
   void choose_b();
