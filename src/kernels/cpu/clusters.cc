@@ -192,8 +192,14 @@ struct Selection {
 
   // Keeps the best `count` of more rows than that.
   void cut() {
-    const auto [smallest, greatest] = std::minmax_element(keys, keys + size);
-    int64_t low = *smallest, high = *greatest, found = 0;  // above(low - 1) >= count > above(high)
+    const DI di;
+    auto smallest = hn::Set(di, keys[0]), greatest = smallest;
+    for_keys([&](hn::Vec<DI> key, hn::Mask<DI> there, int64_t) HWY_ATTR {
+      smallest = hn::Min(smallest, hn::IfThenElse(there, key, smallest));
+      greatest = hn::Max(greatest, hn::IfThenElse(there, key, greatest));
+    });
+    int64_t low = hn::GetLane(hn::MinOfLanes(di, smallest)), high = hn::GetLane(hn::MaxOfLanes(di, greatest));
+    int64_t found = 0;  // above(low - 1) >= count > above(high)
     while (low < high && found != count) {
       const int64_t middle = low + (high - low + 1) / 2;
       found = above(static_cast<int32_t>(middle - 1));
@@ -203,19 +209,41 @@ struct Selection {
         high = middle - 1;
     }
     // All above `low` stay, and of those that equal it the first ones.
-    const auto bound = static_cast<int32_t>(low);
-    int64_t equals = count - above(bound), kept = 0;
-    least = std::numeric_limits<int32_t>::max();
-    for (int64_t i = 0; i < size; ++i) {
-      const int32_t key = keys[i];
-      const bool stays = key > bound || (key == bound && equals-- > 0);
-      keys[kept] = key;
-      rows[kept] = rows[i];
-      if (!stays) continue;
-      least = std::min(least, key);
-      ++kept;
-    }
+    const auto bound = hn::Set(di, static_cast<int32_t>(low));
+    int64_t equals = count - above(static_cast<int32_t>(low)), kept = 0;
+    auto worst = hn::Set(di, std::numeric_limits<int32_t>::max());
+    for_keys([&](hn::Vec<DI> key, hn::Mask<DI> there, int64_t i) HWY_ATTR {
+      auto equal = hn::And(hn::Eq(key, bound), there);
+      auto alike = static_cast<int64_t>(hn::CountTrue(di, equal));
+      for (; alike > std::max<int64_t>(equals, 0); --alike) {  // without its last one
+        HWY_ALIGN int32_t lanes[hn::MaxLanes(di)];
+        hn::Store(hn::VecFromMask(di, equal), di, lanes);
+        for (int64_t l = kLanes - 1; l >= 0; --l)
+          if (lanes[l] != 0) {
+            lanes[l] = 0;
+            break;
+          }
+        equal = hn::Ne(hn::Load(di, lanes), hn::Zero(di));
+      }
+      equals -= alike;
+      const auto stays = hn::Or(hn::And(hn::Gt(key, bound), there), equal);
+      const auto row = hn::LoadU(di, rows + i);
+      worst = hn::Min(worst, hn::IfThenElse(stays, key, worst));
+      hn::StoreU(hn::Compress(key, stays), di, keys + kept);  // never beyond what has been read
+      hn::StoreU(hn::Compress(row, stays), di, rows + kept);
+      kept += static_cast<int64_t>(hn::CountTrue(di, stays));
+    });
+    least = hn::GetLane(hn::MinOfLanes(di, worst));
     size = kept;
+  }
+
+ private:
+  // f(keys, those that there are, index of the first) by whole vectors, which the buffer has room for.
+  template <class F>
+  HWY_INLINE void for_keys(F&& f) const {
+    const DI di;
+    for (int64_t i = 0; i < size; i += kLanes)
+      f(hn::LoadU(di, keys + i), hn::FirstN(di, static_cast<size_t>(std::min<int64_t>(size - i, kLanes))), i);
   }
 };
 

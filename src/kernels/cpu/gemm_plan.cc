@@ -72,9 +72,6 @@ bool Job::converts_a() const {
 void Job::choose_a() {
   const int64_t k = forms.k_block(steps, 0).size(), bytes = order == AOrder::kRows ? kBlockABytes : kBlockABytesTransposed;
   block_tiles = std::clamp(bytes / (4 * std::max<int64_t>(k, 1)), int64_t{4} * be.max_rows, kMaxBlockRows) / be.max_rows;
-  // A is read as it stands where it is in the operand's form already.
-  const bool pairs = forms.a == OperandForm::kBF16 && g.a_bf16 && order == AOrder::kRows && g.k % 2 == 0 && g.a_stride % 2 == 0;
-  const bool prologue = g.a_rows != nullptr || g.norm_gamma != nullptr || !(forms.a == OperandForm::kF32 || pairs);
   // A copy pays when it is read more than once and its lines would evict each other.
   const bool reread = ceil_div(panels.count(), n_parts) > 1;
   stage_a = converts_a() || (reread && g.a_stride * (g.a_bf16 ? 2 : 4) % kConflictBytes == 0);
