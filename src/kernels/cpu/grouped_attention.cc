@@ -176,6 +176,24 @@ int32_t generated_tile(const Call& call, Workspace& w, const TokenGroups::Group&
   return panel;
 }
 
+// Rows of so many bytes come from the memory; asking for fewer before they are read costs more than it saves.
+bool beyond_cache(const GroupedAttentionArgs& a) {
+  constexpr int64_t kCacheBytes = int64_t{8} << 20;
+  return a.batch * a.heads * a.head_dim * (a.queries + 2 * a.keys) * static_cast<int64_t>(sizeof(float)) > kCacheBytes;
+}
+
+// Asks for the queries' rows of this head and the next, and for where the results go.
+void fetch_rows(const Call& call, const int32_t* codes, int32_t n, const Rows& q_rows, int64_t b, int64_t h) {
+  const GroupedAttentionArgs& a = call.a;
+  const float* out = static_cast<const float*>(a.out.data) + b * a.out.batch_stride + h * a.out.head_stride;
+  for (int32_t i = 0; i < n; ++i) {
+    if (!plan::is_token(codes[i])) continue;
+    q_rows.fetch(codes[i], a.head_dim);
+    q_rows.fetch_next_head(codes[i], a.head_dim);
+    prefetch<true>(out + codes[i] * a.out.token_stride, a.head_dim);
+  }
+}
+
 // Outputs (not yet divided by sums) and row statistics of query slots [begin, end) of a group.
 void attend(const Call& call, const RelativeCall* relative, Workspace& w, const TokenGroups::Group& group, int64_t b, int64_t h,
             int32_t begin, int32_t end) {
@@ -186,6 +204,8 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
   query_cursor.skip(begin);
   query_cursor.read(n, w.codes);
   const Rows q_rows(a.q, {}, nullptr, a.head_dim, b, h);
+  const bool fetches = std::max(group.queries, group.keys) <= kFewRows && beyond_cache(a);
+  if (fetches) fetch_rows(call, w.codes, n, q_rows, b, h);
   const float factor = call.scale(h) * kLog2E;
   bool q_packed = false, v_packed = false;
   const auto pack_queries = [&] {
@@ -231,6 +251,7 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
     }
     w.block.load(call, group, key_cursor, blocks.begin(block), blocks.begin(block + 1), k_rows, b);
     if (relative) relative_keys(*relative, w.relative, w.block);
+    for (int32_t i = 0; i < keys && fetches; ++i) v_rows.fetch_next_head(w.block.codes[i], a.head_dim);
     v_packed = false;
     const bool fast = generated && !w.block.needs_start(call, group);
     if (!fast || n > kQueriesWorthPacking || a.head_dim % kLanes != 0) pack_values(keys);
