@@ -11,7 +11,7 @@ constexpr int64_t kBlockK = 1024, kBlockKTransposed = 256;
 constexpr int64_t kBlockABytes = 256 << 10, kBlockABytesTransposed = 256 << 10;
 constexpr int64_t kMaxBlockRows = 1024;
 // Of packed panels, beside A in the second-level cache; where A must be staged again for each group, it pays to read them from farther.
-constexpr int64_t kGroupBytes = 384 << 10, kGroupBytesStaged = 1024 << 10;
+constexpr int64_t kGroupBytes = 384 << 10, kGroupBytesStaged = 2048 << 10;
 constexpr int64_t kConflictBytes = 4096;  // rows so far apart, or a multiple of it, share one set of the first cache
 constexpr int64_t kPackSteps = 128;       // that are packed at a time
 
@@ -45,16 +45,19 @@ Job::Job(const GemmBackend& backend, const GemmArgs& args, int64_t threads)
 // Rows and panels of each thread such that the largest share is small: first in arithmetic, then in what it must read.
 void Job::choose_parts(int64_t threads) {
   if (g.m * g.n * std::max<int64_t>(g.k, 1) < kSerialWork) return;
-  // Costs in units of one row times one column: of the start of a tile, of a row or column that is read, and of a row that is staged, which
-  // weighs more the faster the product itself is.
+  // Costs in units of one row times one column: of the start of a tile, of a row or column that is read, of a row that is staged and of a
+  // column that is packed, which weigh more the faster the product itself is.
   constexpr int64_t kRowsPerTileStart = 2, kRowsPerRead = 8;
-  const int64_t columns_per_stage = !converts_a() ? 0 : forms.tile == TileType::kF32 ? 16 : forms.tile == TileType::kBF16 ? 32 : 64;
+  const bool floats = forms.tile == TileType::kF32;
+  const int64_t columns_per_stage = !converts_a() ? 0 : floats ? 16 : forms.tile == TileType::kBF16 ? 32 : 64;
+  const int64_t rows_per_pack = g.b_packed != nullptr ? 0 : floats ? 8 : 32;
   int64_t best = -1;
   for (int64_t mp = 1; mp <= std::min(threads, ceil_div(g.m, 4)); ++mp) {
     const int64_t np = std::min(threads / mp, panels.count());
     const int64_t rows = ceil_div(g.m, mp), columns = std::min(g.n, ceil_div(panels.count(), np) * panels.width);
     const int64_t cost =
-        (rows + kRowsPerTileStart * ceil_div(rows, be.max_rows)) * columns + kRowsPerRead * (rows + columns) + columns_per_stage * rows;
+        (rows + kRowsPerTileStart * ceil_div(rows, be.max_rows)) * columns + kRowsPerRead * (rows + columns) +
+        columns_per_stage * rows + rows_per_pack * columns;
     if (best < 0 || cost < best) {
       best = cost;
       m_parts = mp;
