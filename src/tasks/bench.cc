@@ -120,20 +120,24 @@ GemmBench bench_gemm(const ExecutionOptions& execution, int64_t batch, const std
   result.dtype = name_of(type);
   double peak = peak_gflops(ctx, type);
   for (const GemmShape& shape : bench_gemm_shapes(batch)) {
-    // As inference does it: weights packed once, the bias fused.
+    // As inference does it: weights packed once, the bias fused; in bf16 from activations that are bfloat16 already, in int8 from floats
+    // whose scales are found on the way.
     ArenaScope scope(ctx.scratch());
     const Tensor a = ctx.scratch().take(Shape{shape.m, shape.k}, table.dtype), b = ctx.scratch().take(Shape{shape.n, shape.k}, table.dtype);
     const Tensor c = ctx.scratch().take(Shape{shape.m, shape.n}, table.dtype), bias = ctx.scratch().take(Shape{shape.n}, table.dtype);
     fill_normal(a, 1);
     fill_normal(b, 2);
     fill_normal(bias, 3);
+    auto* rounded = ctx.scratch().take<uint16_t>(type == ProductType::kBF16 ? a.elements() : 0);
+    for (int64_t i = 0; type == ProductType::kBF16 && i < a.elements(); ++i) rounded[i] = to_bf16(a.as<float>()[i]);
     void* packed = ctx.scratch().take(table.gemm_packed_bytes(type, shape.k, shape.n));
     table.gemm_pack(type, shape.k, shape.n, b.data, shape.k, true, packed, ctx);
     GemmArgs g;
     g.m = shape.m;
     g.k = shape.k;
     g.n = shape.n;
-    g.a = a.data;
+    g.a = type == ProductType::kBF16 ? rounded : a.data;
+    g.a_bf16 = type == ProductType::kBF16;
     g.a_stride = shape.k;
     g.b_packed = packed;
     g.type = type;
