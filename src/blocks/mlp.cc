@@ -15,6 +15,15 @@ struct MlpRecord {
 // read for more than a few rows.
 constexpr int64_t kHiddenElementsPerStep = int64_t{1} << 17, kLeastRowsPerStep = 128;
 
+// Rows a step of training: their hidden values, and those values' gradients, should stay in the last cache between the products that
+// write and read them. Gradients of weights are sums over the steps, so these depend on sizes alone.
+constexpr int64_t kHiddenElementsPerTrainingStep = int64_t{1} << 21;
+
+int64_t training_step(int64_t rows, int64_t hidden) {
+  const int64_t steps = std::max<int64_t>(1, (rows * hidden + kHiddenElementsPerTrainingStep - 1) / kHiddenElementsPerTrainingStep);
+  return std::max<int64_t>(1, (rows + steps - 1) / steps);
+}
+
 ConstTensor flat(const ConstTensor& t) { return t.reshaped(Shape{t.rows(), t.last()}); }
 
 }  // namespace
@@ -25,6 +34,8 @@ Mlp::Mlp(const Scope& scope, int64_t dim, int64_t hidden, Activation activation)
 void Mlp::forward(ConstTensor x, const LayerNorm* norm, ConstTensor residual, Tensor y, Tape* tape, Context& ctx) const {
   ArenaScope scope(ctx.scratch());
   const int64_t rows = x.rows(), hidden = fc1_.out();
+  // What is rounded for the next product anyway takes half the room.
+  const DType h_dtype = fc1_.rounds(ctx) && fc2_.rounds(ctx) ? DType::kBF16 : ctx.dtype();
   LinearFusion first, second;
   first.norm = norm;
   first.activation = activation_;
@@ -35,20 +46,26 @@ void Mlp::forward(ConstTensor x, const LayerNorm* norm, ConstTensor residual, Te
       rstd = ctx.activation(Shape{rows}, tape);
       norm->statistics(x, mean, rstd, ctx);
     }
-    const Tensor pre = ctx.activation(Shape{rows, hidden}, tape), h = ctx.scratch().take(Shape{rows, hidden}, ctx.dtype());
-    first.mean = mean;
-    first.rstd = rstd;
-    first.pre_activation = pre;
-    second.residual = residual;
-    fc1_.apply(flat(x), h, first, ctx);
-    fc2_.apply(h, y, second, ctx);
+    const int64_t step = training_step(rows, hidden);
+    const Tensor pre = ctx.activation(Shape{rows, hidden}, tape), h = ctx.scratch().take(Shape{step, hidden}, h_dtype);
+    const Tensor y_rows = y.reshaped(Shape{rows, fc2_.out()});
+    for (int64_t begin = 0; begin < rows; begin += step) {
+      const int64_t count = std::min(step, rows - begin);
+      if (norm) {
+        first.mean = mean.slice(begin, count);
+        first.rstd = rstd.slice(begin, count);
+      }
+      first.pre_activation = pre.slice(begin, count);
+      if (!residual.empty()) second.residual = flat(residual).slice(begin, count);
+      fc1_.apply(flat(x).slice(begin, count), h.slice(0, count), first, ctx);
+      fc2_.apply(h.slice(0, count), y_rows.slice(begin, count), second, ctx);
+    }
     tape->push(MlpRecord{x, mean, rstd, pre});
     return;
   }
   const int64_t most = ctx.pool().threads() * std::max(kLeastRowsPerStep, kHiddenElementsPerStep / hidden);
   const int64_t steps = std::max<int64_t>(1, (rows + most - 1) / most), step = std::max<int64_t>(1, (rows + steps - 1) / steps);
-  // What is rounded for the next product anyway takes half the room.
-  const Tensor h = ctx.scratch().take(Shape{step, hidden}, fc1_.rounds() && fc2_.rounds() ? DType::kBF16 : ctx.dtype());
+  const Tensor h = ctx.scratch().take(Shape{step, hidden}, h_dtype);
   const ConstTensor x_rows = flat(x), residual_rows = residual.empty() ? residual : flat(residual);
   const Tensor y_rows = y.reshaped(Shape{rows, fc2_.out()});
   for (int64_t begin = 0; begin < rows; begin += step) {
@@ -64,25 +81,31 @@ void Mlp::backward(ConstTensor dy, const LayerNorm* norm, Tensor dx, Tape& tape,
   const auto r = tape.pop<MlpRecord>();
   ArenaScope scope(ctx.scratch());
   const KernelTable& k = ctx.kernels();
-  const int64_t rows = r.x.rows(), count = rows * fc1_.out();
-  const Tensor h = ctx.scratch().take(Shape{rows, fc1_.out()}, ctx.dtype());
-  k.activation(activation_, count, r.pre.data, h.data, ctx);
-  const ConstTensor dy_rows = flat(dy);
-  fc2_.backward_parameters(h, dy_rows, ctx);
-  const Tensor dp = h;  // h is done with
-  fc2_.backward_input(dy_rows, dp, Accumulate::kNo, ctx);
-  k.activation_backward(activation_, count, r.pre.data, dp.data, dp.data, ctx);
-  if (!norm) {
-    fc1_.backward_parameters(r.x, dp, ctx);
-    fc1_.backward_input(dp, dx, Accumulate::kYes, ctx);
-    return;
+  const int64_t rows = r.x.rows(), hidden = fc1_.out(), step = training_step(rows, hidden);
+  const Tensor h_memory = ctx.scratch().take(Shape{step, hidden}, ctx.dtype());
+  const Tensor n_memory = norm ? ctx.scratch().take(Shape{step, fc1_.in()}, ctx.dtype()) : Tensor();
+  const Tensor dx_rows = dx.reshaped(Shape{rows, fc1_.in()});
+  for (int64_t begin = 0; begin < rows; begin += step) {
+    const int64_t count = std::min(step, rows - begin);
+    const ConstTensor x = flat(r.x).slice(begin, count), pre = r.pre.slice(begin, count), dy_step = flat(dy).slice(begin, count);
+    const Tensor h = h_memory.slice(0, count), dx_step = dx_rows.slice(begin, count);
+    k.activation(activation_, h.elements(), pre.data, h.data, ctx);
+    fc2_.backward_parameters(h, dy_step, ctx);
+    const Tensor dp = h;  // h is done with
+    fc2_.backward_input(dy_step, dp, Accumulate::kNo, ctx);
+    k.activation_backward(activation_, dp.elements(), pre.data, dp.data, dp.data, ctx);
+    if (!norm) {
+      fc1_.backward_parameters(x, dp, ctx);
+      fc1_.backward_input(dp, dx_step, Accumulate::kYes, ctx);
+      continue;
+    }
+    const Tensor n = n_memory.slice(0, count);
+    norm->apply(x, n, ctx);
+    fc1_.backward_parameters(n, dp, ctx);
+    const Tensor dn = n;  // n is done with
+    fc1_.backward_input(dp, dn, Accumulate::kNo, ctx);
+    norm->backward(x, r.mean.slice(begin, count), r.rstd.slice(begin, count), dn, dx_step, Accumulate::kYes, ctx);
   }
-  const Tensor n = ctx.scratch().take(Shape{rows, fc1_.in()}, ctx.dtype());
-  norm->apply(r.x, n, ctx);
-  fc1_.backward_parameters(n, dp, ctx);
-  const Tensor dn = n;  // n is done with
-  fc1_.backward_input(dp, dn, Accumulate::kNo, ctx);
-  norm->backward(r.x, r.mean, r.rstd, dn, dx, Accumulate::kYes, ctx);
 }
 
 double Mlp::flops(int64_t rows) const { return 4.0 * static_cast<double>(rows) * static_cast<double>(fc1_.in() * fc1_.out()); }

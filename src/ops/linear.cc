@@ -48,7 +48,7 @@ void Linear::apply(ConstTensor x, Tensor y, const LinearFusion& fusion, Context&
   g.b_stride = in_;
   g.b_transposed = true;
   g.b_packed = weight_->packed;
-  g.type = g.b_packed != nullptr ? weight_->packed_type : ctx.products();
+  g.type = type(ctx);
   g.c = y.data;
   g.c_stride = out_;
   g.a_bf16 = x.dtype == DType::kBF16;

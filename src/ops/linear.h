@@ -35,8 +35,8 @@ class Linear {
   const Param& weight() const { return *weight_; }
   void set_outermost() { weight_->outermost = true; }
   void read_plain() { weight_->read_plain = true; }  // an inference reads weight().value: apply_part, or the caller's own products
-  // Its products round their operands (pack_weights): x and y of apply() may be bfloat16.
-  bool rounds() const { return weight_->packed != nullptr && weight_->packed_type != ProductType::kOwn; }
+  // Its forward products round their operands: x and y of apply() may be bfloat16.
+  bool rounds(const Context& ctx) const { return type(ctx) != ProductType::kOwn; }
   const Param* bias() const { return bias_; }  // nullptr without one
 
   void forward(ConstTensor x /* (rows, in) */, Tensor y /* (rows, out) */, Tape* tape, Context& ctx) const;
@@ -57,6 +57,7 @@ class Linear {
   void backward_parameters_part(ConstTensor x, int64_t first, int64_t count, ConstTensor dy, Context& ctx) const;
 
  private:
+  ProductType type(const Context& ctx) const { return weight_->packed != nullptr ? weight_->packed_type : ctx.products(); }
   void add_gradients(ConstTensor x, int64_t first, int64_t count, ConstTensor dy, void* bias, Context& ctx) const;
 
   int64_t in_, out_;

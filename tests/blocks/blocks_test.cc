@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <memory>
+
 #include "blocks/conv_merging.h"
+#include "blocks/mlp.h"
 #include "blocks/patch_merging.h"
 #include "harness/expect.h"
 #include "harness/layers.h"
@@ -115,6 +118,19 @@ TEST(TransformerBlock, TheAttentionStandsWhereItsScopeSays) {
   EXPECT_NE(inside.find("attn.qkv.weight"), nullptr);
   EXPECT_NE(beside.find("qkv.weight"), nullptr);
   EXPECT_EQ(inside.count(), beside.count());
+}
+
+// More hidden values than a training step of the perceptron takes at a time.
+TEST(Mlp, ManyRowsGoInSteps) {
+  const int64_t rows = 4301, dim = 3, hidden = 490;
+  harness::expect_adjoint(harness::built<Mlp>({{Shape{rows, dim}},
+                                               {Shape{rows, dim}},
+                                               [=](ParamStore& p) { return std::make_unique<Mlp>(Scope(p) / "mlp", dim, hidden, Activation::kGelu); },
+                                               [](Mlp& m, auto x, auto y, Tape* tape, Context& ctx) { m.forward(x[0], nullptr, {}, y[0], tape, ctx); },
+                                               [](Mlp& m, auto dy, auto dx, Tape& tape, Context& ctx) {
+                                                 dx[0].zero();
+                                                 m.backward(dy[0], nullptr, dx[0], tape, ctx);
+                                               }}));
 }
 
 }  // namespace
