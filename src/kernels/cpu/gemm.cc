@@ -17,7 +17,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace fovea::HWY_NAMESPACE::gemm_file {
 
-using namespace gemm_operands;  // NOLINT
+using namespace gemm_operands;  // NOLINT: one kernel, two files
 
 // ---- portable tiles -------------------------------------------------------------------------------------------------
 

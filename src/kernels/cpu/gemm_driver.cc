@@ -9,7 +9,7 @@ namespace fovea {
 
 namespace {
 
-using namespace gemm_plan;  // NOLINT
+using namespace gemm_plan;  // NOLINT: one driver, several files
 
 const float* as_floats(const void* p) { return static_cast<const float*>(p); }
 

@@ -7,7 +7,7 @@ namespace fovea {
 
 namespace {
 
-using namespace gemm_plan;  // NOLINT
+using namespace gemm_plan;  // NOLINT: one driver, several files
 
 // Packs steps [k.begin, k.end) of b; panel p starts at out + p * width * k.size().
 void pack_all(const Job& job, Range k, float* out, Context& ctx) {

@@ -393,17 +393,12 @@ GemmTileKernel jit_gemm_kernel(Isa isa, int rows, int vectors, AOrder order, Til
   static std::atomic<GemmTileKernel> kernels[3][2][2][kActivations][2][2][kGemmMaxRows];
   std::atomic<GemmTileKernel>& slot = kernels[static_cast<int>(type)][isa == Isa::kAvx512][order == AOrder::kColumns]
                                              [static_cast<size_t>(end.activation)][end.bf16][vectors - 1][rows - 1];
-  const GemmTileKernel known = slot.load(std::memory_order_acquire);
-  if (known != nullptr || code_is_refused()) [[likely]]
-    return known;
-  check(rows >= 1 && rows <= (isa == Isa::kAvx512 ? kGemmMaxRows : 6) && vectors >= 1 && vectors <= 2 &&
-            static_cast<size_t>(end.activation) < kActivations,
-        "no tile of {} rows and {} vectors", rows, vectors);
-  const JitFunction code = keep_code([&] { return reinterpret_cast<JitFunction>(slot.load(std::memory_order_acquire)); },
-                                  [&] { return std::make_unique<TileCode>(isa, rows, vectors, order, type, end); });
-  const auto kernel = reinterpret_cast<GemmTileKernel>(code);
-  if (kernel != nullptr) slot.store(kernel, std::memory_order_release);
-  return kernel;
+  return kept_code(slot, [&] {
+    check(rows >= 1 && rows <= (isa == Isa::kAvx512 ? kGemmMaxRows : 6) && vectors >= 1 && vectors <= 2 &&
+              static_cast<size_t>(end.activation) < kActivations,
+          "no tile of {} rows and {} vectors", rows, vectors);
+    return std::make_unique<TileCode>(isa, rows, vectors, order, type, end);
+  });
 }
 
 PeakCode jit_peak_loop(PeakLoop loop) {
@@ -411,10 +406,9 @@ PeakCode jit_peak_loop(PeakLoop loop) {
   if (!runs(loop)) return {};
   static std::array<std::atomic<Loop>, 5> loops;
   std::atomic<Loop>& slot = loops[static_cast<size_t>(loop)];
-  const JitFunction code = keep_code([&] { return reinterpret_cast<JitFunction>(slot.load()); }, [&] { return std::make_unique<PeakLoopCode>(loop); });
-  if (code == nullptr) return {};
-  slot = reinterpret_cast<Loop>(code);
-  return {slot, peak_operations(loop)};
+  const Loop run = kept_code(slot, [&] { return std::make_unique<PeakLoopCode>(loop); });
+  if (run == nullptr) return {};
+  return {run, peak_operations(loop)};
 }
 
 }  // namespace fovea
