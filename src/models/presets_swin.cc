@@ -1,0 +1,125 @@
+// Swin, Swin V2 and CSWin as published.
+#include "models/presets.h"
+
+namespace fovea {
+
+namespace {
+
+struct SwinRow {
+  const char* size;
+  int64_t dim;
+  std::vector<int64_t> depths, heads;
+  double drop_path;
+  bool large_images;  // published for window 12 at 384 pixels
+};
+const SwinRow kSwinRows[] = {{"tiny", 96, {2, 2, 6, 2}, {3, 6, 12, 24}, 0.2, false},
+                             {"small", 96, {2, 2, 18, 2}, {3, 6, 12, 24}, 0.3, false},
+                             {"base", 128, {2, 2, 18, 2}, {4, 8, 16, 32}, 0.5, true},
+                             {"large", 192, {2, 2, 18, 2}, {6, 12, 24, 48}, 0.5, true}};
+
+struct CSwinRow {
+  const char* size;
+  int64_t dim;
+  std::vector<int64_t> depths, heads;
+  const char* depths_text;  // as the official names spell them
+  double drop_path;
+  bool large_images;  // published for 384 pixels, too
+};
+const CSwinRow kCSwinRows[] = {{"tiny", 64, {1, 2, 21, 1}, {2, 4, 8, 16}, "12211", 0.2, false},
+                               {"small", 64, {2, 4, 32, 2}, {2, 4, 8, 16}, "24322", 0.4, false},
+                               {"base", 96, {2, 4, 32, 2}, {4, 8, 16, 32}, "24322", 0.5, true},
+                               {"large", 144, {2, 4, 32, 2}, {6, 12, 24, 24}, "24322", 0.5, true}};
+
+ModelPreset swin(const SwinRow& row, int64_t window, int64_t size) {
+  ModelConfig c;
+  c.name = fmt::format("swin_{}_patch4_window{}_{}", row.size, window, size);
+  c.family = "swin";
+  c.attention = fmt::format("window:size={}", window);
+  c.patch = 4;
+  c.dim = row.dim;
+  c.depths = row.depths;
+  c.stage_heads = row.heads;
+  c.norm_epsilon = 1e-5;
+  c.drop_path = row.drop_path;
+  set_input_size(c, size, size == 224 ? 0.9 : 1.0);
+  return {c, fmt::format("Swin V1, windows of {0}x{0}, {1} channels in its first stage", window, row.dim)};
+}
+
+ModelPreset cswin(const CSwinRow& row, int64_t size) {
+  ModelConfig c;
+  c.name = fmt::format("cswin_{}_{}", row.size, size);
+  c.family = "cswin";
+  const int64_t stripe = size / 32;
+  c.attention = fmt::format("cross_shaped:stripe=1/cross_shaped:stripe=2/cross_shaped:stripe={}/cross_shaped:branches=1", stripe);
+  c.patch = 4;
+  c.dim = row.dim;
+  c.depths = row.depths;
+  c.stage_heads = row.heads;
+  c.norm_epsilon = 1e-5;
+  c.drop_path = row.drop_path;
+  set_input_size(c, size, size == 224 ? 0.9 : 1.0);
+  ModelPreset p{c, fmt::format("CSWin, stripes of 1, 2, {} tokens, {} channels in its first stage", stripe, row.dim), {}};
+  p.aliases.push_back(fmt::format("CSWin_{}_{}_{}_{}", row.dim, row.depths_text, row.size, size));
+  if (size == 224) p.aliases.push_back(fmt::format("cswin_{}", row.size));
+  return p;
+}
+
+// Published for windows of 8 and 16 at 256 pixels; larger images of the two large sizes were fine-tuned from windows of 12 at 192,
+// where the last stage's map of 6 x 6 was one window.
+ModelPreset swin_v2(const SwinRow& row, int64_t window, int64_t size, bool fine_tuned) {
+  ModelConfig c = swin(row, window, size).config;
+  c.name = fine_tuned ? fmt::format("swinv2_{}_window12to{}_192to{}", row.size, window, size)
+                      : fmt::format("swinv2_{}_window{}_{}", row.size, window, size);
+  c.swin_version = 2;
+  c.attention = fmt::format("window_v2:size={}", window);
+  if (fine_tuned) {
+    const std::string early = c.attention + ":pretrained_window=12";
+    c.attention = fmt::format("{0}/{0}/{0}/window_v2:size={1}:pretrained_window=6", early, window);
+  }
+  set_input_size(c, size, size == 384 ? 1.0 : 0.9);
+  const std::string official = fmt::format("swinv2_{}_patch4_{}", row.size, c.name.substr(c.name.find("window")));
+  return {c, fmt::format("Swin V2, windows of {0}x{0}, {1} channels in its first stage", window, row.dim), {official}};
+}
+
+ModelPreset swin_mini() {
+  ModelConfig c;
+  c.name = "swin_mini";
+  c.family = "swin";
+  c.convolutional_stem = true;
+  c.attention = "window:size=7";
+  c.patch = 4;
+  c.dim = 64;
+  c.depths = {2, 2};
+  c.stage_heads = {2, 4};
+  c.mlp_ratio = 2;
+  c.norm_epsilon = 1e-5;
+  c.drop_path = 0.05;
+  c.input.mean = c.input.std = {0.5, 0.5, 0.5};
+  set_input_size(c, 32, 1.0);
+  return {c, "Swin for images of 28 to 64 pixels; early-convolution stem, which learns faster from few images"};
+}
+
+}  // namespace
+
+std::vector<ModelPreset> swin_presets() {
+  std::vector<ModelPreset> p = {swin_mini()};
+  for (const SwinRow& row : kSwinRows) {
+    p.push_back(swin(row, 7, 224));
+    if (row.large_images) p.push_back(swin(row, 12, 384));
+  }
+  for (const CSwinRow& row : kCSwinRows) {
+    p.push_back(cswin(row, 224));
+    if (row.large_images) p.push_back(cswin(row, 384));
+  }
+  for (const SwinRow& row : kSwinRows) {
+    if (row.dim <= 128)
+      for (const int64_t window : {8, 16}) p.push_back(swin_v2(row, window, 256, false));
+    if (!row.large_images) continue;
+    p.push_back(swin_v2(row, 12, 192, false));
+    p.push_back(swin_v2(row, 16, 256, true));
+    p.push_back(swin_v2(row, 24, 384, true));
+  }
+  return p;
+}
+
+}  // namespace fovea
