@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/fixtures/weights/*.pt: tiny files laid out as torch.save lays them out, made without PyTorch.
+"""Writes tests/fixtures/weights/*: tiny files laid out as torch.save lays them out, made without PyTorch, and NumPy's own .npz.
 
 Values are simple on purpose: element i of a storage is i (booleans: i odd), so that the tests can say what they expect.
 
@@ -147,6 +147,33 @@ def main(folder):
     save(folder / "nested.pt", {"encoder": {"layer": {0: tensor((2,)), 1: {"bias": tensor((1,))}}}, "parts": [tensor((3,)), None]})
     save(folder / "module.pt", module(SEQUENTIAL, modules=[
         ("0", module(LINEAR, parameters=[("weight", tensor((2, 3))), ("bias", None)])), ("1", module(LINEAR, parameters=[("weight", tensor((1, 2)))]))]))
+
+    numpy_arrays(folder)
+
+
+def numpy_arrays(folder):
+    import numpy
+
+    def counting(shape, dtype="<f4"):
+        return numpy.arange(numpy.prod(shape, dtype=int)).reshape(shape).astype(dtype)
+
+    every_type = {dtype[1:]: counting((2, 3), dtype) for dtype in
+                  ["<f2", "<f4", "<f8", "<i1", "<i2", "<i4", "<i8", "<u1", "<u2", "<u4", "<u8"]}
+    every_type["b1"] = counting((2, 3)) % 2 == 1
+    every_type["V2"] = (counting((2, 3)).view("<u4") >> 16).astype("<u2").view("V2")  # bfloat16, as JAX leaves it to NumPy
+    arrays = {
+        "Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel": counting((2, 3, 4)),
+        "fortran": numpy.asfortranarray(counting((2, 3, 4))),
+        "large": counting((40, 30)),  # stays where it lies in the file
+        "large_fortran": numpy.asfortranarray(counting((40, 30))),
+        "scalar": numpy.float32(7),
+        "empty": numpy.zeros((0, 5), "<f4"),
+        "empty_fortran": numpy.zeros((5, 0), "<f4", order="F"),
+    }
+    numpy.savez(folder / "every_type.npz", **every_type)
+    numpy.savez(folder / "arrays.npz", **arrays)
+    numpy.savez_compressed(folder / "arrays_deflated.npz", **arrays)
+    numpy.savez(folder / "big_endian.npz", big=counting((3,), ">f4"))
 
 
 if __name__ == "__main__":

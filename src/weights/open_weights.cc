@@ -3,9 +3,11 @@
 
 #include "core/check.h"
 #include "weights/mapped_file.h"
+#include "weights/npz.h"
 #include "weights/safetensors.h"
 #include "weights/torch_zip.h"
 #include "weights/weight_file.h"
+#include "weights/zip_archive.h"
 
 namespace fovea {
 
@@ -33,7 +35,7 @@ constexpr std::array kMagics{
     Magic{0, "\x89HDF\r\n\x1a\n"sv, "an HDF5 file (Keras), which is not supported; convert the weights to safetensors"},
     Magic{0, "GGUF"sv, "a GGUF file, which is not supported; use the checkpoint it was converted from"},
     Magic{0, "lmgg"sv, "a ggml file, which is not supported; use the checkpoint it was converted from"},
-    Magic{0, "\x93NUMPY"sv, "a single NumPy array (.npy), not a set of named tensors"},
+    Magic{0, "\x93NUMPY"sv, "a single NumPy array (.npy), not a set of named tensors (.npz)"},
     Magic{4, "TFL3"sv, "a TensorFlow Lite model, which is not supported"},
     Magic{0, "\x1f\x8b"sv, "compressed with gzip; unpack it first"},
     Magic{0, "\xfd" "7zXZ"sv, "compressed with xz; unpack it first"},
@@ -59,14 +61,17 @@ WeightFile open_weights(const std::string& path) {
   const FileBytes file = map_file(path);
   require(!file.bytes.empty(), "'{}' is empty", path);
   const std::string_view bytes(reinterpret_cast<const char*>(file.bytes.data()), file.bytes.size());
-  if (bytes.starts_with("PK\x03\x04"sv) || bytes.starts_with("PK\x05\x06"sv)) return read_torch_zip(file);
+  if (bytes.starts_with("PK\x03\x04"sv) || bytes.starts_with("PK\x05\x06"sv)) {
+    ZipArchive zip(file);
+    return looks_like_npz(zip) ? read_npz(zip) : read_torch_zip(zip);
+  }
   if (looks_like_safetensors(file.bytes)) return parse_safetensors(file);
   for (const Magic& m : kMagics)
     require(!bytes.substr(std::min(m.at, bytes.size())).starts_with(m.bytes), "'{}' is {}", path, m.what);
   require(!looks_like_onnx(bytes), "'{}' looks like {}", path, kOnnx);
   // A name that promises safetensors deserves the reason why it is none.
   if (path.ends_with(".safetensors")) return parse_safetensors(file);
-  fail("'{}' is no weights file that fovea knows (safetensors, or what torch.save writes)", path);
+  fail("'{}' is no weights file that fovea knows (safetensors, what torch.save writes, NumPy .npz)", path);
 }
 
 }  // namespace fovea

@@ -45,8 +45,8 @@ constexpr std::array<TypeName, 13> kTypeNames{{{"FloatStorage", "float32", Store
 // The reader proper: interprets the data of one pickle.
 class ZipReader {
  public:
-  ZipReader(const FileBytes& file, ZipArchive& zip, std::string folder, const Pickle& pickle)
-      : path_(file.path), zip_(zip), folder_(std::move(folder)), pickle_(pickle) {}
+  ZipReader(ZipArchive& zip, std::string folder, const Pickle& pickle)
+      : path_(zip.path()), zip_(zip), folder_(std::move(folder)), pickle_(pickle) {}
 
   WeightFile run() {
     PickleValue root = pickle_.root;
@@ -286,12 +286,11 @@ class ZipReader {
 
 }  // namespace
 
-WeightFile read_torch_zip(const FileBytes& file) {
-  ZipArchive zip(file);
-  const std::vector<std::string> names = zip.names();
+WeightFile read_torch_zip(ZipArchive& zip) {
+  const std::string& path = zip.path();
   std::string folder;
   bool found = false;
-  for (const std::string& name : names) {
+  for (const std::string& name : zip.names()) {
     if (!name.ends_with("data.pkl")) continue;
     const std::string before = name.substr(0, name.size() - std::string_view("data.pkl").size());
     if (before.empty() || before.find('/') == before.size() - 1) {
@@ -300,22 +299,16 @@ WeightFile read_torch_zip(const FileBytes& file) {
       break;
     }
   }
-  if (!found) {
-    const auto any_ends_with = [&](std::string_view end) {
-      return std::ranges::any_of(names, [&](const std::string& n) { return n.ends_with(end); });
-    };
-    require(!any_ends_with(".npy"), "'{}' is a NumPy .npz archive, which is not supported; convert it to safetensors", file.path);
-    fail("'{}' is a zip archive, but not one that torch.save wrote (no data.pkl in it)", file.path);
-  }
-  require(!zip.has(folder + "constants.pkl"), "'{}' is a TorchScript program; save its state_dict() with torch.save instead", file.path);
+  require(found, "'{}' is a zip archive, but neither what torch.save writes (no data.pkl in it) nor a NumPy .npz (no .npy)", path);
+  require(!zip.has(folder + "constants.pkl"), "'{}' is a TorchScript program; save its state_dict() with torch.save instead", path);
   if (zip.has(folder + "byteorder")) {
     const ZipArchive::Bytes order = zip.read(folder + "byteorder");
     const std::string_view text(reinterpret_cast<const char*>(order.span.data()), order.span.size());
-    require(text == "little", "'{}' has the byte order {}; only little is supported", file.path, printable(text));
+    require(text == "little", "'{}' has the byte order {}; only little is supported", path, printable(text));
   }
   const ZipArchive::Bytes stream = zip.read(folder + "data.pkl");
-  const Pickle pickle = parse_pickle(stream.span, fmt::format("'{}'", file.path));
-  return ZipReader(file, zip, folder, pickle).run();
+  const Pickle pickle = parse_pickle(stream.span, fmt::format("'{}'", path));
+  return ZipReader(zip, folder, pickle).run();
 }
 
 }  // namespace fovea

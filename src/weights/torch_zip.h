@@ -1,9 +1,6 @@
 // PyTorch's zip format (torch.save since 1.6): NAME/data.pkl is a pickle, NAME/data/K are the storages it refers to.
 #pragma once
 
-#include <span>
-
-#include "weights/mapped_file.h"
 #include "weights/weight_file.h"
 #include "weights/zip_archive.h"
 
@@ -15,6 +12,6 @@ namespace fovea {
 // (timm/models/_helpers.py, load_state_dict); the metadata key "torch.entry" says which was read. Plain settings beside the
 // tensors (epoch, arch) become metadata "torch.<key>". Classes and functions in the pickle are never imported or called.
 // Throws Error when the archive or pickle is broken, holds no tensors, or a tensor reaches beyond its storage.
-WeightFile read_torch_zip(const FileBytes& file);
+WeightFile read_torch_zip(ZipArchive& zip);
 
 }  // namespace fovea

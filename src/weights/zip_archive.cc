@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <unordered_set>
 #include <utility>
 
 #include "core/check.h"
@@ -15,7 +16,7 @@ namespace fovea {
 namespace {
 
 constexpr uint64_t kSmallEntry = 4096, kPiece = uint64_t{1} << 20;
-constexpr uint64_t kSmallFile = uint64_t{1} << 20;  // so that small, well compressed files pass too
+constexpr uint64_t kSmallFile = uint64_t{1} << 16;  // so that small, well compressed files pass too
 
 struct CloseEntry {
   void operator()(zip_file_t* f) const { zip_fclose(f); }
@@ -43,17 +44,19 @@ ZipArchive::ZipArchive(FileBytes file)
   zip_error_fini(&error);
   require(handle_->zip != nullptr, "'{}' begins as a zip archive but cannot be read as one ({}); it may be cut short", file_.path,
           reason);
+
+  const zip_int64_t n = zip_get_num_entries(handle_->zip, 0);
+  std::unordered_set<std::string_view> seen;
+  names_.reserve(static_cast<size_t>(n));  // `seen` views the names: they must not move
+  for (zip_int64_t i = 0; i < n; ++i) {
+    const char* name = zip_get_name(handle_->zip, static_cast<zip_uint64_t>(i), ZIP_FL_ENC_RAW);
+    require(name != nullptr, "'{}': entry {} of the archive has no name; it is broken", file_.path, i);
+    names_.emplace_back(name);
+    require(seen.insert(names_.back()).second, "'{}' holds two entries named {}; the archive is broken", file_.path, printable(name));
+  }
 }
 
 ZipArchive::~ZipArchive() = default;
-
-std::vector<std::string> ZipArchive::names() const {
-  std::vector<std::string> out;
-  const zip_int64_t n = zip_get_num_entries(handle_->zip, 0);
-  for (zip_int64_t i = 0; i < n; ++i)
-    if (const char* name = zip_get_name(handle_->zip, static_cast<zip_uint64_t>(i), ZIP_FL_ENC_RAW)) out.emplace_back(name);
-  return out;
-}
 
 bool ZipArchive::has(const std::string& name) const { return zip_name_locate(handle_->zip, name.c_str(), ZIP_FL_ENC_RAW) >= 0; }
 
@@ -67,7 +70,7 @@ ZipArchive::Bytes ZipArchive::read(const std::string& name) {
   require(known, "'{}': the size of entry {} is unknown; the archive is broken", file_.path, printable(name));
   require((info.valid & ZIP_STAT_ENCRYPTION_METHOD) == 0 || info.encryption_method == ZIP_EM_NONE,
           "'{}': entry {} is encrypted; unpack and save it again without a password", file_.path, printable(name));
-  require(info.size <= budget_, "'{}': entry {} claims {} bytes, which is out of proportion to the file's {}; refusing to unpack it",
+  require(info.size <= budget_, "'{}': entry {} claims {} bytes, which is out of proportion to the file's {}; save it without compression",
           file_.path, printable(name), info.size, file_.bytes.size());
   budget_ -= info.size;
 

@@ -15,7 +15,8 @@ namespace fovea {
 
 class ZipArchive {
  public:
-  explicit ZipArchive(FileBytes file);  // throws Error when the directory of the archive cannot be read
+  // Throws Error when the directory of the archive cannot be read or names an entry twice.
+  explicit ZipArchive(FileBytes file);
   ~ZipArchive();
   ZipArchive(const ZipArchive&) = delete;
   ZipArchive& operator=(const ZipArchive&) = delete;
@@ -26,16 +27,18 @@ class ZipArchive {
     bool mapped = false;  // lies in the file's mapping (see WeightTensor::mapped)
   };
 
-  std::vector<std::string> names() const;
+  const std::string& path() const { return file_.path; }
+  const std::vector<std::string>& names() const { return names_; }  // in the directory's order
   bool has(const std::string& name) const;
-  // Unpacks an entry, or finds it in the file where it is stored as it is, and verifies its checksum. All reads of one archive together may take twice the file's size (and a
-  // little for small files). Throws Error naming the entry.
+  // Unpacks an entry, or finds it in the file where it is stored as it is, and verifies its checksum. All reads of one archive
+  // together may take twice the file's size (and a little for small files). Throws Error naming the entry.
   Bytes read(const std::string& name);
 
  private:
   struct Handle;
   FileBytes file_;
   std::unique_ptr<Handle> handle_;
+  std::vector<std::string> names_;
   std::unordered_map<std::string, std::span<const std::byte>> stored_;
   uint64_t budget_;
 };

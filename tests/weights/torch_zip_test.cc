@@ -1,11 +1,11 @@
 #include "weights/torch_zip.h"
 
 #include <gmock/gmock.h>
-#include <zip.h>
 
 #include "weights/pickle.h"
 #include "weights/weight_fixtures.h"
 #include "weights/zip_archive.h"
+#include "weights/zip_fixtures.h"
 
 namespace fovea {
 namespace {
@@ -15,8 +15,14 @@ using testing::error_of;
 using testing::read_bytes;
 using testing::TempFolder;
 using testing::values_of;
+using testing::zip_of;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+
+WeightFile read_zip(const FileBytes& file) {
+  ZipArchive zip(file);
+  return read_torch_zip(zip);
+}
 
 std::string fixture(const std::string& name) { return FOVEA_TEST_FIXTURES "/weights/" + name; }
 
@@ -85,7 +91,7 @@ TEST(TorchZip, EveryTruncationIsAnError) {
   const std::string whole = read_bytes(fixture("wrapped.pt"));
   for (size_t n = 0; n < whole.size(); n += 7) {
     const std::string cut = whole.substr(0, n);
-    EXPECT_THROW(read_torch_zip(testing::as_file(cut)), Error) << n << " bytes";
+    EXPECT_THROW(read_zip(testing::as_file(cut)), Error) << n << " bytes";
   }
 }
 
@@ -95,7 +101,7 @@ TEST(TorchZip, ADamagedStorageFailsItsChecksum) {
   const size_t at = bytes.find(values);
   ASSERT_NE(at, std::string::npos);
   bytes[at + 5] = 1;
-  EXPECT_THAT(error_of([&] { read_torch_zip(testing::as_file(bytes)); }), HasSubstr("is damaged"));
+  EXPECT_THAT(error_of([&] { read_zip(testing::as_file(bytes)); }), HasSubstr("is damaged"));
 }
 
 TEST(TorchZip, EveryChangedByteIsReadOrRefusedWithoutCrash) {
@@ -104,7 +110,7 @@ TEST(TorchZip, EveryChangedByteIsReadOrRefusedWithoutCrash) {
     std::string bad = whole;
     bad[n] = static_cast<char>(bad[n] ^ 0x11);
     try {
-      const WeightFile file = read_torch_zip(testing::as_file(bad));
+      const WeightFile file = read_zip(testing::as_file(bad));
       for (const WeightTensor& t : file.tensors())
         if (t.elements() < 1000) values_of(file, t.name);
     } catch (const Error&) {
@@ -114,22 +120,9 @@ TEST(TorchZip, EveryChangedByteIsReadOrRefusedWithoutCrash) {
 
 // --- hostile archives, put together here -----------------------------------------------------------------------------
 
-std::string zip_of(const std::vector<std::pair<std::string, std::string>>& entries, bool deflate = false) {
-  const TempFolder folder;
-  const std::string path = folder / "a.zip";
-  int error = 0;
-  zip_t* zip = zip_open(path.c_str(), ZIP_CREATE, &error);
-  for (const auto& [name, data] : entries) {
-    const zip_int64_t i = zip_file_add(zip, name.c_str(), zip_source_buffer(zip, data.data(), data.size(), 0), ZIP_FL_ENC_UTF_8);
-    zip_set_file_compression(zip, static_cast<zip_uint64_t>(i), deflate ? ZIP_CM_DEFLATE : ZIP_CM_STORE, 0);
-  }
-  EXPECT_EQ(zip_close(zip), 0);
-  return read_bytes(path);
-}
-
 WeightFile read_pickle(const std::string& pickle, const std::string& storage = std::string(64, '\0')) {
   const std::string bytes = zip_of({{"a/data.pkl", pickle}, {"a/data/0", storage}});
-  return read_torch_zip(testing::as_file(bytes));
+  return read_zip(testing::as_file(bytes));
 }
 
 // Large storages stay where they lie in the file; deflated ones are unpacked.
@@ -235,7 +228,7 @@ TEST(TorchZipHostile, AStorageNameCannotLeaveTheArchive) {
   const std::string bytes = zip_of({{"a/data.pkl", dict(text("w") + "ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") +
                                                         "ctorch\nFloatStorage\n" + text("../../etc/passwd") + text("cpu") + "K\1tQK\0"s +
                                                         tuple({1}) + tuple({1}) + "tR")}});
-  EXPECT_THAT(error_of([&] { read_torch_zip(testing::as_file(bytes)); }), HasSubstr("lacks the entry"));
+  EXPECT_THAT(error_of([&] { read_zip(testing::as_file(bytes)); }), HasSubstr("lacks the entry"));
 }
 
 TEST(TorchZipHostile, BrokenStreamsGiveOneError) {
@@ -276,22 +269,21 @@ TEST(TorchZipHostile, SharedPartsAndCyclesEnd) {
 TEST(TorchZipHostile, ArchivesOutOfProportionAreRefused) {
   const std::string bomb = zip_of({{"a/data.pkl", dict(text("w") + tensor(0, {16}, {1}))}, {"a/data/0", std::string(50'000'000, '\0')}}, true);
   EXPECT_LT(bomb.size(), 200'000u);
-  EXPECT_THAT(error_of([&] { read_torch_zip(testing::as_file(bomb)); }), HasSubstr("out of proportion"));
+  EXPECT_THAT(error_of([&] { read_zip(testing::as_file(bomb)); }), HasSubstr("out of proportion"));
 }
 
 TEST(TorchZipHostile, EncryptedEntriesAreRefused) {
   std::string bytes = zip_of({{"a/data.pkl", dict(text("w") + tensor(0, {16}, {1}))}});
   for (const auto& [signature, flags] : {std::pair{"PK\3\4"s, size_t{6}}, std::pair{"PK\1\2"s, size_t{8}}})
     bytes[bytes.find(signature) + flags] = static_cast<char>(bytes[bytes.find(signature) + flags] | 1);
-  EXPECT_THAT(error_of([&] { read_torch_zip(testing::as_file(bytes)); }), HasSubstr("encrypted"));
+  EXPECT_THAT(error_of([&] { read_zip(testing::as_file(bytes)); }), HasSubstr("encrypted"));
 }
 
 TEST(TorchZip, OtherArchivesAreNamed) {
   const auto error = [](const std::vector<std::pair<std::string, std::string>>& entries) {
     const std::string bytes = zip_of(entries);
-    return error_of([&] { read_torch_zip(testing::as_file(bytes)); });
+    return error_of([&] { read_zip(testing::as_file(bytes)); });
   };
-  EXPECT_THAT(error({{"w.npy", "x"}}), HasSubstr("NumPy .npz"));
   EXPECT_THAT(error({{"readme.txt", "x"}}), HasSubstr("no data.pkl"));
   EXPECT_THAT(error({{"m/data.pkl", "N."}, {"m/constants.pkl", ")."}}), HasSubstr("TorchScript"));
   EXPECT_THAT(error({{"m/data.pkl", "\x80\x02}."}}), HasSubstr("holds no tensors"));
