@@ -748,6 +748,20 @@ TEST(GroupedAttention, OverlappingGroups) {
   }
 }
 
+// Keys in several blocks: what belongs to a whole row has to be collected over them.
+TEST(GroupedAttention, LongOverlappingGroups) {
+  for (const Reduction reduction : {Reduction::kMean, Reduction::kMergeLse}) {
+    Case c = global(310, 310, 32);
+    c.batch = 2;
+    c.groups = TokenGroups();
+    c.groups.reduction = reduction;
+    add_group(c.groups, {tokens(0, 130)}, {tokens(0, 300)});
+    add_group(c.groups, {tokens(100, 150)}, {tokens(10, 150), tokens(200, 110)});  // rows 250.. belong to no group
+    c.groups.finish();
+    verify(c);
+  }
+}
+
 // Each group with a rule of its own, or none; prefix rows in free runs; a map whose prefix is no cell of it.
 TEST(GroupedAttention, RulesPerGroupAndFreeRuns) {
   Case c = global(300, 300, 16);

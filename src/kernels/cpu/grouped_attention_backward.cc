@@ -72,13 +72,24 @@ void zero_gradients(const BackwardCall& bc, int64_t memory_rows, int64_t b, int6
     if (!v.data) return;
     for (int64_t n = 0; n < rows; ++n) std::fill_n(head_row(v, b, h, n), bc.call.a.head_dim, 0.0f);
   };
-  if (!bc.assign_dq) zero(bc.args.dq, bc.call.a.queries);
-  if (!bc.assign_dkv) {
+  if (!bc.assign_dq && !bc.marks_rows) zero(bc.args.dq, bc.call.a.queries);
+  if (!bc.assign_dkv && !bc.marks_rows) {
     zero(bc.args.dk, bc.call.a.keys);
     zero(bc.args.dv, bc.call.a.keys);
   }
   zero(bc.args.dmemory_k, memory_rows);
   zero(bc.args.dmemory_v, memory_rows);
+}
+
+// Zeros for the rows that nobody has written.
+void zero_unwritten(const BackwardCall& bc, const Workspace& w, int64_t b, int64_t h) {
+  const auto zero = [&](const HeadsView& v, const uint8_t* written, int64_t rows) {
+    for (int64_t n = 0; written != nullptr && n < rows; ++n)
+      if (written[n] == 0) std::fill_n(head_row(v, b, h, n), bc.call.a.head_dim, 0.0f);
+  };
+  zero(bc.args.dq, w.written_queries, bc.call.a.queries);
+  zero(bc.args.dk, w.written_keys, bc.call.a.keys);
+  zero(bc.args.dv, w.written_keys, bc.call.a.keys);
 }
 
 // Log-sum-exp of each row over its slots, in the slots' order.
@@ -200,6 +211,7 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
   const Plan layout(args, groups);
   bc.assign_dq = groups.reduction == Reduction::kAssign && plan::queries_cover(groups, a.queries);
   bc.assign_dkv = groups.keys_disjoint && !layout.one_thread && plan::keys_cover(groups, a.keys);
+  bc.marks_rows = !layout.by_group && !layout.one_thread;
   bc.block_keys = std::max(kLanes, static_cast<int32_t>(plan::round_up(std::min(groups.max_keys, kBlockKeys), kLanes)));
   if (a.relative) bc.relative.emplace(call, true, ctx);
 
@@ -209,6 +221,7 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
   const int64_t bytes = Workspace::bytes(stretch_queries, bc);
   char* memory = scratch.take<char>(bytes * threads);
   float* rows_of_threads = groups.reduction == Reduction::kAssign ? nullptr : scratch.take<float>(a.queries * threads);
+  uint8_t* marks = scratch.take<uint8_t>((a.queries + a.keys) * threads);
   Partials partials{.layout = layout, .heads = a.heads, .width = call.width, .part_elements = groups.max_keys * call.width};
   if (args.dbias && layout.chunks > 1)
     partials.dbias = scratch.take<float>(layout.chunks * a.heads * layout.dbias_elements);
@@ -223,7 +236,11 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
     partials.dv = scratch.take<float>(layout.sums() * a.heads * partials.part_elements);
   }
   const auto workspace = [&](int thread) {
-    return Workspace(Cutter(memory + thread * bytes), stretch_queries, bc);
+    Workspace w(Cutter(memory + thread * bytes), stretch_queries, bc);
+    uint8_t* rows = marks + (a.queries + a.keys) * thread;
+    if (bc.marks_queries()) w.written_queries = rows;
+    if (bc.marks_keys()) w.written_keys = rows + a.queries;
+    return w;
   };
   const auto share = [&](int64_t n, auto&& f) {
     if (layout.one_thread)
@@ -254,6 +271,8 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
             const int64_t b = unit / layout.groups, at = task + h - first_head;
             if (groups.reduction == Reduction::kMean) plan::count_slots(groups, groups.range(b, h), a.queries, per_row);
             if (groups.reduction == Reduction::kMergeLse) merge_lse(call, b, h, per_row);
+            if (w.written_queries) std::fill_n(w.written_queries, a.queries, uint8_t{0});
+            if (w.written_keys) std::fill_n(w.written_keys, a.keys, uint8_t{0});
             const TokenGroups::Range range = unit_groups(call, layout, unit, h);
             for (int32_t g = range.begin; g < range.end; ++g) {
               GroupBackward group(bc, w, groups.groups[static_cast<size_t>(g)], b, h);
@@ -265,6 +284,7 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
                 group.deliver_queries(shared[at], [&](int32_t, double sum) { partials.dhead_scale[at] += sum; });
               });
             }
+            zero_unwritten(bc, w, b, h);
           }
         task += last_head - first_head;
       }

@@ -9,6 +9,7 @@
 #endif
 
 #include <optional>
+#include <utility>
 
 #include "kernels/cpu/grouped_attention_relative_backward-inl.h"
 #include "kernels/cpu/jit_attention_backward.h"
@@ -27,6 +28,9 @@ struct BackwardCall {
   const GroupedAttentionBackwardArgs& args;
   Call call;
   bool assign_dq = false, assign_dkv = false;  // each row is written exactly once: no zeros first, no adding
+  bool marks_rows = false;  // else: the first to write a row assigns it, since one task has all of a head's groups
+  bool marks_queries() const { return marks_rows && !assign_dq; }
+  bool marks_keys() const { return marks_rows && !assign_dkv; }
   int32_t block_keys = 0;
   std::optional<RelativeCall> relative = {};
   const RelativeCall* relative_call() const { return relative ? &*relative : nullptr; }
@@ -55,6 +59,7 @@ struct Workspace {
   float *keys, *dk, *dv;  // (block keys, width)
   float* values_t;        // panels
   float *p, *ds;          // (kBlockQueries, block keys)
+  uint8_t *written_queries = nullptr, *written_keys = nullptr;  // whether a row of the head has something; null: it has, or zeros
   KeyBlock block;
   RelativeWorkspace relative;
   RelativeBackwardWorkspace relative_backward;
@@ -116,6 +121,9 @@ inline void put_row(float* HWY_RESTRICT row, const float* HWY_RESTRICT x, float 
   }
 }
 
+// True once for each row.
+inline bool is_first(uint8_t* written, int32_t row) { return written != nullptr && std::exchange(written[row], uint8_t{1}) == 0; }
+
 inline float* head_row(const HeadsView& v, int64_t b, int64_t h, int64_t row) {
   return static_cast<float*>(v.data) + b * v.batch_stride + h * v.head_stride + row * v.token_stride;
 }
@@ -175,7 +183,7 @@ class GroupBackward {
       float share = 1;
       if (token && reduction == Reduction::kMean)
         share = static_cast<float>(1.0 / (static_cast<double>(per_row[code]) + call_.groups.mean_epsilon));
-      if (token && bc_.assign_dq) prefetch<true>(head_row(bc_.args.dq, b_, h_, code), a_.head_dim);
+      if (token && (bc_.assign_dq || w_.written_queries)) prefetch<true>(head_row(bc_.args.dq, b_, h_, code), a_.head_dim);
       const float* g = g_rows.row(code);
       pack_row(q_rows.row(code), a_.head_dim, factor, w_.q + i * call_.width);
       pack_row(g, a_.head_dim, share, w_.g + i * call_.width);
@@ -189,8 +197,10 @@ class GroupBackward {
       relative_queries(*bc_.relative, call_, w_.relative, w_.codes, n_, factor, h_, w_.q);
       std::fill_n(w_.relative_backward.dq, n_ * call_.width, 0.0f);
     }
-    // Under kMean a row's output mixes several slots, so the slot's own D takes a pass over the keys.
-    if (reduction == Reduction::kMean) run(0, key_blocks(), Work::kDelta, {});
+    // Under kMean a row's output mixes several slots, so the slot's own D comes from its probabilities: with the scores of all keys at
+    // once, or by a pass of its own.
+    whole_rows_ = reduction == Reduction::kMean && key_blocks() == 1;
+    if (reduction == Reduction::kMean && key_blocks() > 1) run(0, key_blocks(), Work::kDelta, {});
   }
 
   enum class Work : uint8_t { kDelta, kQueries, kKeys, kBoth };
@@ -214,7 +224,7 @@ class GroupBackward {
       keys.load(call_, group_, cursor, key_blocks_.begin(block), key_blocks_.begin(block + 1), k_rows, b_, gives_queries ? w_.keys : nullptr);
       if (bc_.relative) relative_keys(*bc_.relative, w_.relative, keys);
       keys_begun_ = false;
-      if (gives_keys && bc_.assign_dkv)
+      if (gives_keys && (bc_.assign_dkv || w_.written_keys))
         for (int32_t i = 0; i < count; ++i) {
           if (!plan::is_token(keys.codes[i])) continue;
           prefetch<true>(head_row(bc_.args.dk, b_, h_, keys.codes[i]), a_.head_dim);
@@ -222,13 +232,13 @@ class GroupBackward {
         }
       if (seen) {
         pack_panels(v_rows, keys.codes, count, keys.panels, a_.head_dim, w_.values_t, nullptr, group_.keys <= kFewRows);
-        const bool tiles = generated_ && work != Work::kDelta && !keys.needs_start(call_, group_);
+        const bool tiles = generated_ && !keys.needs_start(call_, group_);
         if (!tiles && work != Work::kDelta) begin_sums(work);
         for (int32_t q = first_block_; q < last_block_; ++q) {
           const Seen all = tiles ? generated_scores(q, work, shared) : scores(q, work, shared);
           if (work != Work::kDelta) collect(q, work, tiles, all, shared);
         }
-        if (tiles && work != Work::kKeys && n_ > 0) queries_begun_ = true;
+        if (tiles && gives_queries && n_ > 0) queries_begun_ = true;
       }
       if (gives_keys) {
         begin_keys();
@@ -273,7 +283,8 @@ class GroupBackward {
           put_row(dq, with_v, 1.0f, call_.width, false);
         }
         if (bc_.args.dhead_scale) sum += static_cast<double>(dot(q_rows.row(w_.codes[i]), dq, a_.head_dim));
-        put_row(head_row(bc_.args.dq, b_, h_, w_.codes[i]), dq, scale, a_.head_dim, bc_.assign_dq);
+        const bool assign = bc_.assign_dq || is_first(w_.written_queries, w_.codes[i]);
+        put_row(head_row(bc_.args.dq, b_, h_, w_.codes[i]), dq, scale, a_.head_dim, assign);
       }
       add(block, sum);
     }
@@ -349,7 +360,8 @@ class GroupBackward {
     constexpr int64_t kBytes = sizeof(float);
     const LaidBias* laid = call_.laid_bias(group_);
     const bool labels = call_.labels && group_.mixed_labels;
-    const bool adds_bias = bc_.args.dbias && group_.bias >= 0 && work != Work::kKeys;
+    const bool adds_bias = bc_.args.dbias && group_.bias >= 0 && (work == Work::kQueries || work == Work::kBoth);
+    const bool finished = !whole_rows_ && work != Work::kDelta;  // what tiles write are the scores' gradients already
     uint64_t penalised[kGradientTileRows];
     GradientTile t;
     t.row_stride = call_.width * kBytes;
@@ -357,13 +369,14 @@ class GroupBackward {
     t.start_stride = laid ? laid->stride * kBytes : 0;
     t.penalty = call_.groups.rule_of(group_).region_penalty * kLog2E;
     t.score_stride = stride * kBytes;
+    constexpr float kNoDelta[kGradientTileRows] = {};
     const plan::Pieces tiles(n, kGradientTileRows);
     for (int32_t tile = 0; tile < tiles.pieces; ++tile) {
       const int32_t local = tiles.begin(tile), rows = tiles.begin(tile + 1) - local, r = begin + local;
       t.q = w_.q + r * call_.width;
       t.g = w_.g + r * call_.width;
       t.lse = w_.lse + r;
-      t.delta = w_.delta + r;
+      t.delta = finished ? w_.delta + r : kNoDelta;
       const float* start =
           laid ? laid->data + (h_ * call_.bias_of(group_).queries + first_ + r) * laid->stride + keys.first : keys.start;
       for (int32_t panel = 0; panel < keys.panels.pieces; ++panel) {
@@ -373,7 +386,7 @@ class GroupBackward {
         t.start = start + vector * kLanes;
         t.p = w_.p + local * stride + vector * kLanes;
         t.ds = w_.ds + local * stride + vector * kLanes;
-        if (adds_bias && shared.dbias) {
+        if (adds_bias && finished && shared.dbias) {
           t.dbias = bias_gradient(r, shared) + vector * kLanes;
           t.dbias_stride = padded_row(call_.bias_of(group_)) * kBytes;
         }
@@ -384,10 +397,24 @@ class GroupBackward {
         }
         jit_gradient_tile(rows, vectors)(&t);
       }
-      for (int32_t i = 0; adds_bias && !shared.dbias && i < rows; ++i)
+      for (int32_t i = 0; !finished && i < rows; ++i) finish_row(r + i, w_.p + (local + i) * stride, w_.ds + (local + i) * stride, stride, work);
+      for (int32_t i = 0; adds_bias && !(finished && shared.dbias) && i < rows; ++i)
         add_bias_gradient(r + i, w_.ds + (local + i) * stride, {0, keys.vectors}, shared);
     }
     return {0, keys.vectors};
+  }
+
+  // From P_ij G_i · v_j, which tiles write where D is zero: their share of D, and with those of all keys dS.
+  void finish_row(int32_t i, const float* HWY_RESTRICT p, float* HWY_RESTRICT ds, int64_t n, Work work) {
+    const D d;
+    V sum = hn::Zero(d);
+    for (int64_t j = 0; j < n; j += kLanes) sum = hn::Add(sum, hn::Load(d, ds + j));
+    if (work == Work::kDelta) {
+      w_.delta[i] += sum_of_lanes(sum);
+      return;
+    }
+    const V delta = hn::Set(d, sum_of_lanes(sum));
+    for (int64_t j = 0; j < n; j += kLanes) hn::Store(hn::NegMulAdd(hn::Load(d, p + j), delta, hn::Load(d, ds + j)), d, ds + j);
   }
 
   // What a block of queries gives to the keys and, behind generated scores, what it gets itself.
@@ -442,14 +469,15 @@ class GroupBackward {
   // One row: scores in p become P, G · v in ds becomes dS, and dbias collects it. kDelta: D only.
   void score_gradients(int32_t i, float* HWY_RESTRICT p, float* HWY_RESTRICT ds, Seen seen, Work work, const Shared& shared) {
     const D d;
-    const V lse = hn::Set(d, w_.lse[i]), delta = hn::Set(d, w_.delta[i]);
-    if (work == Work::kDelta) {
+    const V lse = hn::Set(d, w_.lse[i]);
+    if (whole_rows_ || work == Work::kDelta) {
       V sum = hn::Zero(d);
       for (int32_t j = seen.begin * kLanes; j < seen.end * kLanes; j += kLanes)
         sum = hn::MulAdd(exp2(d, hn::Sub(hn::Load(d, p + j), lse)), hn::Load(d, ds + j), sum);
       w_.delta[i] += sum_of_lanes(sum);
-      return;
+      if (work == Work::kDelta) return;
     }
+    const V delta = hn::Set(d, w_.delta[i]);
     for (int32_t j = seen.begin * kLanes; j < seen.end * kLanes; j += kLanes) {
       const V probability = exp2(d, hn::Sub(hn::Load(d, p + j), lse));
       hn::Store(probability, d, p + j);
@@ -485,12 +513,12 @@ class GroupBackward {
       put_row(shared.dv + at, w_.dv, 1.0f, count, fresh_keys_);
       return;
     }
-    const bool assign = bc_.assign_dkv && fresh_keys_;
     for (int32_t i = 0; i < w_.block.count; ++i) {
       const int32_t code = w_.block.codes[i];
       const float* dk = w_.dk + i * call_.width;
       const float* dv = w_.dv + i * call_.width;
       if (plan::is_token(code)) {
+        const bool assign = bc_.assign_dkv ? fresh_keys_ : is_first(w_.written_keys, code);
         put_row(head_row(args.dk, b_, h_, code), dk, kLn2, a_.head_dim, assign);
         put_row(head_row(args.dv, b_, h_, code), dv, 1.0f, a_.head_dim, assign);
       } else if (code == plan::kPadCode) {
@@ -516,7 +544,8 @@ class GroupBackward {
   const bool generated_;          // scores are made by generated tiles
   bool queries_begun_ = false;    // dq has something: until then sums start from zero
   bool keys_begun_ = false;       // dk and dv likewise, of the current block
-  bool fresh_keys_ = true;  // the keys' gradients have nothing of this group yet
+  bool whole_rows_ = false;       // D comes with the scores
+  bool fresh_keys_ = true;        // the keys' gradients have nothing of this group yet
 };
 
 }  // namespace fovea::HWY_NAMESPACE::grouped_attention_backward_file
