@@ -11,6 +11,7 @@ import pathlib
 import pickle
 import struct
 import sys
+import tarfile
 import types
 import zipfile
 
@@ -33,6 +34,9 @@ UNTYPED = stub("torch.storage", "UntypedStorage")
 UINT16 = stub("torch", "uint16")
 REBUILD = stub("torch._utils", "_rebuild_tensor_v2")
 REBUILD_V3 = stub("torch._utils", "_rebuild_tensor_v3")
+REBUILD_V1 = stub("torch._utils", "_rebuild_tensor")
+REBUILD_FROM_TYPE = stub("torch._tensor", "_rebuild_from_type_v2")
+PARAMETER = stub("torch.nn.parameter", "Parameter")
 REBUILD_PARAMETER = stub("torch._utils", "_rebuild_parameter")
 SIZE = stub("torch", "Size")
 CONFIG = stub("yacs.config", "CfgNode")
@@ -104,6 +108,51 @@ def save(path, content, protocol=2, compression=zipfile.ZIP_STORED, byteorder=b"
         add("version", b"3\n")
 
 
+def save_legacy(path, content, protocol=2, little_endian=True):
+    """As torch.save wrote before PyTorch 1.6 (torch/serialization.py, _legacy_save)."""
+    storages, classes = {}, []
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, obj):
+            if isinstance(obj, type) and obj in (LINEAR, SEQUENTIAL) and obj not in classes:
+                classes.append(obj)
+                return ("module", obj, "file.py", "the source")
+            if isinstance(obj, View):
+                return self.persistent_id(obj.root)[:5] + ((f"{id(obj)}", obj.first, obj.count),)
+            if not isinstance(obj, Storage):
+                return None
+            key = next((k for k, s in storages.items() if s is obj), None) or str(94000000000000 + 16 * len(storages))
+            storages[key] = obj
+            cls = UNTYPED if obj.kind == "UntypedStorage" else STORAGES[obj.kind]
+            return ("storage", cls, key, "cpu", obj.count, None)
+
+    with open(path, "wb") as file:
+        pickle.dump(0x1950a86a20f9469cfc6c, file, protocol)
+        pickle.dump(1001, file, protocol)
+        pickle.dump({"protocol_version": 1001, "little_endian": little_endian, "type_sizes": {"short": 2, "int": 4, "long": 4}}, file, protocol)
+        Pickler(file, protocol).dump(content)
+        keys = sorted(storages)
+        pickle.dump(keys, file, protocol)
+        for key in keys:
+            file.write(struct.pack("<q", storages[key].count) + storages[key].data())
+
+
+class View:
+    """A view of a storage, as PyTorch before 0.4 saved them."""
+    def __init__(self, root, first, count):
+        self.root, self.first, self.count = root, first, count
+
+
+def save_tar(path, entries):
+    """As torch.save wrote in PyTorch 0.1, without the content."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for name in entries:
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = 3, 0.5
+            archive.addfile(info, io.BytesIO(b"abc"))
+    path.write_bytes(path.read_bytes().rstrip(b"\0"))
+
+
 def module(cls, parameters=(), modules=()):
     obj = cls()
     obj.training = False
@@ -123,8 +172,14 @@ def main(folder):
     save(folder / "deflated.pt", every_type, compression=zipfile.ZIP_DEFLATED)
     save(folder / "big_endian.pt", state(a=tensor((2,))), byteorder=b"big")
 
+    save_legacy(folder / "legacy_every_type.pt", every_type)
+    save_legacy(folder / "legacy_protocol4.pt", every_type, protocol=4)
+    save_legacy(folder / "legacy_protocol1.pt", every_type, protocol=1)
+    save_legacy(folder / "legacy_big_endian.pt", every_type, little_endian=False)
+    save_tar(folder / "torch_tar.pt", ["sys_info", "storages", "tensors", "pickle"])
+
     shared = Storage("FloatStorage", 24)
-    save(folder / "views.pt", state([
+    views = state([
         ("whole", tensor((2, 3, 4), storage=shared)),
         ("permuted", tensor((4, 2, 3), storage=shared, strides=(1, 12, 4))),
         ("tail", tensor((2, 2), storage=shared, offset=20)),
@@ -136,7 +191,12 @@ def main(folder):
         ("sized", Call(REBUILD, shared, 0, Call(SIZE, (2, 2)), (2, 1), False, state())),
         ("parameter", Call(REBUILD_PARAMETER, tensor((2,)), True, state())),
         ("untyped", Call(REBUILD_V3, Storage("UntypedStorage", 6), 0, (3,), (1,), False, state(), UINT16, state())),
-    ]))
+        ("parameter_of_old", Call(PARAMETER, tensor((2,)))),
+        ("parameter_subclass", Call(REBUILD_FROM_TYPE, REBUILD, PARAMETER, (shared, 3, (2,), (1,), False, state()), {})),
+        ("version1", Call(REBUILD_V1, shared, 4, (2,), (1,))),
+    ])
+    save(folder / "views.pt", views)
+    save_legacy(folder / "legacy_views.pt", state([*views.items(), ("storage_view", tensor((2, 2), storage=View(shared, 4, 6), offset=1))]))
 
     config = CONFIG()
     config.lr = 0.1
@@ -145,8 +205,20 @@ def main(folder):
                                  "epoch": 7, "arch": "vit_tiny", "best": 0.5, "config": config})
     save(folder / "averaged.pt", {"state_dict": state(w=tensor((2,))), "state_dict_ema": state(w=tensor((3,)))})
     save(folder / "nested.pt", {"encoder": {"layer": {0: tensor((2,)), 1: {"bias": tensor((1,))}}}, "parts": [tensor((3,)), None]})
-    save(folder / "module.pt", module(SEQUENTIAL, modules=[
-        ("0", module(LINEAR, parameters=[("weight", tensor((2, 3))), ("bias", None)])), ("1", module(LINEAR, parameters=[("weight", tensor((1, 2)))]))]))
+    whole = module(SEQUENTIAL, modules=[
+        ("0", module(LINEAR, parameters=[("weight", tensor((2, 3))), ("bias", None)])), ("1", module(LINEAR, parameters=[("weight", tensor((1, 2)))]))])
+    save(folder / "module.pt", whole)
+    save_legacy(folder / "legacy_module.pt", whole)
+
+    def network(prefix, size):
+        return state([(f"{prefix}backbone.w", tensor((size,))), (f"{prefix}head.w", tensor((1,)))])
+
+    save(folder / "distilled.pt", {"student": network("module.", 2), "teacher": network("", 3), "optimizer": {"m": tensor((2,))}, "epoch": 9})
+    save_legacy(folder / "legacy_student.pt", {"student": network("module.", 2), "epoch": 9})
+    save(folder / "both.pt", {"epoch": tensor(()), "model": state(w=tensor((2,))), "model_ema": {"module": state(w=tensor((3,)))},
+                              "state_dict": state(w=tensor((4,)))})
+    save(folder / "swa.pt", state([("n_averaged", tensor((), "LongStorage")), ("module._orig_mod.w", tensor((2,)))]))
+    save(folder / "lightning.pt", {"state_dict": state([("model.w", tensor((2,))), ("model.b", tensor((1,)))]), "global_step": 3})
 
     numpy_arrays(folder)
 

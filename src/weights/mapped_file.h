@@ -16,6 +16,13 @@ struct FileBytes {
   bool mapped = false;  // a mapping of the file, not a copy: release_pages may be used
 };
 
+// Some of a file's bytes, or what was unpacked from them, while `owner` lives.
+struct FilePart {
+  std::span<const std::byte> span;
+  std::shared_ptr<const void> owner;
+  bool mapped = false;  // lies in the file's mapping
+};
+
 // Maps a regular file. Throws Error when it is missing, a directory, not a regular file, or cannot be read.
 FileBytes map_file(const std::string& path);
 

@@ -26,7 +26,7 @@ std::vector<int64_t> fortran_strides(const std::vector<int64_t>& shape) {
   return strides;
 }
 
-WeightTensor array_of(const std::string& path, std::string name, const ZipArchive::Bytes& entry) {
+WeightTensor array_of(const std::string& path, std::string name, const FilePart& entry) {
   const std::string what = fmt::format("'{}': array {}", path, printable(name));
   const NpyHeader header = parse_npy_header(entry.span, what);
   auto bytes = static_cast<int64_t>(size_of(header.type));
@@ -58,7 +58,7 @@ WeightFile read_npz(ZipArchive& zip) {
   std::vector<WeightTensor> tensors;
   for (const std::string& entry : zip.names()) {
     if (!entry.ends_with(kExtension)) continue;
-    const ZipArchive::Bytes bytes = zip.read(entry);
+    const FilePart bytes = zip.read(entry);
     tensors.push_back(array_of(zip.path(), entry.substr(0, entry.size() - kExtension.size()), bytes));
     memory->push_back(bytes.owner);
   }

@@ -5,8 +5,10 @@
 #include "weights/mapped_file.h"
 #include "weights/npz.h"
 #include "weights/safetensors.h"
+#include "weights/torch_legacy.h"
 #include "weights/torch_zip.h"
 #include "weights/weight_file.h"
+#include "weights/wrapper_prefix.h"
 #include "weights/zip_archive.h"
 
 namespace fovea {
@@ -21,17 +23,17 @@ struct Magic {
   std::string_view what;  // "is ...": what it looks like and what to do
 };
 
-constexpr std::string_view kLegacy = "a checkpoint in PyTorch's legacy pickle format (before 1.6), which is not read; load it in PyTorch and torch.save it again";
+constexpr std::string_view kPickle = "a Python pickle that torch.save did not write, which is not read; save the weights as safetensors";
+constexpr std::string_view kTorchTar = "a checkpoint in the tar format of PyTorch 0.1, which is not read; load it in PyTorch 1 and torch.save it again";
 constexpr std::string_view kOnnx = "an ONNX model; fovea needs the weights it was exported from (.safetensors, .pt)";
 constexpr std::string_view kPage = "a web page; the download went wrong";
 constexpr std::string_view kImage = "an image, not a weights file";
 
 constexpr std::array kMagics{
-    Magic{0, "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"sv, kLegacy},
-    Magic{0, "\x80\x02"sv, kLegacy},
-    Magic{0, "\x80\x03"sv, "a Python pickle, which is not read; save the weights as safetensors"},
-    Magic{0, "\x80\x04"sv, "a Python pickle, which is not read; save the weights as safetensors"},
-    Magic{0, "\x80\x05"sv, "a Python pickle, which is not read; save the weights as safetensors"},
+    Magic{0, "\x80\x02"sv, kPickle},
+    Magic{0, "\x80\x03"sv, kPickle},
+    Magic{0, "\x80\x04"sv, kPickle},
+    Magic{0, "\x80\x05"sv, kPickle},
     Magic{0, "\x89HDF\r\n\x1a\n"sv, "an HDF5 file (Keras), which is not supported; convert the weights to safetensors"},
     Magic{0, "GGUF"sv, "a GGUF file, which is not supported; use the checkpoint it was converted from"},
     Magic{0, "lmgg"sv, "a ggml file, which is not supported; use the checkpoint it was converted from"},
@@ -57,8 +59,10 @@ bool looks_like_onnx(std::string_view b) {
 
 }  // namespace
 
-WeightFile open_weights(const std::string& path) {
-  const FileBytes file = map_file(path);
+namespace {
+
+WeightFile read_container(const FileBytes& file) {
+  const std::string& path = file.path;
   require(!file.bytes.empty(), "'{}' is empty", path);
   const std::string_view bytes(reinterpret_cast<const char*>(file.bytes.data()), file.bytes.size());
   if (bytes.starts_with("PK\x03\x04"sv) || bytes.starts_with("PK\x05\x06"sv)) {
@@ -66,12 +70,22 @@ WeightFile open_weights(const std::string& path) {
     return looks_like_npz(zip) ? read_npz(zip) : read_torch_zip(zip);
   }
   if (looks_like_safetensors(file.bytes)) return parse_safetensors(file);
+  if (looks_like_torch_legacy(bytes)) return read_torch_legacy(file);
+  require(!looks_like_torch_tar(bytes), "'{}' is {}", path, kTorchTar);
   for (const Magic& m : kMagics)
     require(!bytes.substr(std::min(m.at, bytes.size())).starts_with(m.bytes), "'{}' is {}", path, m.what);
   require(!looks_like_onnx(bytes), "'{}' looks like {}", path, kOnnx);
   // A name that promises safetensors deserves the reason why it is none.
   if (path.ends_with(".safetensors")) return parse_safetensors(file);
   fail("'{}' is no weights file that fovea knows (safetensors, what torch.save writes, NumPy .npz)", path);
+}
+
+}  // namespace
+
+WeightFile open_weights(const std::string& path) {
+  const WeightFile file = read_container(map_file(path));
+  const std::string prefix = wrapper_prefix(file.tensors());
+  return prefix.empty() ? file : file.under(prefix);
 }
 
 }  // namespace fovea

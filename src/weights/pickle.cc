@@ -31,12 +31,12 @@ enum Op : uint8_t {
   kNewObjEx = 0x92, kStackGlobal = 0x93, kMemoize = 0x94, kFrame = 0x95, kByteArray8 = 0x96
 };
 
-class Reader {
+class PickleReader {
  public:
-  Reader(std::span<const std::byte> stream, std::string_view what) : stream_(stream), what_(what) {}
+  PickleReader(std::span<const std::byte> stream, std::string_view what)
+      : stream_(stream.first(std::min(stream.size(), kMaxStream))), what_(what) {}
 
   Pickle run() {
-    if (stream_.size() > kMaxStream) broken("it has {} bytes, more than the limit of {}", stream_.size(), kMaxStream);
     while (true) {
       op_at_ = at_;
       const uint8_t op = number<uint8_t>();
@@ -44,6 +44,7 @@ class Reader {
       step(op);
     }
     pickle_.root = pop();
+    pickle_.bytes = at_;
     return std::move(pickle_);
   }
 
@@ -53,8 +54,13 @@ class Reader {
     fail("{}: the pickle is broken: {} (byte {})", what_, fmt::format(format, std::forward<Args>(args)...), op_at_);
   }
 
+  [[noreturn]] void ends_early() const {
+    if (stream_.size() == kMaxStream) broken("it goes on beyond the limit of {} bytes", kMaxStream);
+    broken("it ends early");
+  }
+
   const char* take(uint64_t n) {
-    if (n > stream_.size() - at_) broken("it ends early");
+    if (n > stream_.size() - at_) ends_early();
     const char* p = reinterpret_cast<const char*>(stream_.data()) + at_;
     at_ += n;
     return p;
@@ -70,7 +76,7 @@ class Reader {
   std::string_view line() {
     const char* begin = reinterpret_cast<const char*>(stream_.data()) + at_;
     const void* end = at_ == stream_.size() ? nullptr : std::memchr(begin, '\n', stream_.size() - at_);
-    if (end == nullptr) broken("it ends early");
+    if (end == nullptr) ends_early();
     const auto n = static_cast<size_t>(static_cast<const char*>(end) - begin);
     at_ += n + 1;
     return {begin, n};
@@ -163,6 +169,13 @@ class Reader {
     push(v);
   }
 
+  void push_persistent(PickleValue id) {
+    const PickleValue v = make_node(Kind::kPersistent);
+    node(v).args = id;
+    pickle_.persistent_ids.push_back(id);
+    push(v);
+  }
+
   void push_tuple(size_t n) {
     std::vector<PickleValue> values(n);
     for (size_t i = n; i > 0; --i) values[i - 1] = pop();
@@ -181,8 +194,9 @@ class Reader {
     extend(values);
   }
 
+  // Picklers number the entries one by one, so that none has a higher number than the bytes that lie before it.
   void put(uint64_t index) {
-    if (index >= kMaxMemo) broken("memo index {} exceeds the limit of {}", index, kMaxMemo);
+    if (index >= std::min(kMaxMemo, at_)) broken("memo entry {} exceeds the limit of {}", index, std::min(kMaxMemo, at_));
     if (index >= memo_.size()) memo_.resize(std::max<size_t>(index + 1, std::min(memo_.size() * 2, kMaxMemo)));
     memo_[index] = top();
   }
@@ -337,16 +351,8 @@ class Reader {
         if (top().has_node()) node(top()).state = state;
         return;
       }
-      case kPersId: {
-        const PickleValue v = make_node(Kind::kPersistent);
-        node(v).args = make_text(line());
-        return push(v);
-      }
-      case kBinPersId: {
-        const PickleValue v = make_node(Kind::kPersistent);
-        node(v).args = pop();
-        return push(v);
-      }
+      case kPersId: return push_persistent(make_text(line()));
+      case kBinPersId: return push_persistent(pop());
       case kExt1: take(1); return push(make(Kind::kOther));
       case kExt2: take(2); return push(make(Kind::kOther));
       case kExt4: take(4); return push(make(Kind::kOther));
@@ -377,6 +383,6 @@ std::string Pickle::global_name(const PickleValue& v) const {
   return fmt::format("{}.{}", (*this)[v].head.str(), (*this)[v].args.str());
 }
 
-Pickle parse_pickle(std::span<const std::byte> stream, std::string_view what) { return Reader(stream, what).run(); }
+Pickle parse_pickle(std::span<const std::byte> stream, std::string_view what) { return PickleReader(stream, what).run(); }
 
 }  // namespace fovea

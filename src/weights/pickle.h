@@ -43,13 +43,15 @@ struct PickleNode {
 struct Pickle {
   PickleValue root;
   std::vector<PickleNode> nodes;
+  std::vector<PickleValue> persistent_ids;  // all of the stream, in its order
+  size_t bytes = 0;                         // how much of the stream it took: another pickle may follow
 
   const PickleNode& operator[](const PickleValue& v) const { return nodes[v.node]; }
   bool is_global(const PickleValue& v, std::string_view module, std::string_view name) const;
   std::string global_name(const PickleValue& v) const;  // "module.name"; empty when v is no global
 };
 
-// The result views `stream`. Throws Error beginning with `what` when the stream is broken, ends early or exceeds the limits
+// Reads the first pickle of `stream`; the result views it. Throws Error beginning with `what` when the stream is broken, ends early or exceeds the limits
 // on size, stack, memo and number of values.
 Pickle parse_pickle(std::span<const std::byte> stream, std::string_view what);
 

@@ -43,7 +43,7 @@ class WeightFile {
              std::shared_ptr<const void> memory);
 
   const std::string& path() const;
-  const std::string& container() const;             // "safetensors", "PyTorch zip", "NumPy npz"
+  const std::string& container() const;             // "safetensors", "PyTorch zip", "PyTorch legacy", "NumPy npz"
   const Metadata& metadata() const;                 // free text that the file carries
   std::span<const WeightTensor> tensors() const;    // in the file's order
   const WeightTensor* find(std::string_view name) const;  // nullptr when absent

@@ -60,7 +60,7 @@ ZipArchive::~ZipArchive() = default;
 
 bool ZipArchive::has(const std::string& name) const { return zip_name_locate(handle_->zip, name.c_str(), ZIP_FL_ENC_RAW) >= 0; }
 
-ZipArchive::Bytes ZipArchive::read(const std::string& name) {
+FilePart ZipArchive::read(const std::string& name) {
   const zip_int64_t index = zip_name_locate(handle_->zip, name.c_str(), ZIP_FL_ENC_RAW);
   require(index >= 0, "'{}' lacks the entry {}; it is not complete", file_.path, printable(name));
   const auto entry = static_cast<zip_uint64_t>(index);

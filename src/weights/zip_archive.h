@@ -21,18 +21,12 @@ class ZipArchive {
   ZipArchive(const ZipArchive&) = delete;
   ZipArchive& operator=(const ZipArchive&) = delete;
 
-  struct Bytes {
-    std::span<const std::byte> span;
-    std::shared_ptr<const void> owner;
-    bool mapped = false;  // lies in the file's mapping (see WeightTensor::mapped)
-  };
-
   const std::string& path() const { return file_.path; }
   const std::vector<std::string>& names() const { return names_; }  // in the directory's order
   bool has(const std::string& name) const;
   // Unpacks an entry, or finds it in the file where it is stored as it is, and verifies its checksum. All reads of one archive
   // together may take twice the file's size (and a little for small files). Throws Error naming the entry.
-  Bytes read(const std::string& name);
+  FilePart read(const std::string& name);
 
  private:
   struct Handle;

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 
 #include "weights/weight_fixtures.h"
+#include "weights/wrapper_prefix.h"
 
 namespace fovea {
 namespace {
@@ -22,7 +23,7 @@ TEST(OpenWeights, SaysWhatAFileLooksLikeInstead) {
     return error_of([&] { open_weights(folder.write(name, bytes)); });
   };
   EXPECT_THAT(error(""), HasSubstr("is empty"));
-  EXPECT_THAT(error("\x80\x02\x8a\x0al\xfc\x9c\x46\xf9 j\xa8P\x19."), HasSubstr("legacy pickle"));
+  EXPECT_THAT(error("\x80\x02}."), HasSubstr("Python pickle that torch.save did not write"));
   EXPECT_THAT(error("\x80\x04\x95..."), HasSubstr("Python pickle"));
   EXPECT_THAT(error("\x89HDF\r\n\x1a\n"), HasSubstr("HDF5"));
   EXPECT_THAT(error("GGUF\3\0\0\0"s), HasSubstr("GGUF"));
@@ -39,6 +40,27 @@ TEST(OpenWeights, SaysWhatAFileLooksLikeInstead) {
   EXPECT_THAT(error_of([&] { open_weights(folder / "absent"); }), HasSubstr("No such file or directory"));
   EXPECT_THAT(error_of([&] { open_weights(folder / ""); }), HasSubstr("is a directory"));
   EXPECT_THAT(error_of([] { open_weights("/dev/zero"); }), HasSubstr("not a regular file"));
+}
+
+TEST(OpenWeights, DropsWhatWrappersPutBeforeEveryName) {
+  const auto prefix = [](const std::vector<std::string>& names) {
+    std::vector<std::pair<std::string, Shape>> entries;
+    for (const std::string& name : names) entries.emplace_back(name, Shape{1});
+    return wrapper_prefix(testing::zeros(entries).tensors());
+  };
+  EXPECT_EQ(prefix({"module.a", "module.b.c"}), "module.");
+  EXPECT_EQ(prefix({"module._orig_mod.model.a", "module._orig_mod.model.b"}), "module._orig_mod.model.");
+  EXPECT_EQ(prefix({"_orig_mod.module.a", "n_averaged"}), "_orig_mod.module.");
+  EXPECT_EQ(prefix({"module.module.a", "module.n_averaged"}), "module.module.");
+  EXPECT_EQ(prefix({"module.a", "b"}), "");
+  EXPECT_EQ(prefix({"module.", "module.a"}), "") << "nothing would be left of a name";
+  EXPECT_EQ(prefix({"n_averaged"}), "");
+  EXPECT_EQ(prefix({}), "");
+  const TempFolder folder;
+  const std::string header = R"({"module.a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"__metadata__":{"k":"v"}})";
+  const WeightFile file = open_weights(folder.write("file", testing::safetensors_bytes(header, "\5")));
+  EXPECT_THAT(testing::values_of(file, "a"), ::testing::ElementsAre(5));
+  EXPECT_EQ(file.metadata().at("k"), "v");
 }
 
 TEST(WeightFile, SelectsByPrefixAndNamesWhatIsAbsent) {

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "weights/pickle.h"
+#include "weights/pickle_fixtures.h"
 #include "weights/weight_fixtures.h"
 #include "weights/zip_archive.h"
 #include "weights/zip_fixtures.h"
@@ -12,6 +13,10 @@ namespace {
 
 using namespace std::string_literals;
 using testing::error_of;
+using testing::pickled_dict;
+using testing::pickled_tensor;
+using testing::pickled_text;
+using testing::pickled_tuple;
 using testing::read_bytes;
 using testing::TempFolder;
 using testing::values_of;
@@ -65,6 +70,9 @@ TEST(TorchZip, GathersStridedAndSharedViews) {
   EXPECT_THAT(values_of(file, "sized"), ElementsAre(0, 1, 2, 3));
   EXPECT_THAT(values_of(file, "parameter"), ElementsAre(0, 1));
   EXPECT_THAT(values_of(file, "untyped"), ElementsAre(0, 1, 2));
+  EXPECT_THAT(values_of(file, "parameter_of_old"), ElementsAre(0, 1));
+  EXPECT_THAT(values_of(file, "parameter_subclass"), ElementsAre(3, 4));
+  EXPECT_THAT(values_of(file, "version1"), ElementsAre(4, 5));
 }
 
 TEST(TorchZip, FindsTheWeightsInsideWrappers) {
@@ -78,7 +86,22 @@ TEST(TorchZip, FindsTheWeightsInsideWrappers) {
   const WeightFile averaged = open_weights(fixture("averaged.pt"));
   EXPECT_EQ(averaged.at("w").shape, (Shape{3}));
   EXPECT_EQ(averaged.metadata().at("torch.entry"), "state_dict_ema");
+  EXPECT_EQ(averaged.metadata().at("torch.not_read"), "state_dict");
 
+  // Averaged weights first, then timm's order; a tensor beside them changes nothing.
+  const WeightFile both = open_weights(fixture("both.pt"));
+  EXPECT_EQ(both.at("w").shape, (Shape{3}));
+  EXPECT_EQ(both.metadata().at("torch.entry"), "model_ema.module");
+  EXPECT_EQ(both.metadata().at("torch.not_read"), "state_dict, model");
+
+  const WeightFile distilled = open_weights(fixture("distilled.pt"));
+  EXPECT_THAT(names_of(distilled), ElementsAre("w"));
+  EXPECT_EQ(distilled.at("w").shape, (Shape{3}));
+  EXPECT_EQ(distilled.metadata().at("torch.entry"), "teacher.backbone");
+  EXPECT_EQ(distilled.metadata().at("torch.not_read"), "student");
+
+  EXPECT_THAT(names_of(open_weights(fixture("swa.pt"))), ElementsAre("w"));
+  EXPECT_THAT(names_of(open_weights(fixture("lightning.pt"))), ElementsAre("w", "b"));
   EXPECT_THAT(names_of(open_weights(fixture("nested.pt"))), ElementsAre("encoder.layer.0", "encoder.layer.1.bias", "parts.0"));
   EXPECT_THAT(names_of(open_weights(fixture("module.pt"))), ElementsAre("0.weight", "1.weight"));
 }
@@ -137,7 +160,7 @@ TEST(TorchZip, StoredEntriesAreReadWhereTheyLie) {
     std::ofstream(path, std::ios::binary) << bytes;
     const FileBytes file = map_file(path);
     ZipArchive zip(file);
-    const ZipArchive::Bytes entry = zip.read("a/data/0");
+    const FilePart entry = zip.read("a/data/0");
     EXPECT_EQ(entry.mapped, !deflate);
     EXPECT_EQ(entry.span.data() >= file.bytes.data() && entry.span.data() < file.bytes.data() + file.bytes.size(), !deflate);
     const WeightTensor t{"w", StoredType::kF32, Shape{50, 60}, entry.span.data(), {}, entry.mapped};
@@ -161,7 +184,7 @@ TEST(TorchZip, DirectoriesThatContradictThemselvesAreReadOrRefusedWithoutCrash) 
       try {
         ZipArchive zip(testing::as_file(bad));
         for (const std::string& name : zip.names()) {
-          const ZipArchive::Bytes entry = zip.read(name);
+          const FilePart entry = zip.read(name);
           EXPECT_EQ(std::string(reinterpret_cast<const char*>(entry.span.data()), entry.span.size()), data);
         }
       } catch (const Error&) {
@@ -170,23 +193,8 @@ TEST(TorchZip, DirectoriesThatContradictThemselvesAreReadOrRefusedWithoutCrash) 
   }
 }
 
-std::string number(int64_t v) { return "L" + std::to_string(v) + "L\n"; }
-std::string text(const std::string& s) { return "X" + std::string(1, static_cast<char>(s.size())) + "\0\0\0"s + s; }
-std::string tuple(const std::vector<int64_t>& v) {
-  std::string out = "(";
-  for (int64_t i : v) out += number(i);
-  return out + "t";
-}
-// The pickle of a tensor on storage 0 of 16 floats.
-std::string tensor(int64_t offset, const std::vector<int64_t>& size, const std::vector<int64_t>& stride,
-                   const std::string& type = "FloatStorage") {
-  return "ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") + "ctorch\n" + type + "\n" + text("0") + text("cpu") +
-         number(16) + "tQ" + number(offset) + tuple(size) + tuple(stride) + "\x89}tR";
-}
-std::string dict(const std::string& items) { return "\x80\x02}(" + items + "u."; }
-
 TEST(TorchZipHostile, TheHelpersMakeAReadableFile) {
-  EXPECT_EQ(read_pickle(dict(text("w") + tensor(0, {4, 4}, {4, 1}))).at("w").shape, (Shape{4, 4}));
+  EXPECT_EQ(read_pickle(pickled_dict(pickled_text("w") + pickled_tensor(0, {4, 4}, {4, 1}))).at("w").shape, (Shape{4, 4}));
 }
 
 TEST(TorchZipHostile, NothingIsExecuted) {
@@ -195,44 +203,44 @@ TEST(TorchZipHostile, NothingIsExecuted) {
   const std::string command = "touch " + mark;
   for (const std::string& global : {"cos\nsystem\n"s, "cposix\nsystem\n"s, "c__builtin__\neval\n"s, "cbuiltins\nexec\n"s}) {
     const WeightFile file =
-        read_pickle(dict(text("bad") + global + "(" + text(command) + "tR" + text("w") + tensor(0, {2}, {1})));
+        read_pickle(pickled_dict(pickled_text("bad") + global + "(" + pickled_text(command) + "tR" + pickled_text("w") + pickled_tensor(0, {2}, {1})));
     EXPECT_THAT(names_of(file), ElementsAre("w"));
   }
   EXPECT_FALSE(std::filesystem::exists(mark));
-  EXPECT_THAT(error_of([&] { read_pickle("\x80\x02" "cos\nsystem\n(" + text(command) + "tR."); }), HasSubstr("'os.system'"));
+  EXPECT_THAT(error_of([&] { read_pickle("\x80\x02" "cos\nsystem\n(" + pickled_text(command) + "tR."); }), HasSubstr("'os.system'"));
   EXPECT_THAT(error_of([&] { read_pickle("(S'" + command + "'\nios\nsystem\n."); }), HasSubstr("'os.system'"));
   EXPECT_FALSE(std::filesystem::exists(mark));
 }
 
 TEST(TorchZipHostile, TensorsStayInsideTheirStorage) {
-  const auto error = [](const std::string& t) { return error_of([&] { read_pickle(dict(text("w") + t)); }); };
+  const auto error = [](const std::string& t) { return error_of([&] { read_pickle(pickled_dict(pickled_text("w") + t)); }); };
   const int64_t huge = int64_t{1} << 62;
-  EXPECT_THAT(error(tensor(0, {17}, {1})), HasSubstr("reaches element 16 of its storage, which holds 16"));
-  EXPECT_THAT(error(tensor(16, {1}, {1})), HasSubstr("reaches element 16"));
-  EXPECT_THAT(error(tensor(0, {2}, {16})), HasSubstr("reaches element 16"));
-  EXPECT_THAT(error(tensor(-1, {1}, {1})), HasSubstr("overflow"));
-  EXPECT_THAT(error(tensor(0, {huge, 4}, {0, 0})), HasSubstr("overflow"));
-  EXPECT_THAT(error(tensor(0, {4}, {huge})), HasSubstr("overflow"));
-  EXPECT_THAT(error(tensor(huge, {3}, {huge / 2})), HasSubstr("overflow"));
-  EXPECT_THAT(error(tensor(0, {-1}, {1})), HasSubstr("not a natural number"));
-  EXPECT_THAT(error(tensor(0, {1}, {-1})), HasSubstr("not a natural number"));
-  EXPECT_THAT(error(tensor(0, {1}, {})), HasSubstr("strides"));
-  EXPECT_THAT(error(tensor(0, std::vector<int64_t>(9, 1), std::vector<int64_t>(9, 1))), HasSubstr("9 dimensions"));
-  EXPECT_THAT(error(tensor(0, {9}, {1}, "DoubleStorage")), HasSubstr("holds 8"));
-  EXPECT_THAT(error(tensor(0, {1}, {1}, "QInt8Storage")), HasSubstr("'torch.QInt8Storage'"));
+  EXPECT_THAT(error(pickled_tensor(0, {17}, {1})), HasSubstr("reaches element 16 of its storage, which holds 16"));
+  EXPECT_THAT(error(pickled_tensor(16, {1}, {1})), HasSubstr("reaches element 16"));
+  EXPECT_THAT(error(pickled_tensor(0, {2}, {16})), HasSubstr("reaches element 16"));
+  EXPECT_THAT(error(pickled_tensor(-1, {1}, {1})), HasSubstr("overflow"));
+  EXPECT_THAT(error(pickled_tensor(0, {huge, 4}, {0, 0})), HasSubstr("overflow"));
+  EXPECT_THAT(error(pickled_tensor(0, {4}, {huge})), HasSubstr("overflow"));
+  EXPECT_THAT(error(pickled_tensor(huge, {3}, {huge / 2})), HasSubstr("overflow"));
+  EXPECT_THAT(error(pickled_tensor(0, {-1}, {1})), HasSubstr("not a natural number"));
+  EXPECT_THAT(error(pickled_tensor(0, {1}, {-1})), HasSubstr("not a natural number"));
+  EXPECT_THAT(error(pickled_tensor(0, {1}, {})), HasSubstr("strides"));
+  EXPECT_THAT(error(pickled_tensor(0, std::vector<int64_t>(9, 1), std::vector<int64_t>(9, 1))), HasSubstr("9 dimensions"));
+  EXPECT_THAT(error(pickled_tensor(0, {9}, {1}, "DoubleStorage")), HasSubstr("holds 8"));
+  EXPECT_THAT(error(pickled_tensor(0, {1}, {1}, "QInt8Storage")), HasSubstr("'torch.QInt8Storage'"));
   EXPECT_THAT(error("ctorch._utils\n_rebuild_tensor_v2\n)R"), HasSubstr("not described"));
   EXPECT_THAT(error("ctorch._utils\n_rebuild_tensor_v2\n(NK\0))tR"s), HasSubstr("not described"));
 }
 
 TEST(TorchZipHostile, AStorageNameCannotLeaveTheArchive) {
-  const std::string bytes = zip_of({{"a/data.pkl", dict(text("w") + "ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") +
-                                                        "ctorch\nFloatStorage\n" + text("../../etc/passwd") + text("cpu") + "K\1tQK\0"s +
-                                                        tuple({1}) + tuple({1}) + "tR")}});
+  const std::string bytes = zip_of({{"a/data.pkl", pickled_dict(pickled_text("w") + "ctorch._utils\n_rebuild_tensor_v2\n((" + pickled_text("storage") +
+                                                        "ctorch\nFloatStorage\n" + pickled_text("../../etc/passwd") + pickled_text("cpu") + "K\1tQK\0"s +
+                                                        pickled_tuple({1}) + pickled_tuple({1}) + "tR")}});
   EXPECT_THAT(error_of([&] { read_zip(testing::as_file(bytes)); }), HasSubstr("lacks the entry"));
 }
 
 TEST(TorchZipHostile, BrokenStreamsGiveOneError) {
-  const std::string good = dict(text("w") + tensor(0, {4, 4}, {4, 1}));
+  const std::string good = pickled_dict(pickled_text("w") + pickled_tensor(0, {4, 4}, {4, 1}));
   for (size_t n = 0; n < good.size(); ++n) EXPECT_THROW(read_pickle(good.substr(0, n)), Error) << n << " bytes";
   const std::vector<std::string> broken{
       ".", "0.", "R.", "(.", "t.", "u.", "}a.", "(K\1u.", "}(K\1u.", "h\0."s, "j\xff\xff\xff\xff.", "g99999999999999999999\n.",
@@ -258,22 +266,22 @@ TEST(TorchZipHostile, SharedPartsAndCyclesEnd) {
   // Every level holds the level below twice: 2^60 leaves.
   std::string tower = "\x80\x02}q\0"s;
   for (int level = 1; level <= 60; ++level)
-    tower += "}q"s + static_cast<char>(level) + "("s + text("a") + "h"s + static_cast<char>(level - 1) + text("b") + "h"s +
+    tower += "}q"s + static_cast<char>(level) + "("s + pickled_text("a") + "h"s + static_cast<char>(level - 1) + pickled_text("b") + "h"s +
              static_cast<char>(level - 1) + "u";
   EXPECT_THAT(error_of([&] { read_pickle(tower + "."); }), HasSubstr("more than"));
-  EXPECT_THAT(error_of([&] { read_pickle("\x80\x02}q\0("s + text("a") + "h\0u."s); }), HasSubstr("nested more than"));
-  EXPECT_THAT(error_of([&] { read_pickle("\x80\x02}q\0("s + text("model") + "h\0u."s); }), HasSubstr("nested more than"));
+  EXPECT_THAT(error_of([&] { read_pickle("\x80\x02}q\0("s + pickled_text("a") + "h\0u."s); }), HasSubstr("nested more than"));
+  EXPECT_THAT(error_of([&] { read_pickle("\x80\x02}q\0("s + pickled_text("model") + "h\0u."s); }), HasSubstr("nested more than"));
   EXPECT_THAT(error_of([&] { read_pickle("\x80\x02]q\0h\0a."s); }), HasSubstr("nested more than"));
 }
 
 TEST(TorchZipHostile, ArchivesOutOfProportionAreRefused) {
-  const std::string bomb = zip_of({{"a/data.pkl", dict(text("w") + tensor(0, {16}, {1}))}, {"a/data/0", std::string(50'000'000, '\0')}}, true);
+  const std::string bomb = zip_of({{"a/data.pkl", pickled_dict(pickled_text("w") + pickled_tensor(0, {16}, {1}))}, {"a/data/0", std::string(50'000'000, '\0')}}, true);
   EXPECT_LT(bomb.size(), 200'000u);
   EXPECT_THAT(error_of([&] { read_zip(testing::as_file(bomb)); }), HasSubstr("out of proportion"));
 }
 
 TEST(TorchZipHostile, EncryptedEntriesAreRefused) {
-  std::string bytes = zip_of({{"a/data.pkl", dict(text("w") + tensor(0, {16}, {1}))}});
+  std::string bytes = zip_of({{"a/data.pkl", pickled_dict(pickled_text("w") + pickled_tensor(0, {16}, {1}))}});
   for (const auto& [signature, flags] : {std::pair{"PK\3\4"s, size_t{6}}, std::pair{"PK\1\2"s, size_t{8}}})
     bytes[bytes.find(signature) + flags] = static_cast<char>(bytes[bytes.find(signature) + flags] | 1);
   EXPECT_THAT(error_of([&] { read_zip(testing::as_file(bytes)); }), HasSubstr("encrypted"));
