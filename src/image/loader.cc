@@ -20,7 +20,6 @@ enum Stream : uint64_t { kOrder = 1, kAugmentation };
 constexpr uint64_t kErasing = 100;
 
 constexpr size_t kListed = 5;                          // broken pictures named in an error
-constexpr int64_t kMaxFitted = 2 * int64_t{89478485};  // pixels of a picture on its way to the model, as for decoding
 
 std::vector<int64_t> epoch_order(int64_t images, bool shuffle, const Rng& seed, int64_t epoch) {
   std::vector<int64_t> order(static_cast<size_t>(images));
@@ -29,16 +28,6 @@ std::vector<int64_t> epoch_order(int64_t images, bool shuffle, const Rng& seed, 
   Rng rng = seed.fork(kOrder).fork(static_cast<uint64_t>(epoch));
   for (size_t i = order.size(); i-- > 1;) std::swap(order[i], order[rng.next_below(i + 1)]);
   return order;
-}
-
-// A thin strip of pixels would become enormous when its short side is brought to the model's.
-void require_fits(const Image& image, const Preprocess& p) {
-  if (p.mode != ResizeMode::kShortSide) return;
-  const double scale = std::max(p.height, p.width) / p.crop_pct / std::min(image.width, image.height);
-  const double pixels = scale * image.width * scale * image.height;
-  require(scale <= 1 || pixels <= static_cast<double>(kMaxFitted),
-          "its {}x{} pixels are too elongated for a model of {}x{}: crop it first", image.width, image.height, p.width,
-          p.height);
 }
 
 }  // namespace
@@ -203,17 +192,15 @@ struct Loader::Impl {
     std::shared_ptr<Image> image;
     try {
       image = std::make_shared<Image>(dataset->read(index));
-      if (!resized_crop()) require_fits(*image, options.preprocess);
+      const Preprocess& p = options.preprocess;
+      if (resized_crop())
+        *image = to_channels(*image, p.channels);
+      else if (!is_fitted(*image, p))
+        *image = fit(*image, p);
     } catch (const Error& e) {
       add_broken(index, e.what());
       return nullptr;
     }
-    const Preprocess& p = options.preprocess;
-    const bool fits = image->width == p.width && image->height == p.height && image->channels == p.channels;
-    if (resized_crop())
-      *image = to_channels(*image, p.channels);
-    else if (!fits || (p.mode == ResizeMode::kShortSide && p.crop_pct != 1))
-      *image = fit(*image, p);
     if (options.cache) options.cache->add(index, image);
     return image;
   }

@@ -68,22 +68,27 @@ struct Taps {
   int stride = 0;  // weights per output position
   std::vector<int> first, count;
   std::vector<int32_t> weights;
+
+  // Source positions that are read at all; both ends of what one output position reads grow with it.
+  int begin() const { return first.front(); }
+  int end() const { return first.back() + count.back(); }
 };
 
-Taps taps_of(const Filter& filter, int in_size, float in0, float in1, int out_size) {
+// Of the output positions [begin, begin + length) of out_size.
+Taps taps_of(const Filter& filter, int in_size, float in0, float in1, int out_size, int begin, int length) {
   const double scale = static_cast<double>(in1 - in0) / out_size;
   const double filter_scale = std::max(scale, 1.0);
   const double support = filter.support * filter_scale;
   const double inverse_scale = 1.0 / filter_scale;
   Taps taps;
   taps.stride = static_cast<int>(std::ceil(support)) * 2 + 1;
-  const auto n = static_cast<size_t>(out_size);
+  const auto n = static_cast<size_t>(length);
   taps.first.resize(n);
   taps.count.resize(n);
   taps.weights.assign(n * static_cast<size_t>(taps.stride), 0);
   std::vector<double> weights(static_cast<size_t>(taps.stride));
-  for (int i = 0; i < out_size; ++i) {
-    const double center = static_cast<double>(in0) + (i + 0.5) * scale;
+  for (int i = 0; i < length; ++i) {
+    const double center = static_cast<double>(in0) + (begin + i + 0.5) * scale;
     const int first = std::max(0, static_cast<int>(center - support + 0.5));
     const int count = std::min(in_size, static_cast<int>(center + support + 0.5)) - first;
     double sum = 0;
@@ -143,11 +148,13 @@ Passes passes_of_machine() {
   return {baseline::horizontal_any, baseline::vertical_rows};
 }
 
-// The nearest source position of each output position, or -1 outside the picture; positions are summed up step by step.
-std::vector<int> nearest_positions(float in0, float in1, int in_size, int out_size) {
+// The nearest source position of the output positions [begin, begin + length), or -1 outside the picture; positions are
+// summed up step by step from the first one.
+std::vector<int> nearest_positions(float in0, float in1, int in_size, int out_size, int begin, int length) {
   const double step = static_cast<double>(in1 - in0) / out_size;
   double at = static_cast<double>(in0) + step * 0.5;
-  std::vector<int> positions(static_cast<size_t>(out_size));
+  for (int i = 0; i < begin; ++i) at += step;
+  std::vector<int> positions(static_cast<size_t>(length));
   for (int& p : positions) {
     p = static_cast<int>(at);
     if (at < 0 || p >= in_size) p = -1;
@@ -156,11 +163,11 @@ std::vector<int> nearest_positions(float in0, float in1, int in_size, int out_si
   return positions;
 }
 
-Image resize_nearest(const Image& image, int width, int height, const ResizeBox& box) {
-  const std::vector<int> xs = nearest_positions(box.left, box.right, image.width, width);
-  const std::vector<int> ys = nearest_positions(box.top, box.bottom, image.height, height);
-  Image out(width, height, image.channels);
-  for (int y = 0; y < height; ++y) {
+Image resize_nearest(const Image& image, int width, int height, const ResizeBox& box, const PixelRegion& region) {
+  const std::vector<int> xs = nearest_positions(box.left, box.right, image.width, width, region.left, region.width);
+  const std::vector<int> ys = nearest_positions(box.top, box.bottom, image.height, height, region.top, region.height);
+  Image out(region.width, region.height, image.channels);
+  for (int y = 0; y < region.height; ++y) {
     const int sy = ys[static_cast<size_t>(y)];
     if (sy < 0) continue;
     uint8_t* q = out.row(y);
@@ -169,6 +176,12 @@ Image resize_nearest(const Image& image, int width, int height, const ResizeBox&
       q += image.channels;
     }
   }
+  return out;
+}
+
+Image copied(const Image& image, int left, int top, int width, int height) {
+  Image out(width, height, image.channels);
+  for (int y = 0; y < height; ++y) std::memcpy(out.row(y), image.row(top + y) + left * image.channels, out.row_bytes());
   return out;
 }
 
@@ -195,12 +208,10 @@ Interpolation interpolation_of(std::string_view name) {
   fail("unknown interpolation \"{}\": use nearest, box, bilinear, hamming, bicubic or lanczos", name);
 }
 
-Image resize(const Image& image, int width, int height, Interpolation interpolation) {
-  return resize(image, width, height, interpolation,
-                {0, 0, static_cast<float>(image.width), static_cast<float>(image.height)});
-}
+namespace {
 
-Image resize(const Image& image, int width, int height, Interpolation interpolation, const ResizeBox& box) {
+Image resized(const Image& image, int width, int height, Interpolation interpolation, const ResizeBox& box,
+              const PixelRegion& region) {
   require(width >= 1 && height >= 1, "cannot resize to {}x{}: width and height must be at least 1", width, height);
   require(image.width >= 1 && image.height >= 1 && (image.channels == 1 || image.channels == 3),
           "cannot resize a picture of {}x{} with {} channels", image.width, image.height, image.channels);
@@ -209,42 +220,58 @@ Image resize(const Image& image, int width, int height, Interpolation interpolat
               box.top <= box.bottom,
           "the resize box ({}, {}, {}, {}) leaves the picture of {}x{}", box.left, box.top, box.right, box.bottom,
           image.width, image.height);
+  require(region.left >= 0 && region.top >= 0 && region.width >= 1 && region.height >= 1 &&
+              region.left <= width - region.width && region.top <= height - region.height,
+          "a region of {}x{} at ({}, {}) leaves the picture of {}x{}", region.width, region.height, region.left,
+          region.top, width, height);
   const auto out_width = static_cast<float>(width), out_height = static_cast<float>(height);
-  if (whole(box.left) && whole(box.top) && box.right - box.left == out_width && box.bottom - box.top == out_height) {
-    Image out(width, height, image.channels);
-    for (int y = 0; y < height; ++y)
-      std::memcpy(out.row(y), image.row(y + static_cast<int>(box.top)) + static_cast<int>(box.left) * image.channels,
-                  out.row_bytes());
-    return out;
-  }
-  if (interpolation == Interpolation::kNearest) return resize_nearest(image, width, height, box);
+  if (whole(box.left) && whole(box.top) && box.right - box.left == out_width && box.bottom - box.top == out_height)
+    return copied(image, static_cast<int>(box.left) + region.left, static_cast<int>(box.top) + region.top, region.width,
+                  region.height);
+  if (interpolation == Interpolation::kNearest) return resize_nearest(image, width, height, box, region);
 
   static const Passes passes = passes_of_machine();
   const Filter filter = filter_of(interpolation);
   const bool across = width != image.width || box.left != 0 || box.right != out_width;
   const bool down = height != image.height || box.top != 0 || box.bottom != out_height;
   // As Pillow does since version 13: when the height shrinks by far more pixels than the width, rows are merged first.
-  const int64_t shrink_x = image.width - width, shrink_y = image.height - height;
+  const int64_t shrink_x = int64_t{image.width} - width, shrink_y = int64_t{image.height} - height;
   const bool columns_first = shrink_y <= 0 || shrink_y <= 2 * shrink_x;
   const auto run_across = [&](const Image& in, int first_row, int rows) {
-    const Taps taps = taps_of(filter, in.width, box.left, box.right, width);
-    Image out(width, rows, in.channels);
-    std::vector<uint8_t> columns(static_cast<size_t>(in.width) * kLanes);
+    const Taps taps = taps_of(filter, in.width, box.left, box.right, width, region.left, region.width);
+    Image out(region.width, rows, in.channels);
+    std::vector<uint8_t> columns(static_cast<size_t>(taps.end() - taps.begin()) * kLanes);
     passes.horizontal(in, taps, first_row, out, columns.data());
     return out;
   };
-  if (!down) return across ? run_across(image, 0, height) : image;
+  if (!down) return run_across(image, region.top, region.height);
 
-  const Taps taps = taps_of(filter, image.height, box.top, box.bottom, height);
-  const auto run_down = [&](const Image& in, int first_row) {
-    Image out(in.width, height, in.channels);
-    passes.vertical(in.pixels.data(), in.row_bytes(), taps, first_row, out.pixels.data());
+  const Taps taps = taps_of(filter, image.height, box.top, box.bottom, height, region.top, region.height);
+  const int first_row = taps.begin(), rows = taps.end() - first_row;  // only what this pass reads has to be there
+  const auto run_down = [&](const Image& in, int first) {
+    Image out(in.width, region.height, in.channels);
+    passes.vertical(in.pixels.data(), in.row_bytes(), taps, first, out.pixels.data());
     return out;
   };
-  if (!across) return run_down(image, 0);
-  if (!columns_first) return run_across(run_down(image, 0), 0, height);
-  const int first_row = taps.first.front();  // only the rows that the second pass reads go through the first one
-  return run_down(run_across(image, first_row, taps.first.back() + taps.count.back() - first_row), first_row);
+  if (!across && region.width == image.width) return run_down(image, 0);
+  if (!across) return run_down(copied(image, region.left, first_row, region.width, rows), first_row);
+  if (!columns_first) return run_across(run_down(image, 0), 0, region.height);
+  return run_down(run_across(image, first_row, rows), first_row);
+}
+
+}  // namespace
+
+Image resize(const Image& image, int width, int height, Interpolation interpolation) {
+  return resize_region(image, width, height, interpolation, {0, 0, width, height});
+}
+
+Image resize(const Image& image, int width, int height, Interpolation interpolation, const ResizeBox& box) {
+  return resized(image, width, height, interpolation, box, {0, 0, width, height});
+}
+
+Image resize_region(const Image& image, int width, int height, Interpolation interpolation, const PixelRegion& region) {
+  return resized(image, width, height, interpolation,
+                 {0, 0, static_cast<float>(image.width), static_cast<float>(image.height)}, region);
 }
 
 }  // namespace fovea

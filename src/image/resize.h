@@ -20,8 +20,15 @@ struct ResizeBox {
   float left = 0, top = 0, right = 0, bottom = 0;
 };
 
+// Whole pixels of a picture.
+struct PixelRegion {
+  int left = 0, top = 0, width = 0, height = 0;
+};
+
 // `image` as width x height. Throws Error when a size is below 1 or the box leaves the picture.
 Image resize(const Image& image, int width, int height, Interpolation interpolation);
 Image resize(const Image& image, int width, int height, Interpolation interpolation, const ResizeBox& box);
+// The pixels of that result in `region` alone, at the cost of these. Throws Error also when the region leaves the result.
+Image resize_region(const Image& image, int width, int height, Interpolation interpolation, const PixelRegion& region);
 
 }  // namespace fovea

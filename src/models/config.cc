@@ -1,6 +1,8 @@
 #include "models/config.h"
 
+#include <algorithm>
 #include <charconv>
+#include <initializer_list>
 #include <nlohmann/json.hpp>
 
 #include "core/text.h"
@@ -20,8 +22,10 @@ void visit_fields(Config& c, Visit&& visit) {
   visit("height", c.input.height);
   visit("width", c.input.width);
   visit("crop", c.input.crop_pct);
+  visit("resize_size", c.input.resize_size);
   visit("interpolation", c.input.interpolation);
   visit("resize", c.input.resize);
+  visit("crop_rounding", c.input.crop_rounding);
   visit("mean", c.input.mean);
   visit("std", c.input.std);
   visit("classes", c.classes);
@@ -71,6 +75,7 @@ void parse_value(const std::string& key, const std::string& text, bool& out) {
 template <class Item>
 void parse_value(const std::string& key, const std::string& text, std::vector<Item>& out) {
   out.clear();
+  if (text.empty()) return;
   for (const std::string& part : split(text, ',')) parse_value(key, part, out.emplace_back());
 }
 
@@ -127,6 +132,24 @@ void set_option(ModelConfig& config, const std::string& key, const std::string& 
     if (list->size() == 1) list->assign(static_cast<size_t>(std::max<int64_t>(1, config.input.channels)), list->front());
 }
 
+namespace {
+
+void require_one_of(std::string_view key, const std::string& value, std::initializer_list<std::string_view> choices) {
+  require(std::find(choices.begin(), choices.end(), value) != choices.end(), "{} must be one of {}, got '{}'", key, fmt::join(choices, ", "), value);
+}
+
+// How pictures are fitted; their channels and size are looked at by validate() itself.
+void validate_fitting(const InputConfig& input) {
+  require(input.crop_pct > 0 && input.crop_pct <= 1, "crop must be in (0, 1], got {}", input.crop_pct);
+  require_one_of("interpolation", input.interpolation, {"nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"});
+  require_one_of("resize", input.resize, {"shorter", "squash", "border", "none"});
+  require_one_of("crop_rounding", input.crop_rounding, {"even", "down"});
+  require(input.resize_size.size() <= 2, "resize_size is one number or a height and a width, got {} numbers", input.resize_size.size());
+  for (const int64_t s : input.resize_size) require(s > 0 && s <= 65536, "resize_size {} is out of range (1 to 65536)", s);
+}
+
+}  // namespace
+
 void validate(const ModelConfig& c) {
   require(c.family == "vit" || c.hierarchical(), "there is no model family '{}'; choose vit, swin or cswin", c.family);
   require(c.input.channels == 1 || c.input.channels == 3, "images have 1 or 3 channels, got {}", c.input.channels);
@@ -136,7 +159,7 @@ void validate(const ModelConfig& c) {
           "{} image channels need as many means and standard deviations, got {} and {}", c.input.channels, c.input.mean.size(),
           c.input.std.size());
   for (const double s : c.input.std) require(s > 0, "a standard deviation of {} cannot normalise images", s);
-  require(c.input.crop_pct > 0 && c.input.crop_pct <= 1, "crop must be in (0, 1], got {}", c.input.crop_pct);
+  validate_fitting(c.input);
   require(c.classes > 0 && c.classes <= 1000000, "the number of classes must be positive, got {}", c.classes);
   require(c.class_names.empty() || c.class_names.size() == static_cast<size_t>(c.classes), "{} class names for {} classes",
           c.class_names.size(), c.classes);

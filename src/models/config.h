@@ -13,8 +13,11 @@ namespace fovea {
 struct InputConfig {
   int64_t channels = 3, height = 224, width = 224;
   double crop_pct = 0.9;                 // centre crop of this share of the resized image's sides
-  std::string interpolation = "bicubic"; // box, bilinear, bicubic, lanczos, nearest
-  std::string resize = "shorter";        // shorter: shorter side, then centre crop; squash: both sides, no crop
+  std::vector<int64_t> resize_size;      // N or height,width before the crop, for an input of height x width; empty: by crop_pct
+  std::string interpolation = "bicubic"; // nearest, box, bilinear, hamming, bicubic, lanczos
+  std::string resize = "shorter";        // shorter: aspect kept, the size covered; squash: both sides; border: aspect kept, inside
+                                         // the size, the rest in the mean's colour; none: crop or pad only
+  std::string crop_rounding = "even";    // of the crop's offsets: even (torchvision, timm), down (Hugging Face)
   std::vector<double> mean = {0.485, 0.456, 0.406}, std = {0.229, 0.224, 0.225};
 };
 

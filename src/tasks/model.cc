@@ -90,8 +90,7 @@ ModelInfo Model::info() const {
   i.class_names = c.class_names;
   i.assumed = loaded.assumed;
   i.metadata.assign(loaded.metadata.begin(), loaded.metadata.end());
-  i.preprocessing = {{"resize", c.input.resize}, {"crop", fmt::format("{}", c.input.crop_pct)}, {"interpolation", c.input.interpolation},
-                     {"mean", joined(c.input.mean)}, {"std", joined(c.input.std)}};
+  i.preprocessing = preprocessing_facts(c.input);
   i.architecture = {{"stem", c.convolutional_stem ? "early convolutions" : c.family == "cswin" ? "7x7 convolution" : "patches"}, {"patch", fmt::format("{}", c.patch)},
                     {"dim", fmt::format("{}", c.dim)}};
   if (c.swin_v2()) i.architecture.emplace_back("swin_version", "2");

@@ -1,23 +1,19 @@
 // How a model's configuration says that pictures become its input.
 #pragma once
 
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "image/transforms.h"
 #include "models/config.h"
 
 namespace fovea {
 
-// For an input of height x width, which may be another size than the configuration's own.
-inline Preprocess preprocess_of(const InputConfig& input, int64_t height, int64_t width) {
-  Preprocess p;
-  p.height = static_cast<int>(height);
-  p.width = static_cast<int>(width);
-  p.channels = static_cast<int>(input.channels);
-  p.crop_pct = input.crop_pct;
-  p.interpolation = interpolation_of(input.interpolation);
-  p.mode = input.resize == "squash" ? ResizeMode::kSquash : ResizeMode::kShortSide;
-  p.mean.assign(input.mean.begin(), input.mean.end());
-  p.std.assign(input.std.begin(), input.std.end());
-  return p;
-}
+// For an input of height x width, which may be another size than the configuration's own: its resize_size goes with it, as
+// in Microsoft's int(256 / 224 * size).
+Preprocess preprocess_of(const InputConfig& input, int64_t height, int64_t width);
+// As text for people: names as for --set, and their values.
+std::vector<std::pair<std::string, std::string>> preprocessing_facts(const InputConfig& input);
 
 }  // namespace fovea

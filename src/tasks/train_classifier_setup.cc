@@ -10,6 +10,7 @@
 #include "embed/resample.h"
 #include "kernels/kernel_table.h"
 #include "tasks/load_model.h"
+#include "tasks/preprocess.h"
 
 namespace fovea {
 
@@ -270,14 +271,7 @@ LoaderOptions validation_loader_options(const RunConfig& run, std::shared_ptr<Im
   l.max_broken = run.options.max_broken;
   l.threads = static_cast<int>(run.options.loader_threads > 0 ? run.options.loader_threads : std::max(1u, std::thread::hardware_concurrency() / 2));
   l.cache = std::move(cache);
-  l.preprocess.height = static_cast<int>(input.height);
-  l.preprocess.width = static_cast<int>(input.width);
-  l.preprocess.channels = static_cast<int>(input.channels);
-  l.preprocess.crop_pct = input.crop_pct;
-  l.preprocess.interpolation = interpolation_of(input.interpolation);
-  l.preprocess.mode = input.resize == "squash" ? ResizeMode::kSquash : ResizeMode::kShortSide;
-  l.preprocess.mean.assign(input.mean.begin(), input.mean.end());
-  l.preprocess.std.assign(input.std.begin(), input.std.end());
+  l.preprocess = preprocess_of(input, input.height, input.width);
   return l;
 }
 

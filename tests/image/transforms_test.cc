@@ -1,47 +1,58 @@
 #include "image/transforms.h"
 
+#include <algorithm>
+
 #include "fovea/error.h"
-#include "image_cases.h"
+#include "preprocess_case.h"
 
 namespace fovea {
 namespace {
 
-ResizeMode mode_of(const std::string& name) {
-  return name == "squash" ? ResizeMode::kSquash : name == "none" ? ResizeMode::kNone : ResizeMode::kShortSide;
-}
-
-TEST(Transforms, FitHasTorchvisionsGeometry) {
-  const auto lines = testing::fixture_lines("cases.tsv", "fit");
-  EXPECT_GE(lines.size(), 40u);
+// Lines of a file, the expected line with commas for tabs, and settings.
+void expect_preprocessing(const std::string& tsv, const std::filesystem::path& folder, size_t at_least) {
+  const auto lines = testing::fixture_lines(tsv);
+  EXPECT_GE(lines.size(), at_least);
   for (const auto& line : lines) {
-    SCOPED_TRACE(line[1] + " " + line[2] + " " + line[4] + "x" + line[5] + " crop " + line[6] + " " + line[7]);
-    Preprocess p;
-    p.height = std::stoi(line[4]);
-    p.width = std::stoi(line[5]);
-    p.crop_pct = std::stod(line[6]);
-    p.mode = mode_of(line[2]);
-    p.interpolation = interpolation_of(line[7]);
-    const bool grey = line[3] == "1";
-    p.channels = grey ? 1 : 3;
-    const Image image = fit(testing::source_image(line[1], grey), p);
-    EXPECT_EQ(image.width, p.width);
-    EXPECT_EQ(image.height, p.height);
-    EXPECT_EQ(testing::crc_of(image), line[8]);
+    SCOPED_TRACE(fmt::format("{}", fmt::join(line, " ")));
+    std::string got = testing::preprocessing_line(folder / line[0], {line.begin() + 2, line.end()});
+    std::replace(got.begin(), got.end(), '\t', ',');
+    if (line[1] == "error") EXPECT_TRUE(got.starts_with("error,")) << got;
+    else EXPECT_EQ(got, line[1]);
   }
 }
 
-TEST(Transforms, PreprocessIsBitwiseToTensorAndNormalize) {
-  const auto lines = testing::fixture_lines("cases.tsv", "normalize");
-  EXPECT_GE(lines.size(), 3u);
-  for (const auto& line : lines) {
-    Preprocess p;
-    p.height = std::stoi(line[2]);
-    p.width = std::stoi(line[3]);
-    p.crop_pct = std::stod(line[4]);
-    std::vector<float> chw(static_cast<size_t>(3 * p.height * p.width));
-    preprocess(testing::source_image(line[1], false), p, chw.data());
-    EXPECT_EQ(testing::crc_of(chw.data(), chw.size() * sizeof(float)), line[5]) << line[1];
-  }
+// Pixels and normalised float32 values, from torchvision's, timm's and Hugging Face's own code.
+TEST(Transforms, PreprocessingIsBitwiseThatOfThePackages) {
+  expect_preprocessing("preprocess.tsv", testing::image_fixtures() / "files", 400);
+}
+
+TEST(Transforms, PreprocessingOfOddFilesIsBitwiseThatOfThePackages) {
+  const std::filesystem::path folder = std::filesystem::path(FOVEA_SHARED) / "data" / "robust";
+  if (!std::filesystem::exists(folder)) GTEST_SKIP() << "no collection of odd images at " << folder;
+  expect_preprocessing("preprocess_robust.tsv", folder, 200);
+}
+
+// A grey model sees what Pillow's convert("L") makes of the colours, before scaling.
+TEST(Transforms, GreyIsScaledAsGrey) {
+  Preprocess p;
+  p.height = p.width = 31;
+  p.channels = 1;
+  p.mean = p.std = {0.5};
+  const Image rgb = testing::source_image("source_rgb_61x47.png", false);
+  EXPECT_EQ(fit(rgb, p), fit(to_channels(rgb, 1), p));
+}
+
+TEST(Transforms, APartIsTheSameInAWholeResize) {
+  const Image image = testing::source_image("source_rgb_211x160.png", false);
+  for (const auto filter : {Interpolation::kNearest, Interpolation::kBox, Interpolation::kBicubic, Interpolation::kLanczos})
+    for (const auto& [width, height] : {std::pair{97, 301}, {211, 90}, {400, 160}, {211, 160}, {30, 3}, {150, 20}}) {
+      const Image whole = resize(image, width, height, filter);
+      for (const PixelRegion& r : {PixelRegion{0, 0, 1, 1}, {7, 2, 11, 1}, {width - 5, height - 3, 5, 3}, {0, 1, width, 2}, {3, 0, 2, height}})
+        EXPECT_EQ(resize_region(image, width, height, filter, r), crop(whole, r.top, r.left, r.height, r.width))
+            << name_of(filter) << " " << width << "x" << height << " " << r.left << "," << r.top;
+    }
+  EXPECT_THROW(resize_region(image, 10, 10, Interpolation::kBox, {6, 0, 5, 1}), Error);
+  EXPECT_THROW(resize_region(image, 10, 10, Interpolation::kBox, {-1, 0, 5, 1}), Error);
 }
 
 TEST(Transforms, GreyIsPillowsLuma) {
@@ -78,10 +89,16 @@ TEST(Transforms, WrongArgumentsAreErrors) {
   EXPECT_THROW(pad(image, -1, 0, 0, 0), Error);
   EXPECT_THROW(center_crop(image, 0, 4), Error);
   EXPECT_THROW(to_channels(image, 4), Error);
-  EXPECT_THROW(normalize(image, {0.5f}, {0.5f}, chw.data()), Error);
+  EXPECT_THROW(normalize(image, {0.5}, {0.5}, chw.data()), Error);
   Preprocess p;
   p.crop_pct = 0;
   EXPECT_THROW(fit(image, p), Error);
+  p.crop_pct = 1e-9;
+  EXPECT_THROW(fit(image, p), Error);
+  p.crop_pct = 1;
+  EXPECT_THROW(fit(Image(2000000000, 1, 1), p), Error);  // scaled, too long for any picture
+  p.mode = ResizeMode::kBorder;
+  EXPECT_THROW(fit(Image(1000000, 1, 1), p), Error);  // nothing is left of its height
 }
 
 }  // namespace
