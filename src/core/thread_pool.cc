@@ -32,8 +32,9 @@ struct ThreadPool::Impl {
 
 namespace {
 
-// Between two kernels of one model less time passes than a sleep and wake-up costs, so workers look first.
-constexpr int kSpins = 4000;
+// Between two kernels of one model less time passes than a sleep and wake-up costs, so threads look first, for about half a
+// millisecond. Who sleeps may be woken on the core of the thread that it waits for.
+constexpr int kSpins = 20000;
 
 inline void relax() {
 #if defined(__x86_64__)

@@ -32,10 +32,10 @@ inline void times_panels(int32_t n, const float* a, int64_t a_stride, const floa
     const int32_t r = tiles.begin(tile), rows = tiles.begin(tile + 1) - r;
     for (int32_t p = 0; p < pieces.pieces; ++p) {
       const int32_t begin = pieces.begin(p) * kLanes, vectors = pieces.begin(p + 1) - pieces.begin(p);
-      product_table().f[0][rows - 1][vectors - 1]({.a = a + r * a_stride, .a_stride = a_stride, .b = panels + begin * depth,
-                                                   .b_stride = vectors * kLanes, .depth = depth,
-                                                   .init = init ? init + r * init_stride + begin : nullptr, .init_stride = init_stride,
-                                                   .c = c + r * c_stride + begin, .c_stride = c_stride});
+      tile_of(false, rows, vectors)({.a = a + r * a_stride, .a_stride = a_stride, .b = panels + begin * depth,
+                                     .b_stride = vectors * kLanes, .depth = depth,
+                                     .init = init ? init + r * init_stride + begin : nullptr, .init_stride = init_stride,
+                                     .c = c + r * c_stride + begin, .c_stride = c_stride});
     }
     done(r, rows);
   }

@@ -191,9 +191,9 @@ inline void lower_product(int32_t n, const float* a, int64_t a_stride, const flo
     const int32_t r = tiles.begin(tile), rows = tiles.begin(tile + 1) - r;
     for (int32_t p = 0; p < columns.pieces && columns.begin(p) * kLanes < r + rows; ++p) {
       const int32_t begin = columns.begin(p) * kLanes, vectors = columns.begin(p + 1) - columns.begin(p);
-      product_table().f[0][rows - 1][vectors - 1]({.a = a + r * a_stride, .a_stride = a_stride, .b = panels + begin * depth,
-                                                   .b_stride = vectors * kLanes, .depth = depth, .init = nullptr, .init_stride = 0,
-                                                   .c = c + r * kCausalBlock + begin, .c_stride = kCausalBlock});
+      tile_of(false, rows, vectors)({.a = a + r * a_stride, .a_stride = a_stride, .b = panels + begin * depth,
+                                     .b_stride = vectors * kLanes, .depth = depth, .init = nullptr, .init_stride = 0,
+                                     .c = c + r * kCausalBlock + begin, .c_stride = kCausalBlock});
     }
     for (int32_t i = r; i < r + rows; ++i) std::fill(c + i * kCausalBlock + i + 1, c + (i + 1) * kCausalBlock, 0.0f);
   }

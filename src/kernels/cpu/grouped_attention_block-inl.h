@@ -440,13 +440,12 @@ inline Seen score_tile(const Call& call, const TokenGroups::Group& group, const 
             .init_stride = laid ? laid->stride : 0,
             .c = nullptr,
             .c_stride = s_stride};
-  const ProductFunction* f = product_table().f[0][rows - 1];
   for (int32_t panel = panel_begin; panel < panel_end; ++panel) {
     const int32_t vector = block.panels.begin(panel), vectors = block.panels.begin(panel + 1) - vector;
     p.b_stride = vectors * kLanes;
     p.init = init + vector * kLanes;
     p.c = s + vector * kLanes;
-    f[vectors - 1](p);
+    tile_of(false, rows, vectors)(p);
     p.b += p.b_stride * call.a.head_dim;
   }
 

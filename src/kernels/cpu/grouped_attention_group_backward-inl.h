@@ -454,15 +454,15 @@ class GroupBackward {
     for (int32_t panel = 0; panel < keys.panels.pieces; ++panel) {
       const int32_t vector = keys.panels.begin(panel), vectors = keys.panels.begin(panel + 1) - vector;
       if (vector < seen.begin || vector >= seen.end) continue;
-      product_table().f[0][rows - 1][vectors - 1]({.a = w_.g + r * call_.width,
-                                                   .a_stride = call_.width,
-                                                   .b = w_.values_t + vector * kLanes * a_.head_dim,
-                                                   .b_stride = vectors * kLanes,
-                                                   .depth = a_.head_dim,
-                                                   .init = nullptr,
-                                                   .init_stride = 0,
-                                                   .c = to + vector * kLanes,
-                                                   .c_stride = stride});
+      tile_of(false, rows, vectors)({.a = w_.g + r * call_.width,
+                                     .a_stride = call_.width,
+                                     .b = w_.values_t + vector * kLanes * a_.head_dim,
+                                     .b_stride = vectors * kLanes,
+                                     .depth = a_.head_dim,
+                                     .init = nullptr,
+                                     .init_stride = 0,
+                                     .c = to + vector * kLanes,
+                                     .c_stride = stride});
     }
   }
 

@@ -201,20 +201,19 @@ inline void relative_keys(const RelativeCall& rc, RelativeWorkspace& w, const Ke
 // c (rows, strip) = start + (q + v) · R for query rows from r on.
 inline void strip_product(const RelativeColumns& columns, const Call& call, const RelativeWorkspace& w, int64_t h, Strip strip,
                           int32_t r, int32_t rows, float* c, int64_t c_stride) {
-  const ProductFunction* f = product_table().f[0][rows - 1];
   const int64_t dim = call.a.head_dim;
   for (int64_t at = strip.begin, end = strip.begin + strip.count; at < end;) {
     const int64_t panel = at / kPanelColumns, inside = at % kPanelColumns;
     const int64_t n = std::min<int64_t>(kPanelColumns - inside, end - at);
-    f[n / kLanes - 1]({.a = w.q + r * call.width,
-                       .a_stride = call.width,
-                       .b = columns.panels + (h * columns.columns + panel * kPanelColumns) * dim + inside,
-                       .b_stride = kPanelColumns,
-                       .depth = dim,
-                       .init = columns.start + h * columns.columns + at,
-                       .init_stride = 0,
-                       .c = c + (at - strip.begin),
-                       .c_stride = c_stride});
+    tile_of(false, rows, static_cast<int32_t>(n / kLanes))({.a = w.q + r * call.width,
+                                                            .a_stride = call.width,
+                                                            .b = columns.panels + (h * columns.columns + panel * kPanelColumns) * dim + inside,
+                                                            .b_stride = kPanelColumns,
+                                                            .depth = dim,
+                                                            .init = columns.start + h * columns.columns + at,
+                                                            .init_stride = 0,
+                                                            .c = c + (at - strip.begin),
+                                                            .c_stride = c_stride});
     at += n;
   }
 }

@@ -42,6 +42,13 @@ struct ProductTable {
 };
 const ProductTable& product_table();
 
+// A tile of at most kTileRows and kTileVectors: generated code where there is some.
+inline ProductFunction tile_of(bool a_columns, int32_t rows, int32_t vectors) {
+  if constexpr (kLanes == 16)
+    if (const ProductFunction f = jit_product(a_columns, rows, vectors)) return f;
+  return product_table().f[a_columns ? 1 : 0][rows - 1][vectors - 1];
+}
+
 // The same for any number of rows and vectors, in the largest tiles there are.
 inline void product(bool a_columns, int32_t rows, int32_t vectors, const Product& whole) {
   const plan::Pieces columns(vectors, kTileVectors);
