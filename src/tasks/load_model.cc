@@ -11,6 +11,7 @@
 #include "tasks/param_sources.h"
 #include "tasks/stranger_config.h"
 #include "weights/int8_rows.h"
+#include "weights/sharded.h"
 #include "weights/strict_load.h"
 
 namespace fovea {
@@ -193,7 +194,9 @@ LoadedModel load_file(const std::string& path, const LoadOptions& options, const
 std::string weights_in_run(const std::string& folder) {
   for (const char* name : {"best.safetensors", "last.safetensors"})
     if (const fs::path p = fs::path(folder) / name; fs::exists(p)) return p.string();
-  fail("'{}' is no run directory: it has neither best.safetensors nor last.safetensors; name a run that `fovea train` made", folder);
+  if (const auto weights = weights_in_folder(folder)) return *weights;
+  fail("'{}' is no run directory: it has neither best.safetensors nor last.safetensors (nor model.safetensors, pytorch_model.bin or an index of shards); "
+       "name a run that `fovea train` made", folder);
 }
 
 LoadedModel load(const std::string& model, const LoadOptions& options, const Target& target, const std::string& untold_attention) {

@@ -1,6 +1,7 @@
 #include "weights/npz.h"
 
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <string>
 #include <utility>
@@ -14,6 +15,10 @@ namespace fovea {
 namespace {
 
 constexpr std::string_view kExtension = ".npy";
+
+// Where the training states of JAX's ViT keep the model, and an array that each model has.
+constexpr std::array<std::string_view, 3> kModels{"opt/target/", "params/", "params/img/"};
+constexpr std::string_view kOfModel = "embedding/kernel.npy";
 
 // How far apart the elements lie when the first index moves fastest.
 std::vector<int64_t> fortran_strides(const std::vector<int64_t>& shape) {
@@ -56,13 +61,18 @@ bool looks_like_npz(const ZipArchive& zip) {
 WeightFile read_npz(ZipArchive& zip) {
   auto memory = std::make_shared<std::vector<std::shared_ptr<const void>>>();
   std::vector<WeightTensor> tensors;
+  std::string_view model;
+  for (const std::string_view m : kModels)
+    if (zip.has(fmt::format("{}{}", m, kOfModel))) model = m;
   for (const std::string& entry : zip.names()) {
-    if (!entry.ends_with(kExtension)) continue;
+    if (!entry.ends_with(kExtension) || !entry.starts_with(model)) continue;
     const FilePart bytes = zip.read(entry);
-    tensors.push_back(array_of(zip.path(), entry.substr(0, entry.size() - kExtension.size()), bytes));
+    tensors.push_back(array_of(zip.path(), entry.substr(model.size(), entry.size() - kExtension.size() - model.size()), bytes));
     memory->push_back(bytes.owner);
   }
-  return WeightFile(zip.path(), "NumPy npz", std::move(tensors), {}, std::move(memory));
+  WeightFile::Metadata metadata;
+  if (!model.empty()) metadata["npz.entry"] = model.substr(0, model.size() - 1);
+  return WeightFile(zip.path(), "NumPy npz", std::move(tensors), std::move(metadata), std::move(memory));
 }
 
 }  // namespace fovea

@@ -1,10 +1,15 @@
+#include <algorithm>
 #include <array>
-#include <cstring>
+#include <filesystem>
+#include <string_view>
+#include <system_error>
 
 #include "core/check.h"
 #include "weights/mapped_file.h"
 #include "weights/npz.h"
 #include "weights/safetensors.h"
+#include "weights/shard_index.h"
+#include "weights/sharded.h"
 #include "weights/torch_legacy.h"
 #include "weights/torch_zip.h"
 #include "weights/weight_file.h"
@@ -82,8 +87,19 @@ WeightFile read_container(const FileBytes& file) {
 
 }  // namespace
 
-WeightFile open_weights(const std::string& path) {
-  const WeightFile file = read_container(map_file(path));
+WeightFile open_weights(const std::string& given) {
+  std::string path = given;
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    const auto inside = weights_in_folder(path);
+    require(inside.has_value(), "'{}' is a directory without model.safetensors, pytorch_model.bin or an index (*.index.json); name the weights file inside it",
+            path);
+    path = *inside;
+  }
+  if (const auto index = index_of_shard(path)) path = *index;
+  const FileBytes bytes = map_file(path);
+  const std::string_view text(reinterpret_cast<const char*>(bytes.bytes.data()), bytes.bytes.size());
+  const WeightFile file = looks_like_shard_index(text) ? read_shards(bytes, read_container) : read_container(bytes);
   const std::string prefix = wrapper_prefix(file.tensors());
   return prefix.empty() ? file : file.under(prefix);
 }

@@ -46,6 +46,7 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
     if (array_ == nullptr) return unexpected("a number");
     if (v > static_cast<uint64_t>(INT64_MAX)) broken("{} holds the number {}, which is too large", where(), v);
     array_->push_back(static_cast<int64_t>(v));
+    if (array_->size() > Shape::kMaxRank) broken("{} holds more than {} numbers", where(), Shape::kMaxRank);
     return true;
   }
 
@@ -135,8 +136,6 @@ WeightTensor checked_tensor(const std::string& path, Entry& e, std::span<const s
   if (!type)
     broken(fmt::format("has the element type {}, which is not supported (F64, F32, F16, BF16, BOOL and integers are)",
                        printable(e.dtype)));
-  if (e.shape.size() > Shape::kMaxRank)
-    broken(fmt::format("has {} dimensions; at most {} are supported", e.shape.size(), Shape::kMaxRank));
   auto bytes = static_cast<int64_t>(size_of(*type));
   bool overflow = false;
   for (int64_t d : e.shape) overflow = __builtin_mul_overflow(bytes, d, &bytes) || overflow;

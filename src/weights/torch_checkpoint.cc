@@ -40,7 +40,6 @@ class CheckpointReader {
     }
     visit(root, "", 0);
     require(!found_.empty(), "'{}' holds no tensors that can be read{}; save model.state_dict() instead", path_, what_it_is(root));
-    keep_under(wrapper_prefix(found_));
     if (std::ranges::find(kDistilled, last) != kDistilled.end()) keep_backbone(entry);
     if (!entry.empty()) metadata_["torch.entry"] = entry;
     if (!not_read_.empty()) metadata_["torch.not_read"] = fmt::format("{}", fmt::join(not_read_, ", "));
@@ -120,6 +119,7 @@ class CheckpointReader {
   }
 
   void keep_backbone(std::string& entry) {
+    keep_under(wrapper_prefix(found_));
     if (std::ranges::none_of(found_, [](const WeightTensor& t) { return t.name.starts_with(kBackbone); })) return;
     keep_under(kBackbone);
     entry = join(entry, kBackbone.substr(0, kBackbone.size() - 1));

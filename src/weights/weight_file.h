@@ -43,7 +43,7 @@ class WeightFile {
              std::shared_ptr<const void> memory);
 
   const std::string& path() const;
-  const std::string& container() const;             // "safetensors", "PyTorch zip", "PyTorch legacy", "NumPy npz"
+  const std::string& container() const;             // "safetensors", "PyTorch zip", "PyTorch legacy", "NumPy npz", "safetensors in 3 files"
   const Metadata& metadata() const;                 // free text that the file carries
   std::span<const WeightTensor> tensors() const;    // in the file's order
   const WeightTensor* find(std::string_view name) const;  // nullptr when absent
@@ -60,7 +60,9 @@ class WeightFile {
   std::shared_ptr<const Contents> contents_;
 };
 
-// Opens a weights file; the container is recognised by content, never by the file's name.
+// Opens a weights file, the index of a sharded checkpoint, one of its shards beside the index, or a folder that holds one of these
+// (sharded.h); the container is recognised by content, never by the file's name. What wrappers put before all names is dropped
+// (wrapper_prefix.h).
 // Throws Error when the file cannot be read, is broken, or is of a kind that is not supported (and says which).
 WeightFile open_weights(const std::string& path);
 

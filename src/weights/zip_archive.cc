@@ -32,7 +32,8 @@ struct ZipArchive::Handle {
 };
 
 ZipArchive::ZipArchive(FileBytes file)
-    : file_(std::move(file)), handle_(std::make_unique<Handle>()), stored_(stored_zip_entries(file_.bytes)), budget_(2 * file_.bytes.size() + kSmallFile) {
+    : file_(std::move(file)), handle_(std::make_unique<Handle>()), budget_(2 * file_.bytes.size() + kSmallFile) {
+  require(zip_counts_fit(file_.bytes), "'{}' is a broken zip archive: it claims more entries than it has room for", file_.path);
   zip_error_t error;
   zip_error_init(&error);
   zip_source_t* source = zip_source_buffer_create(file_.bytes.data(), file_.bytes.size(), 0, &error);
@@ -44,6 +45,14 @@ ZipArchive::ZipArchive(FileBytes file)
   zip_error_fini(&error);
   require(handle_->zip != nullptr, "'{}' begins as a zip archive but cannot be read as one ({}); it may be cut short", file_.path,
           reason);
+  ZipDirectory directory = read_zip_directory(file_.bytes);
+  stored_ = std::move(directory.stored);
+  for (size_t i = 1; i < directory.ranges.size(); ++i) {
+    const auto& before = directory.ranges[i - 1];
+    const auto& entry = directory.ranges[i];
+    require(entry.begin >= before.end, "'{}': the entries {} and {} overlap; the archive is broken", file_.path, printable(before.name),
+            printable(entry.name));
+  }
 
   const zip_int64_t n = zip_get_num_entries(handle_->zip, 0);
   std::unordered_set<std::string_view> seen;

@@ -15,7 +15,7 @@ namespace fovea {
 
 class ZipArchive {
  public:
-  // Throws Error when the directory of the archive cannot be read or names an entry twice.
+  // Throws Error when the directory of the archive cannot be read, names an entry twice, or gives two entries the same bytes.
   explicit ZipArchive(FileBytes file);
   ~ZipArchive();
   ZipArchive(const ZipArchive&) = delete;

@@ -82,9 +82,26 @@ bool complete(Sizes& sizes, const Bytes& extra) {
 
 }  // namespace
 
-std::unordered_map<std::string, std::span<const std::byte>> stored_zip_entries(std::span<const std::byte> bytes) {
+bool zip_counts_fit(std::span<const std::byte> bytes) {
+  const Bytes archive(bytes);
+  if (archive.size() < kEndBytes) return true;
+  const uint64_t room = archive.size() / kCentralBytes;
+  const size_t first = archive.size() - std::min(archive.size(), kEndBytes + kLongestComment);
+  for (size_t end = first; end + kEndBytes <= archive.size(); ++end) {
+    if (archive.number<uint32_t>(end) != kEnd) continue;
+    uint64_t count = std::max(archive.number<uint16_t>(end + 8), archive.number<uint16_t>(end + 10));
+    if (end >= kEnd64LocatorBytes && archive.number<uint32_t>(end - kEnd64LocatorBytes) == kEnd64Locator) {
+      const auto at = archive.number<uint64_t>(end - kEnd64LocatorBytes + 8);
+      if (archive.holds(at, kEnd64Bytes)) count = std::max(archive.number<uint64_t>(at + 24), archive.number<uint64_t>(at + 32));
+    }
+    if (count > room) return false;
+  }
+  return true;
+}
+
+ZipDirectory read_zip_directory(std::span<const std::byte> bytes) {
   static_assert(std::endian::native == std::endian::little);
-  std::unordered_map<std::string, std::span<const std::byte>> entries;
+  ZipDirectory entries;
   const Bytes archive(bytes);
   const std::optional<Bytes> directory = directory_of(archive);
   if (!directory) return entries;
@@ -94,14 +111,18 @@ std::unordered_map<std::string, std::span<const std::byte>> stored_zip_entries(s
     if (!directory->holds(at + kCentralBytes, name + extra + comment)) break;
     const bool stored = directory->number<uint16_t>(at + 10) == 0, encrypted = (directory->number<uint16_t>(at + 8) & 1) != 0;
     Sizes sizes{directory->number<uint32_t>(at + 24), directory->number<uint32_t>(at + 20), directory->number<uint32_t>(at + 42)};
-    if (stored && !encrypted && complete(sizes, directory->part(at + kCentralBytes + name, extra)) && sizes.packed == sizes.unpacked &&
-        archive.holds(sizes.offset, kLocalBytes) && archive.number<uint32_t>(sizes.offset) == kLocal) {
+    if (complete(sizes, directory->part(at + kCentralBytes + name, extra)) && archive.holds(sizes.offset, kLocalBytes) &&
+        archive.number<uint32_t>(sizes.offset) == kLocal) {
       const uint64_t data = sizes.offset + kLocalBytes + archive.number<uint16_t>(sizes.offset + 26) + archive.number<uint16_t>(sizes.offset + 28);
-      if (archive.holds(data, sizes.packed))
-        entries.emplace(directory->part(at + kCentralBytes, name).text(), archive.part(data, sizes.packed).span());
+      if (archive.holds(data, sizes.packed)) {
+        const std::string text = directory->part(at + kCentralBytes, name).text();
+        if (stored && !encrypted && sizes.packed == sizes.unpacked) entries.stored.emplace(text, archive.part(data, sizes.packed).span());
+        entries.ranges.push_back({sizes.offset, data + sizes.packed, text});
+      }
     }
     at += kCentralBytes + name + extra + comment;
   }
+  std::ranges::stable_sort(entries.ranges, {}, &ZipDirectory::Range::begin);
   return entries;
 }
 

@@ -91,6 +91,20 @@ TEST(Npz, ReadsEveryVersionOfTheHeaderAndOtherSpellings) {
   }
 }
 
+TEST(Npz, OfATrainingStateTheModelIsRead) {
+  const auto scalar = [](float v) { return npy(npy_dict("<f4", "()"), floats({v})); };
+  for (const std::string& model : {"opt/target/"s, "params/"s, "params/img/"s}) {
+    const std::string bytes = zip_of({{"opt/state/step.npy", scalar(1)}, {model + "embedding/kernel.npy", scalar(2)}, {model + "cls.npy", scalar(3)}, {"params/t.npy", scalar(4)}});
+    const WeightFile file = read_arrays(bytes);
+    EXPECT_EQ(file.tensors().size(), model == "params/" ? 3u : 2u);
+    EXPECT_THAT(values_of(file, "embedding/kernel"), ElementsAre(2));
+    EXPECT_THAT(values_of(file, "cls"), ElementsAre(3));
+    EXPECT_EQ(file.metadata().at("npz.entry") + "/", model);
+  }
+  const std::string bytes = zip_of({{"opt/target/other.npy", scalar(1)}});
+  EXPECT_THAT(values_of(read_arrays(bytes), "opt/target/other"), ElementsAre(1));
+}
+
 TEST(Npz, BigEndianArraysAreRefused) {
   EXPECT_THAT(error_of([] { open_weights(npz_fixture("big_endian.npz")); }), HasSubstr("array 'big' is big endian ('>f4')"));
   const std::string bytes = zip_of({{"w.npy", npy(npy_dict(">u1", "(1,)"), "\x07")}});
