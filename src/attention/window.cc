@@ -227,19 +227,49 @@ const std::vector<int32_t>& WindowsGeometry::table_index(const TokenGrid& grid, 
 
 WindowAttentionGeometry::WindowAttentionGeometry(const Scope& scope, const AttentionConfig& config, const WindowConfig& w)
     : WindowsGeometry(config, w) {
+  require((w.table_h > 0) == (w.table_w > 0), "a table's window has both sides, got {}x{}", w.table_h, w.table_w);
+  const int64_t table_h = w.table_h > 0 ? w.table_h : w.window_h, table_w = w.table_w > 0 ? w.table_w : w.window_w;
+  require(w.resampling != TableResampling::kCrop || (w.window_h <= table_h && w.window_w <= table_w),
+          "a bias table for windows of {}x{} has no rows for all offsets in windows of {}x{}; choose resample=bicubic or geometric", table_h,
+          table_w, w.window_h, w.window_w);
   if (w.position_bias)
-    table_ = scope.param("relative_position_bias_table", Shape{(2 * w.window_h - 1) * (2 * w.window_w - 1), heads()},
+    table_ = scope.param("relative_position_bias_table", Shape{(2 * table_h - 1) * (2 * table_w - 1), heads()},
                          Init::truncated_normal(0.02), Decay::kNo);
 }
 
+TableSizes WindowAttentionGeometry::table_sizes(const TokenGrid& grid) const {
+  const WindowConfig& c = window();
+  const WindowGeometry w = window_geometry(grid.height, grid.width, c);
+  return {c.table_h > 0 ? c.table_h : c.window_h, c.table_w > 0 ? c.table_w : c.window_w, w.window_h, w.window_w};
+}
+
 void WindowAttentionGeometry::score_bias(const AttentionInputs& in, const TokenGroups&, Tensor bias, Context& ctx) const {
-  const auto& index = table_index(in.grid, window().window_h, window().window_w, ctx);
-  ctx.kernels().table_bias(static_cast<int64_t>(index.size()), heads(), table_->value.data, index.data(), bias.data, ctx);
+  ArenaScope scope(ctx.scratch());
+  const TableSizes s = table_sizes(in.grid);
+  const bool own = s.equal() || window().resampling == TableResampling::kCrop;
+  ConstTensor table = table_->value;
+  if (!own) {
+    const Tensor resampled = ctx.scratch().take(Shape{s.to_rows(), heads()}, ctx.dtype());
+    resample_bias_table(s, window().resampling, table, resampled, ctx);
+    table = resampled;
+  }
+  const auto& index = own ? table_index(in.grid, s.from_h, s.from_w, ctx) : table_index(in.grid, s.to_h, s.to_w, ctx);
+  ctx.kernels().table_bias(static_cast<int64_t>(index.size()), heads(), table.data, index.data(), bias.data, ctx);
 }
 
 void WindowAttentionGeometry::score_bias_backward(const AttentionInputs& in, const TokenGroups&, ConstTensor dbias, Context& ctx) const {
-  const auto& index = table_index(in.grid, window().window_h, window().window_w, ctx);
-  ctx.kernels().table_bias_backward(static_cast<int64_t>(index.size()), heads(), dbias.data, index.data(), table_->grad.data, ctx);
+  ArenaScope scope(ctx.scratch());
+  const TableSizes s = table_sizes(in.grid);
+  if (s.equal() || window().resampling == TableResampling::kCrop) {
+    const auto& index = table_index(in.grid, s.from_h, s.from_w, ctx);
+    ctx.kernels().table_bias_backward(static_cast<int64_t>(index.size()), heads(), dbias.data, index.data(), table_->grad.data, ctx);
+    return;
+  }
+  const auto& index = table_index(in.grid, s.to_h, s.to_w, ctx);
+  const Tensor dtable = ctx.scratch().take(Shape{s.to_rows(), heads()}, ctx.dtype());
+  dtable.zero();
+  ctx.kernels().table_bias_backward(static_cast<int64_t>(index.size()), heads(), dbias.data, index.data(), dtable.data, ctx);
+  resample_bias_table_backward(s, window().resampling, dtable, table_->grad, ctx);
 }
 
 std::vector<AttentionKind::Option> window_options(const std::string& default_size) {
@@ -247,13 +277,14 @@ std::vector<AttentionKind::Option> window_options(const std::string& default_siz
           {"rule", "timm", "what happens at odd and small maps: timm, microsoft, torchvision or mmdet"},
           {"shrink", "rule", "shrink the window to a smaller map: no, axis or both; rule: as the rule says"},
           {"zero_shift", "rule", "do not shift where the window covers the map: no, axis or both; rule: as the rule says"},
-          {"pad", "rule", "pad the map before or after the shift: before, after; rule: as the rule says"}};
+          {"pad", "rule", "pad the map before or after the shift: before, after; rule: as the rule says"},
+          {"shift", "half", "by which every second block moves its windows: half a window, or none"}};
 }
 
 WindowConfig window_config(const AttentionOptions& o, int64_t block) {
   WindowConfig w;
   std::tie(w.window_h, w.window_w) = o.size("size");
-  if (block % 2 == 1) {
+  if (o.choice("shift", {"half", "none"}) == "half" && block % 2 == 1) {
     w.shift_h = w.window_h / 2;
     w.shift_w = w.window_w / 2;
   }
@@ -280,6 +311,8 @@ AttentionKind window_attention_kind() {
   k.cost = "O(N n C + N C^2), n tokens a window";
   k.options = window_options("7");
   k.options.push_back({"bias", "table", "table: a learned bias by relative position; none (the local half of Twins)"});
+  k.options.push_back({"pretrained_window", "0", "window, H or HxW, that the bias table is for; 0: the one in use"});
+  k.options.push_back({"resample", "crop", "the bias table for windows of another size than its own: crop (offsets keep their rows), bicubic (Microsoft, mmdet), geometric (timm)"});
   k.options.push_back({"edge", "pad", "windows that leave the map: pad holds tokens of zeros as keys, smaller leaves them out (with bias=none)"});
   k.traits.prefix = true;
   k.make_geometry = [](const Scope& scope, const AttentionConfig& config, const AttentionOptions& o,
@@ -287,6 +320,10 @@ AttentionKind window_attention_kind() {
     WindowConfig w = window_config(o, config.block);
     w.strict = use == GeometryUse::kUnionPart;
     w.position_bias = o.choice("bias", {"table", "none"}) == "table";
+    if (o.text("pretrained_window") != "0") std::tie(w.table_h, w.table_w) = o.size("pretrained_window");
+    const std::string resample = o.choice("resample", {"crop", "bicubic", "geometric"});
+    if (resample == "bicubic") w.resampling = TableResampling::kBicubic;
+    if (resample == "geometric") w.resampling = TableResampling::kGeometric;
     w.pad_keys = o.choice("edge", {"pad", "smaller"}) == "pad";
     return std::make_unique<WindowAttentionGeometry>(scope, config, w);
   };

@@ -1,6 +1,7 @@
 // Window attention of Swin V1, plain and shifted (W-MSA, SW-MSA) with a relative position bias (Liu et al. 2021, 2103.14030).
 #pragma once
 
+#include "attention/bias_table.h"
 #include "attention/multi_head.h"
 #include "attention/registry.h"
 
@@ -27,6 +28,8 @@ struct WindowConfig {
   bool position_bias = true;  // false: no table (the local half of Twins)
   bool pad_keys = true;       // false: windows that leave the map are smaller; true: they hold tokens of zeros as keys
   bool strict = false;        // part of a union: slots outside the map are no keys, and regions never meet
+  int64_t table_h = 0, table_w = 0;  // window that the bias table is for; 0: the one above
+  TableResampling resampling = TableResampling::kCrop;  // of the table, for windows of another size
 };
 
 // The window and shift that a rule leaves for a map.
@@ -70,7 +73,7 @@ class WindowsGeometry : public AttentionGeometry {
 
 class WindowAttentionGeometry : public WindowsGeometry {
  public:
-  // Parameter scope/relative_position_bias_table ((2 Wh - 1)(2 Ww - 1), H), with position_bias.
+  // Parameter scope/relative_position_bias_table ((2 Th - 1)(2 Tw - 1), H) for the table's window Th x Tw, with position_bias.
   WindowAttentionGeometry(const Scope& scope, const AttentionConfig& config, const WindowConfig& window);
 
   bool has_score_bias() const override { return table_ != nullptr; }
@@ -78,6 +81,8 @@ class WindowAttentionGeometry : public WindowsGeometry {
   void score_bias_backward(const AttentionInputs& in, const TokenGroups& groups, ConstTensor dbias, Context& ctx) const override;
 
  private:
+  TableSizes table_sizes(const TokenGrid& grid) const;  // from the table's window to the one in use on this map
+
   Param* table_ = nullptr;
 };
 

@@ -54,6 +54,7 @@ void visit_fields(Config& c, Visit&& visit) {
   visit("stage_heads", c.stage_heads);
   visit("swin_version", c.swin_version);
   visit("pyramid_norms", c.pyramid_norms);
+  visit("first_pyramid_norm", c.first_pyramid_norm);
 }
 
 void parse_value(const std::string& key, const std::string& text, std::string& out) { (void)key, out = text; }
@@ -184,7 +185,9 @@ void validate(const ModelConfig& c) {
   if (c.family == "cswin")
     require(c.patch == 4 && !c.convolutional_stem, "the stem of cswin is its own: patch=4 and no convolutional_stem, got patch={}{}", c.patch,
             c.convolutional_stem ? " and one" : "");
-  require(!c.pyramid_norms || c.family == "cswin", "pyramid_norms are cswin's; {} has none", c.family);
+  require(!c.pyramid_norms || c.hierarchical(), "pyramid_norms are for swin and cswin; {} has no pyramid", c.family);
+  require(c.first_pyramid_norm == 0 || (c.family == "swin" && c.first_pyramid_norm > 0 && c.first_pyramid_norm < std::ssize(c.depths)),
+          "first_pyramid_norm {} is no stage of a swin", c.first_pyramid_norm);
 }
 
 Activation activation_named(const std::string& name) {

@@ -51,8 +51,9 @@ struct ModelConfig {
   // swin
   int64_t swin_version = 1;              // 2: norms at the end of residual branches and after merging
 
-  // cswin
+  // swin, cswin
   bool pyramid_norms = false;            // a layer norm for each map of the pyramid, for dense heads, instead of one at the end
+  int64_t first_pyramid_norm = 0;        // swin: maps before this one have none
 
   bool swin_v2() const { return family == "swin" && swin_version == 2; }
   bool hierarchical() const { return family == "swin" || family == "cswin"; }

@@ -10,7 +10,7 @@ struct SwinRow {
   int64_t dim;
   std::vector<int64_t> depths, heads;
   double drop_path;
-  bool large_images;  // published for window 12 at 384 pixels
+  bool large_images;  // published for window 12 at 384 pixels, and in version 2 for what was trained at 192
 };
 const SwinRow kSwinRows[] = {{"tiny", 96, {2, 2, 6, 2}, {3, 6, 12, 24}, 0.2, false},
                              {"small", 96, {2, 2, 18, 2}, {3, 6, 12, 24}, 0.3, false},
@@ -29,6 +29,18 @@ const CSwinRow kCSwinRows[] = {{"tiny", 64, {1, 2, 21, 1}, {2, 4, 8, 16}, "12211
                                {"small", 64, {2, 4, 32, 2}, {2, 4, 8, 16}, "24322", 0.4, false},
                                {"base", 96, {2, 4, 32, 2}, {4, 8, 16, 32}, "24322", 0.5, true},
                                {"large", 144, {2, 4, 32, 2}, {6, 12, 24, 24}, "24322", 0.5, true}};
+
+// Before fine-tuning, with a head for all of ImageNet. `official`: what its authors call it.
+constexpr int64_t kClasses22k = 21841;
+ModelPreset for_22k(ModelPreset p, const std::string& official = "") {
+  const std::string name = p.config.name;
+  p.config.name += "_22k";
+  p.config.classes = kClasses22k;
+  p.summary += ", ImageNet-22k";
+  p.aliases = {name + "_in22k", name + ".ms_in22k"};
+  if (!official.empty()) p.aliases.push_back(official);
+  return p;
+}
 
 ModelPreset swin(const SwinRow& row, int64_t window, int64_t size) {
   ModelConfig c;
@@ -62,6 +74,23 @@ ModelPreset cswin(const CSwinRow& row, int64_t size) {
   p.aliases.push_back(fmt::format("CSWin_{}_{}_{}_{}", row.dim, row.depths_text, row.size, size));
   if (size == 224) p.aliases.push_back(fmt::format("cswin_{}", row.size));
   return p;
+}
+
+// Windows found by search (Chen et al. 2021, 2111.14725, "S3"); they differ from stage to stage.
+struct SearchedRow {
+  const char* size;
+  std::vector<int64_t> depths, windows;
+};
+const SearchedRow kSearchedRows[] = {{"tiny", {2, 2, 6, 2}, {7, 7, 14, 7}}, {"small", {2, 2, 18, 2}, {14, 14, 14, 7}}, {"base", {2, 2, 30, 2}, {7, 7, 14, 7}}};
+
+ModelPreset searched_swin(const SearchedRow& row) {
+  ModelConfig c = swin(kSwinRows[0], 7, 224).config;
+  c.name = fmt::format("swin_s3_{}_224", row.size);
+  c.depths = row.depths;
+  std::vector<std::string> stages;
+  for (const int64_t w : row.windows) stages.push_back(fmt::format("window:size={}", w));
+  c.attention = fmt::format("{}", fmt::join(stages, "/"));
+  return {c, fmt::format("Swin V1 with searched windows of {}, {} channels in its first stage", fmt::join(row.windows, ", "), c.dim)};
 }
 
 // Published for windows of 8 and 16 at 256 pixels; larger images of the two large sizes were fine-tuned from windows of 12 at 192,
@@ -104,18 +133,25 @@ ModelPreset swin_mini() {
 std::vector<ModelPreset> swin_presets() {
   std::vector<ModelPreset> p = {swin_mini()};
   for (const SwinRow& row : kSwinRows) {
-    p.push_back(swin(row, 7, 224));
-    if (row.large_images) p.push_back(swin(row, 12, 384));
+    for (const auto& [window, size] : {std::pair<int64_t, int64_t>{7, 224}, {12, 384}}) {
+      if (size == 384 && !row.large_images) continue;
+      p.push_back(swin(row, window, size));
+      p.push_back(for_22k(p.back()));
+    }
   }
+  for (const SearchedRow& row : kSearchedRows) p.push_back(searched_swin(row));
   for (const CSwinRow& row : kCSwinRows) {
     p.push_back(cswin(row, 224));
-    if (row.large_images) p.push_back(cswin(row, 384));
+    if (!row.large_images) continue;
+    p.push_back(for_22k(p.back(), fmt::format("cswin_{}_22k_224", row.size)));
+    p.push_back(cswin(row, 384));
   }
   for (const SwinRow& row : kSwinRows) {
     if (row.dim <= 128)
       for (const int64_t window : {8, 16}) p.push_back(swin_v2(row, window, 256, false));
     if (!row.large_images) continue;
     p.push_back(swin_v2(row, 12, 192, false));
+    p.push_back(for_22k(p.back(), fmt::format("swinv2_{}_patch4_window12_192_22k", row.size)));
     p.push_back(swin_v2(row, 16, 256, true));
     p.push_back(swin_v2(row, 24, 384, true));
   }

@@ -56,8 +56,11 @@ SwinTransformer::SwinTransformer(const Scope& scope, const ModelConfig& c)
   for (size_t i = 0; i < c.depths.size(); ++i) {
     stages_.emplace_back(scope / "layers" / static_cast<int64_t>(i), c, i, grid);
     grid = stages_.back().out_grid(grid);
+    auto& norm = map_norms_.emplace_back();
+    if (c.pyramid_norms && static_cast<int64_t>(i) >= c.first_pyramid_norm)
+      norm.emplace(scope / fmt::format("norm{}", i), stages_.back().channels(), c.norm_epsilon);
   }
-  norm_.emplace(scope / "norm", stages_.back().channels(), c.norm_epsilon);
+  if (!c.pyramid_norms) norm_.emplace(scope / "norm", channels(), c.norm_epsilon);
 }
 
 BackboneOutput SwinTransformer::forward(ConstTensor images, Tape* tape, Context& ctx) const {
@@ -68,16 +71,25 @@ BackboneOutput SwinTransformer::forward(ConstTensor images, Tape* tape, Context&
   patch_embed_.forward(images, x, tape, ctx);
   TokenGrid grid = embedded;
   int64_t stride = config_.patch;
-  for (const SwinStage& stage : stages_) {
+  for (size_t i = 0; i < stages_.size(); ++i) {
+    const SwinStage& stage = stages_[i];
     x = stage.merge(x, grid, tape, ctx);
-    if (&stage != &stages_.front()) stride *= 2;
+    if (i > 0) stride *= 2;
     grid = stage.out_grid(grid);
     x = stage.blocks().forward(x, grid, tape, ctx);
-    out.pyramid.push_back({x, grid, stride});
+    Tensor map = x;
+    if (map_norms_[i]) {
+      map = ctx.activation(x.shape, tape);
+      map_norms_[i]->forward(x, map, tape, ctx);
+    }
+    out.pyramid.push_back({map, grid, stride});
   }
   out.grid = grid;
-  out.features = ctx.activation(x.shape, tape);
-  norm_->forward(x, out.features, tape, ctx);
+  out.features = out.pyramid.back().tokens;
+  if (norm_) {
+    out.features = ctx.activation(x.shape, tape);
+    norm_->forward(x, out.features, tape, ctx);
+  }
   if (tape) tape->push(SwinRecord{embedded});
   return out;
 }
@@ -93,11 +105,25 @@ void SwinTransformer::backward(ConstTensor dfeatures, const std::vector<Tensor>&
     grid = stages_[i].out_grid(grid);
   }
   ArenaScope scope(ctx.scratch());
-  Tensor gradient = ctx.scratch().take(Shape{grid.batch, grid.tokens(), channels()}, ctx.dtype());
-  norm_->backward(dfeatures, gradient, Accumulate::kNo, tape, ctx);
+  const KernelTable& k = ctx.kernels();
+  const auto zeros = [&](const Shape& shape) {
+    const Tensor t = ctx.scratch().take(shape, ctx.dtype());
+    t.zero();
+    return t;
+  };
+  Tensor gradient = zeros(Shape{grid.batch, grid.tokens(), channels()});
+  if (norm_) norm_->backward(dfeatures.empty() ? zeros(gradient.shape) : dfeatures, gradient, Accumulate::kYes, tape, ctx);
   for (size_t i = stages_.size(); i-- > 0;) {
-    if (!dpyramid.empty() && !dpyramid[i].empty())
-      ctx.kernels().scale_add(gradient.elements(), 1.0, dpyramid[i].data, gradient.data, ctx);
+    const bool has_map = !dpyramid.empty() && !dpyramid[i].empty();
+    if (!map_norms_[i]) {
+      if (has_map) k.scale_add(gradient.elements(), 1.0, dpyramid[i].data, gradient.data, ctx);
+    } else {
+      ArenaScope map_scope(ctx.scratch());
+      const Tensor dmap = zeros(gradient.shape);
+      if (has_map) k.scale_add(dmap.elements(), 1.0, dpyramid[i].data, dmap.data, ctx);
+      if (i + 1 == stages_.size() && !dfeatures.empty()) k.scale_add(dmap.elements(), 1.0, dfeatures.data, dmap.data, ctx);
+      map_norms_[i]->backward(dmap, gradient, Accumulate::kYes, tape, ctx);
+    }
     stages_[i].blocks().backward(gradient, tape, ctx);
     gradient = stages_[i].merge_backward(gradient, in_grids[i], tape, ctx);
   }

@@ -38,10 +38,13 @@ class SwinStage {
 
 class SwinTransformer : public Backbone {
  public:
+  // Parameters scope/{patch_embed, layers/S, norm}; with config.pyramid_norms normS after stage S, from first_pyramid_norm on, instead
+  // of norm, and the features are the last of these maps.
   SwinTransformer(const Scope& scope, const ModelConfig& config);
 
   const ModelConfig& config() const override { return config_; }
   BackboneOutput forward(ConstTensor images, Tape* tape, Context& ctx) const override;
+  // dfeatures may be empty, too.
   void backward(ConstTensor dfeatures, const std::vector<Tensor>& dpyramid, Tensor dimages, Tape& tape, Context& ctx) const override;
   std::vector<std::string> unsupported(int64_t height, int64_t width) const override;
   double flops(int64_t batch, int64_t height, int64_t width) const override;
@@ -56,6 +59,7 @@ class SwinTransformer : public Backbone {
   ModelConfig config_;
   PatchEmbed patch_embed_;
   std::deque<SwinStage> stages_;
+  std::deque<std::optional<LayerNorm>> map_norms_;  // of each stage, where its map has one
   std::optional<LayerNorm> norm_;
 };
 

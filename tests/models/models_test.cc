@@ -138,6 +138,25 @@ TEST(Swin, GlobalAttentionInTheLastStages) {
   expect_right(c, 12, 10);
 }
 
+TEST(Swin, PyramidNorms) {
+  ModelConfig c = small_swin();
+  c.pyramid_norms = true;  // of the inner maps' norms the logits see nothing
+  expect_right(c, 12, 10, {"norm0.weight", "norm0.bias", "norm1.weight", "norm1.bias"});
+  c.first_pyramid_norm = 2;
+  expect_right(c, 12, 10);
+}
+
+// Tables of another window, resampled: the last maps are smaller than the windows, and all windows are another than the table's.
+TEST(Swin, GradientsThroughResampledTables) {
+  ModelConfig c = small_swin();
+  for (const char* attention : {"window:size=4:pretrained_window=3:resample=bicubic:rule=microsoft", "window:size=3x4:pretrained_window=2:resample=geometric",
+                                "window:size=2:pretrained_window=4:resample=bicubic:rule=mmdet", "window:size=3:shift=none:rule=torchvision"}) {
+    SCOPED_TRACE(attention);
+    c.attention = attention;
+    expect_right(c, 14, 9);
+  }
+}
+
 TEST(CSwin, GradientsOfEveryParameterAtEvenAndOddSizes) {
   expect_right(small_cswin(), 16, 24);
   expect_right(small_cswin(), 21, 13);
