@@ -153,9 +153,10 @@ def made_pictures(folder):
 
 
 def decoded(path):
-    """The RGB picture, or None where Pillow gives none."""
+    """The RGB picture, or None where Pillow gives none. Opened as torchvision's pil_loader does: by name, Pillow maps the file into
+    memory, and turned uncompressed TIFFs come out wrong."""
     try:
-        with Image.open(path) as image:
+        with open(path, "rb") as file, Image.open(file) as image:
             rgb = ImageOps.exif_transpose(image).convert("RGB")
             rgb.info.clear()  # a transparent colour would have transformers 5 blend a picture that has no alpha any more
             return rgb

@@ -11,6 +11,7 @@ Needs Pillow and numpy.
 import argparse
 import io
 import os
+import random
 import struct
 import warnings
 import zlib
@@ -57,7 +58,7 @@ class Writer:
     def decode(self, name, data):
         """The file and the RGB picture that Pillow decodes it to."""
         path = self.add_file(name, data)
-        with Image.open(path) as im:
+        with open(path, "rb") as f, Image.open(f) as im:
             rgb = ImageOps.exif_transpose(im).convert("RGB")
         self.case("decode", name, rgb.width, rgb.height, crc(rgb.tobytes()))
 
@@ -391,6 +392,21 @@ def sources(w):
     return images
 
 
+def odd(w):
+    """Some of what odd_pictures.py draws: any sampling of JPEGs, partial frames of GIFs, every filter of PNGs."""
+    import odd_pictures  # which needs this file
+    rng = random.Random(7)
+    for i in range(6 * len(odd_pictures.MAKERS)):
+        extension, data = odd_pictures.MAKERS[i % len(odd_pictures.MAKERS)](rng)
+        animated = "_animated" if getattr(Image.open(io.BytesIO(data)), "n_frames", 1) > 1 else ""
+        if len(data) < 6000:
+            w.decode(f"odd_{i}{animated}.{extension}", data)
+    steps, others = b"".join(bytes((v, v, v)) for v in range(4)), bytes(range(100, 112))
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 5, 3, 0x81) + steps + odd_pictures.lzw([0, 1, 2, 3, 7] * 3, 3) + b";"
+    w.decode("own_grey_steps.gif", b"GIF89a" + struct.pack("<HHBBB", 6, 4, 0x81, 0, 0) + others + frame)
+    w.decode("own_grey_steps_alone.gif", b"GIF89a" + struct.pack("<HHBBB", 6, 4, 0, 0, 0) + frame)
+
+
 def strips(w):
     """Shapes whose scaled size is large; preprocessing looks at a part of it."""
     for width, height in ((300, 2), (1, 170), (5, 400), (97, 3)):
@@ -449,7 +465,7 @@ def main():
     versions = ", ".join(f"{n} {features.version(n)}" for n in ("libjpeg_turbo", "libtiff", "webp", "zlib"))
     header = f"# Made by tools/make_image_fixtures.py with Pillow {PIL.__version__} ({versions}) and numpy {np.__version__}.\n"
     w = Writer(args.out)
-    for make in (jpegs, pngs, webps, gifs, tiffs, bmps, pnms, strips):
+    for make in (jpegs, pngs, webps, gifs, tiffs, bmps, pnms, strips, odd):
         make(w)
     geometry(w, sources(w))
     with open(os.path.join(args.out, "cases.tsv"), "w") as f:

@@ -67,6 +67,14 @@ Palette palette_of(const ColorMapObject* colors) {
   return palette;
 }
 
+// A palette of grey steps in order says nothing: Pillow goes without it, and with a frame's own one falls back on the file's.
+const ColorMapObject* said(const ColorMapObject* colors) {
+  if (colors == nullptr) return nullptr;
+  for (int i = 0; i < colors->ColorCount; ++i)
+    if (colors->Colors[i].Red != i || colors->Colors[i].Green != i || colors->Colors[i].Blue != i) return colors;
+  return nullptr;
+}
+
 }  // namespace
 
 Decoded decode_gif(const Source& source) {
@@ -100,7 +108,8 @@ Decoded decode_gif(const Source& source) {
     for (int y = 0; y < frame.Height; ++y) read_row(y);
   }
 
-  const Palette palette = palette_of(frame.ColorMap != nullptr ? frame.ColorMap : gif->SColorMap);
+  const ColorMapObject* own = said(frame.ColorMap);
+  const Palette palette = palette_of(own != nullptr ? own : said(gif->SColorMap));
   Decoded decoded{Image(width, height, 3), 1};
   uint8_t* rgb = decoded.image.pixels.data();
   for (const uint8_t index : indices.pixels) {
