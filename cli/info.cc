@@ -53,8 +53,8 @@ void print_text(const ModelInfo& i) {
   line("input", fmt::format("{} channel{}, {}x{} pixels", i.channels, i.channels == 1 ? "" : "s", i.height, i.width));
   line("cost", fmt::format("{:.3f} GFLOP an image", i.gflop));
   std::string names;
-  for (size_t c = 0; c < i.class_names.size() && c < 12; ++c) names += (c == 0 ? ": " : ", ") + i.class_names[c];
-  if (i.class_names.size() > 12) names += ", ...";
+  for (size_t c = 0; c < i.class_names.size() && c < 12; ++c) names += (c == 0 ? ": " : "; ") + i.class_names[c];
+  if (i.class_names.size() > 12) names += "; ...";
   line("classes", fmt::format("{}{}", i.classes, names));
   fmt::print("\narchitecture\n");
   for (const auto& [key, value] : i.architecture) line("  " + key, value);

@@ -3,10 +3,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <numeric>
 #include <optional>
+#include <string_view>
 #include <thread>
+#include <unordered_map>
 
 #include "core/text.h"
+#include "image/imagenet_classes.h"
 #include "image/loader.h"
 #include "tasks/model_impl.h"
 #include "tasks/preprocess.h"
@@ -16,23 +20,45 @@ namespace fovea {
 
 namespace {
 
-// The model's class of each class of the data: by name where the model has names, else by number.
-std::vector<int64_t> match_classes(const ModelConfig& model, const Dataset& data, const std::string& where) {
-  const std::vector<std::string>& names = data.class_names();
+// The model's class of each of `names`, or nothing when some are not among its own ones.
+std::optional<std::vector<int64_t>> places_of(const std::vector<std::string>& names, const std::vector<std::string>& own) {
+  std::unordered_map<std::string_view, int64_t> places;
+  for (size_t i = 0; i < own.size(); ++i) places.emplace(own[i], static_cast<int64_t>(i));
   std::vector<int64_t> map;
+  for (const std::string& name : names) {
+    const auto it = places.find(name);
+    if (it == places.end()) return std::nullopt;
+    map.push_back(it->second);
+  }
+  return map;
+}
+
+// The model's class of each class of the data, and what the model's classes are called in reports.
+struct MatchedClasses {
+  std::vector<int64_t> of_data;
+  std::vector<std::string> names;
+};
+
+// By name where the model has names; by ImageNet's numbers where the data's classes are
+// called by them and the model has one of ImageNet's lists of classes, so that a part of them will do; else by number.
+MatchedClasses match_classes(const ModelConfig& model, const Dataset& data, const std::string& where) {
+  const std::vector<std::string>& names = data.class_names();
+  if (auto by_name = places_of(names, model.class_names)) return {*by_name, model.class_names};
+  if (const ImageNetClasses* imagenet = imagenet_classes(model.classes))
+    if (auto by_synset = places_of(names, imagenet->synsets)) return {*by_synset, imagenet->names};
   if (model.class_names.empty()) {
     require(std::ssize(names) == model.classes, "{} has {} classes and {} has {}; they must be the same ones in the same order", where,
             names.size(), model.name, model.classes);
-    for (int64_t c = 0; c < model.classes; ++c) map.push_back(c);
-    return map;
+    std::vector<int64_t> in_order(names.size());
+    std::iota(in_order.begin(), in_order.end(), int64_t{0});
+    return {in_order, names};
   }
-  for (const std::string& name : names) {
-    const auto it = std::find(model.class_names.begin(), model.class_names.end(), name);
-    require(it != model.class_names.end(), "{} has a class '{}' that {} does not know{}; its classes are {}", where, name, model.name,
-            did_you_mean(name, model.class_names), fmt::join(std::span(model.class_names).first(std::min<size_t>(20, model.class_names.size())), ", "));
-    map.push_back(it - model.class_names.begin());
-  }
-  return map;
+  const auto unknown = std::find_if(names.begin(), names.end(), [&](const std::string& name) {
+    return std::find(model.class_names.begin(), model.class_names.end(), name) == model.class_names.end();
+  });
+  check(unknown != names.end(), "the classes of {} are all known", where);
+  fail("{} has a class '{}' that {} does not know{}; its classes are {}", where, *unknown, model.name, did_you_mean(*unknown, model.class_names),
+       fmt::join(std::span(model.class_names).first(std::min<size_t>(20, model.class_names.size())), ", "));
 }
 
 LoaderOptions loader_options(const EvaluateOptions& options, const Model::Impl& model) {
@@ -71,7 +97,7 @@ class Opponent {
   Opponent(const EvaluateOptions& options, const Model::Impl& first, const DatasetPtr& data) : model_(load(options, first)) {
     require(model_.impl().config().classes == first.config().classes, "{} has {} classes and {} has {}; only models of the same classes can be compared",
             options.against, model_.impl().config().classes, first.config().name, first.config().classes);
-    labels_ = match_classes(model_.impl().config(), *data, options.data);
+    labels_ = match_classes(model_.impl().config(), *data, options.data).of_data;
     require(model_.impl().config().class_names.empty() || first.config().class_names.empty() ||
                 model_.impl().config().class_names == first.config().class_names,
             "{} and {} have other classes or another order of them and cannot be compared", options.against, first.config().name);
@@ -128,7 +154,7 @@ Evaluation evaluate(const Model& model, const EvaluateOptions& options, const st
   const Model::Impl& impl = model.impl();
   const KernelTable& table = table_for(impl, options.execution.kernels);
   const DataSplit data = open_split(options.data, options.split, options.seed);
-  const std::vector<int64_t> labels = match_classes(impl.config(), *data.dataset, options.data);
+  const MatchedClasses matched = match_classes(impl.config(), *data.dataset, options.data);
   const int64_t classes = impl.config().classes;
   std::optional<Opponent> opponent;
   if (!options.against.empty()) opponent.emplace(options, impl, data.dataset);
@@ -147,7 +173,7 @@ Evaluation evaluate(const Model& model, const EvaluateOptions& options, const st
     const int64_t count = batch->images.dim(0);
     classify_batch(impl, batch->images, logits, ctx);
     for (int64_t b = 0; b < count; ++b) {
-      const int64_t label = labels[static_cast<size_t>(batch->labels[b])];
+      const int64_t label = matched.of_data[static_cast<size_t>(batch->labels[b])];
       const double* row = logits.data() + b * classes;
       const Verdict v = judge(row, classes, label);
       confusion.add(label, v.best);
@@ -168,11 +194,10 @@ Evaluation evaluate(const Model& model, const EvaluateOptions& options, const st
   result.top1 = static_cast<double>(correct) / images;
   result.top5 = static_cast<double>(among_five) / images;
   result.loss = loss / images;
-  const auto names = impl.config().class_names.empty() ? data.dataset->class_names() : impl.config().class_names;
   const auto scores = confusion.per_class();
   for (int64_t c = 0; c < classes; ++c) {
     const ClassResult& s = scores[static_cast<size_t>(c)];
-    result.classes.push_back({names[static_cast<size_t>(c)], s.precision, s.recall, s.f1, s.support});
+    result.classes.push_back({matched.names[static_cast<size_t>(c)], s.precision, s.recall, s.f1, s.support});
     auto& row = result.confusion.emplace_back();
     for (int64_t p = 0; p < classes; ++p) row.push_back(confusion.at(c, p));
   }

@@ -87,7 +87,7 @@ ModelInfo Model::info() const {
   i.height = loaded.height;
   i.width = loaded.width;
   i.gflop = 1e-9 * impl_->classifier().flops(1, loaded.height, loaded.width);
-  i.class_names = c.class_names;
+  i.class_names = impl_->class_names();
   i.assumed = loaded.assumed;
   i.metadata.assign(loaded.metadata.begin(), loaded.metadata.end());
   i.preprocessing = preprocessing_facts(c.input);

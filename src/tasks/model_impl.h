@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fovea/model.h"
+#include "image/imagenet_classes.h"
 #include "image/transforms.h"
 #include "kernels/kernel_table.h"
 #include "tasks/load_model.h"
@@ -16,8 +17,13 @@ struct Model::Impl {
 
   const Classifier& classifier() const { return *loaded.classifier; }
   const ModelConfig& config() const { return loaded.classifier->config(); }
+  // ImageNet's where the model has none of its own and as many as one of its lists; else empty.
+  const std::vector<std::string>& class_names() const {
+    const ImageNetClasses* known = config().class_names.empty() ? imagenet_classes(config().classes) : nullptr;
+    return known != nullptr ? known->names : config().class_names;
+  }
   std::string class_name(int64_t index) const {
-    const auto& names = config().class_names;
+    const auto& names = class_names();
     return names.empty() ? std::to_string(index) : names[static_cast<size_t>(index)];
   }
 };

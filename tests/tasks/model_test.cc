@@ -182,6 +182,34 @@ TEST(Evaluate, BrokenImagesAreListedAndTooManyStop) {
   EXPECT_THAT(e.skipped[0].file, HasSubstr("3.ppm"));
 }
 
+// Folders called by ImageNet's numbers are that model's classes, though not all of them are there.
+TEST(Evaluate, KnowsImageNetsFolders) {
+  const TemporaryFolder f;
+  write_class_folders(f / "data", 2, 3);
+  std::filesystem::rename(f / "data/class_a", f / "data/n02123045");  // tabby
+  std::filesystem::rename(f / "data/class_b", f / "data/n01440764");  // tench
+  LoadOptions load;
+  load.set = {{"classes", "1000"}};
+  const Model model = Model::load("vit_mini", load);
+  EXPECT_EQ(model.info().class_names.at(281), "tabby, tabby cat");
+  EvaluateOptions o;
+  o.data = f / "data";
+  o.split = "all";
+  const Evaluation e = evaluate(model, o);
+  EXPECT_EQ(e.images, 6);
+  EXPECT_EQ(e.classes.at(281).name, "tabby, tabby cat");
+  EXPECT_EQ(e.classes.at(281).support, 3);
+  EXPECT_EQ(e.classes.at(0).support, 3);
+  std::filesystem::rename(f / "data/n01440764", f / "data/n00000000");
+  EXPECT_THAT([&] { (void)evaluate(model, o); }, ThrowsMessage<Error>(HasSubstr("has 2 classes")));
+
+  const auto image = std::filesystem::directory_iterator(f / "data/n02123045")->path();
+  const std::vector<Prediction> top = Session(model).classify(image, 1);
+  EXPECT_EQ(top.at(0).name, model.info().class_names.at(static_cast<size_t>(top.at(0).index)));
+  load.set = {{"classes", "2"}};
+  EXPECT_TRUE(Model::load("vit_mini", load).info().class_names.empty());
+}
+
 // A checkpoint of vit-pytorch with its MNIST test set: an independent forward in another language gets 9725 right.
 class VitMnist : public testing::Test {
  protected:
