@@ -98,6 +98,8 @@ class IndexReader final : public nlohmann::json_sax<nlohmann::json> {
 }  // namespace
 
 bool looks_like_shard_index(std::string_view bytes) {
+  // safetensors begins with a length, which may look like spaces and a brace, but in which there are zeros.
+  if (bytes.substr(0, 8).find('\0') != std::string_view::npos) return false;
   const size_t first = bytes.find_first_not_of(" \t\r\n");
   return first != std::string_view::npos && bytes[first] == '{';
 }

@@ -17,6 +17,14 @@ TEST(OpenWeights, RecognisesByContentNotByName) {
   EXPECT_EQ(open_weights(path).container(), "safetensors");
 }
 
+TEST(OpenWeights, ALengthThatLooksLikeJsonIsNone) {
+  const TempFolder folder;
+  for (const size_t length : {size_t{'{'}, size_t{' '} + (size_t{'{'} << 8), size_t{0x7b7b7b}}) {
+    const std::string header = "{}" + std::string(length - 2, ' ');
+    EXPECT_EQ(open_weights(folder.write("file", testing::safetensors_bytes(header))).container(), "safetensors") << length;
+  }
+}
+
 TEST(OpenWeights, SaysWhatAFileLooksLikeInstead) {
   const TempFolder folder;
   const auto error = [&](const std::string& bytes, const std::string& name = "file") {
