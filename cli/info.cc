@@ -26,10 +26,10 @@ Json object(const std::vector<std::pair<std::string, std::string>>& pairs) {
 }
 
 void print_json(const ModelInfo& i) {
-  const Json j = {{"name", i.name}, {"family", i.family}, {"source", i.source}, {"dialect", i.dialect}, {"dtype", i.dtype}, {"attention", i.attention},
+  const Json j = {{"name", i.name}, {"family", i.family}, {"source", i.source}, {"dialect", i.dialect}, {"container", i.container}, {"dtype", i.dtype}, {"attention", i.attention},
                   {"parameters", i.parameters}, {"classes", i.classes}, {"class_names", i.class_names}, {"channels", i.channels},
                   {"size", {i.height, i.width}}, {"gflop", i.gflop}, {"architecture", object(i.architecture)},
-                  {"preprocessing", object(i.preprocessing)}, {"metadata", object(i.metadata)}, {"assumed", i.assumed}};
+                  {"preprocessing", object(i.preprocessing)}, {"metadata", object(i.metadata)}, {"assumed", i.assumed}, {"left_out", i.left_out}};
   fmt::print("{}\n", j.dump(2, ' ', false, Json::error_handler_t::replace));
 }
 
@@ -46,6 +46,7 @@ void print_text(const ModelInfo& i) {
   line("name", i.name);
   line("source", i.source);
   line("dialect", i.dialect);
+  if (!i.container.empty()) line("container", i.container);
   line("dtype", i.dtype);
   line("family", i.family);
   line("attention", i.attention);
@@ -55,13 +56,15 @@ void print_text(const ModelInfo& i) {
   std::string names;
   for (size_t c = 0; c < i.class_names.size() && c < 12; ++c) names += (c == 0 ? ": " : "; ") + i.class_names[c];
   if (i.class_names.size() > 12) names += "; ...";
-  line("classes", fmt::format("{}{}", i.classes, names));
+  line("classes", i.classes == 0 ? "none: the model has no classification head, only features" : fmt::format("{}{}", i.classes, names));
   fmt::print("\narchitecture\n");
   for (const auto& [key, value] : i.architecture) line("  " + key, value);
   fmt::print("\npreprocessing\n");
   for (const auto& [key, value] : i.preprocessing) line("  " + key, value);
   if (!i.metadata.empty()) fmt::print("\nmetadata\n");
   for (const auto& [key, value] : i.metadata) line("  " + shortened(key), shortened(value));
+  if (!i.left_out.empty()) fmt::print("\nleft out, because it is no part of the model\n");
+  for (const std::string& t : i.left_out) fmt::print("  {}\n", t);
   if (!i.assumed.empty()) fmt::print("\nassumed, because the file does not say (change with --set key=value)\n");
   for (const std::string& a : i.assumed) fmt::print("  {}\n", a);
 }

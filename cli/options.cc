@@ -71,6 +71,7 @@ Settings SizeAndSettings::settings() const {
 void note(const std::string& text) { fmt::print(stderr, "fovea: {}\n", text); }
 
 void note_assumed(const ModelInfo& info) {
+  if (!info.left_out.empty()) note(fmt::format("'{}' holds more than the model; left out {}", info.source, fmt::join(info.left_out, ", ")));
   if (info.assumed.empty()) return;
   std::string list;
   for (const std::string& a : info.assumed) list += (list.empty() ? "" : ", ") + a;

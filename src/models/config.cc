@@ -151,6 +151,21 @@ void validate_fitting(const InputConfig& input) {
 
 }  // namespace
 
+std::vector<std::pair<std::string, std::string>> settings_of(const ModelConfig& config, const std::vector<std::string>& keys) {
+  const auto text = [](const Json& j) { return j.is_string() ? j.get<std::string>() : j.dump(); };
+  std::vector<std::pair<std::string, std::string>> out;
+  visit_fields(config, [&](const char* name, const auto& member) {
+    if (std::find(keys.begin(), keys.end(), name) == keys.end()) return;
+    const Json j = member;
+    std::string value;
+    if (!j.is_array()) value = text(j);
+    else
+      for (const Json& item : j) value += (value.empty() ? "" : ",") + text(item);
+    out.emplace_back(name, std::move(value));
+  });
+  return out;
+}
+
 void validate(const ModelConfig& c) {
   require(c.family == "vit" || c.hierarchical(), "there is no model family '{}'; choose vit, swin or cswin", c.family);
   require(c.input.channels == 1 || c.input.channels == 3, "images have 1 or 3 channels, got {}", c.input.channels);

@@ -63,6 +63,8 @@ std::string to_json(const ModelConfig& config);              // pretty, stable o
 ModelConfig config_from_json(const std::string& text, const std::string& where);  // throws Error naming `where` and the key
 // --set key=value on a configuration (heads, mean, std, crop, interpolation, ...); throws Error listing the known keys.
 void set_option(ModelConfig& config, const std::string& key, const std::string& value);
+// The values of these keys as set_option takes them.
+std::vector<std::pair<std::string, std::string>> settings_of(const ModelConfig& config, const std::vector<std::string>& keys);
 void validate(const ModelConfig& config);                    // throws Error for impossible combinations
 
 Activation activation_named(const std::string& name);

@@ -152,6 +152,7 @@ class Opponent {
 Evaluation evaluate(const Model& model, const EvaluateOptions& options, const std::function<void(int64_t done, int64_t total)>& progress) {
   require(options.batch > 0 && options.batch <= 65536, "--batch {}: expected 1 to 65536", options.batch);
   const Model::Impl& impl = model.impl();
+  require_head(impl);
   const KernelTable& table = table_for(impl, options.execution.kernels);
   const DataSplit data = open_split(options.data, options.split, options.seed);
   const MatchedClasses matched = match_classes(impl.config(), *data.dataset, options.data);

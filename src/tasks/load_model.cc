@@ -5,9 +5,11 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <tuple>
 
 #include "core/text.h"
 #include "ops/pack_weights.h"
+#include "tasks/facts.h"
 #include "tasks/param_sources.h"
 #include "tasks/stranger_config.h"
 #include "weights/int8_rows.h"
@@ -86,13 +88,30 @@ void fill(LoadedModel& loaded, ParamSource& source, const Target& target) {
 }
 
 // Memory is taken only for what the file is known to hold.
-void require_all(const Classifier& classifier, const MappedWeights& weights) {
+void require_all(const Classifier& classifier, const MappedWeights& weights, const WeightFile& file, const Dialect* dialect) {
   std::vector<WantedTensor> wanted;
   for (const Param& p : classifier.params().params()) wanted.push_back({p.name, p.shape});
-  require_match(wanted, weights, classifier.config().name.empty() ? "the model" : classifier.config().name);
+  require_match(wanted, weights, classifier.config().name.empty() ? "the model" : classifier.config().name,
+                [&] { return dialect == nullptr ? std::string() : nearly(file, dialect); });
 }
 
-LoadedModel load_preset(ModelConfig config, const LoadOptions& options, const Request& request, const Target& target) {
+// "decoder.* (24 tensors)" for each first word of the names.
+std::vector<std::string> left_out(const std::vector<std::string>& names) {
+  std::vector<std::pair<std::string, int64_t>> groups;
+  for (const std::string& name : names) {
+    const size_t dot = name.find('.');
+    const std::string group = dot == std::string::npos ? name : name.substr(0, dot) + ".*";
+    const auto at = std::find_if(groups.begin(), groups.end(), [&](const auto& g) { return g.first == group; });
+    if (at == groups.end()) groups.emplace_back(group, 1);
+    else ++at->second;
+  }
+  std::vector<std::string> out;
+  for (const auto& [group, count] : groups)
+    out.push_back(count == 1 ? printable(group) : fmt::format("{} ({} tensors)", printable(group), count));
+  return out;
+}
+
+OpenedModel open_preset(ModelConfig config, const LoadOptions& options, const Request& request) {
   if (!options.attention.empty()) config.attention = options.attention;
   apply_settings(config, request.settings);
   if (request.height > 0) {
@@ -100,15 +119,14 @@ LoadedModel load_preset(ModelConfig config, const LoadOptions& options, const Re
     config.input.width = request.width;
   }
   validate(config);
-  LoadedModel loaded;
+  OpenedModel opened;
+  LoadedModel& loaded = opened.loaded;
   loaded.source = "preset (random weights)";
   loaded.dialect = "fovea";
   loaded.classifier = std::make_unique<Classifier>(config);
   set_size(loaded, request);
   loaded.dtype = "f32";
-  RandomSource source{Rng(options.seed)};
-  fill(loaded, source, target);
-  return loaded;
+  return opened;
 }
 
 // Of our own files: the scales beside weights in int8, and whether `t` is such scales.
@@ -155,15 +173,43 @@ void rename_last_norm(MappedWeights& weights, const ModelConfig& config) {
     if (t.name == "norm.weight" || t.name == "norm.bias") t.name = "fc_" + t.name;
 }
 
-LoadedModel load_file(const std::string& path, const LoadOptions& options, const Request& request, const Target& target,
-                      const std::string& untold_attention) {
+// What `convert` put beside names that are not ours: what those names and shapes cannot tell. The rest follows from the dialect, whose
+// home may treat other sizes in its own way.
+struct ToldConfig {
+  Settings settings;
+  std::pair<int64_t, int64_t> size;
+  std::vector<std::string> class_names;
+};
+
+std::optional<ToldConfig> told_beside_names(const WeightFile& file, const RecognisedModel& model) {
+  const auto at = file.metadata().find(kForeignConfigKey);
+  if (at == file.metadata().end()) return std::nullopt;
+  const ModelConfig c = config_from_json(at->second, file.path());
+  ToldConfig told{{}, {c.input.height, c.input.width}, c.class_names};
+  for (const auto& [key, value] : settings_of(c, {"mean", "std", "crop", "resize_size", "interpolation", "resize", "crop_rounding", "norm_epsilon"}))
+    if (!value.empty()) told.settings.emplace_back(key, value);
+  const bool stripes = model.kind == "cswin", windows = is_unknown(model, "window_sizes");
+  const char* heads = c.hierarchical() ? "stage_heads" : "heads";
+  for (const auto& [key, value] : settings_of(c, {heads, "attention", "activation", "pool"})) {
+    if (key == "attention" && !stripes && !windows) continue;
+    if ((key == heads && !is_assumed(model, "num_heads") && !is_unknown(model, "num_heads")) || (key == "pool" && !is_assumed(model, "pool"))) continue;
+    told.settings.emplace_back(key, value);
+  }
+  return told;
+}
+
+OpenedModel open_file(const std::string& path, const LoadOptions& options, const Request& request, const std::string& untold_attention) {
   require(options.attention.empty(), "'{}' holds weights of one attention; another one (--attention) can be chosen for a preset only", path);
-  const WeightFile file = open_weights(path);
-  LoadedModel loaded;
+  OpenedModel opened;
+  opened.file = open_weights(path);
+  const WeightFile& file = opened.file;
+  LoadedModel& loaded = opened.loaded;
+  MappedWeights& weights = opened.weights;
   loaded.source = path;
+  loaded.container = file.container();
   loaded.metadata = file.metadata();
   ModelConfig config;
-  MappedWeights weights;
+  const Dialect* dialect = nullptr;
   if (const auto own = file.metadata().find(kConfigKey); own != file.metadata().end()) {
     config = config_from_json(own->second, path);
     loaded.metadata.erase(kConfigKey);
@@ -173,22 +219,31 @@ LoadedModel load_file(const std::string& path, const LoadOptions& options, const
   } else {
     const RecognisedModel model = require_recognised(file);
     Settings settings = request.settings;
-    const bool untold = std::find(model.unknown.begin(), model.unknown.end(), "window_sizes") != model.unknown.end();
-    if (untold && !untold_attention.empty()) settings.emplace(settings.begin(), "attention", untold_attention);  // a later one wins
-    config = stranger_config(file, model, settings, {request.height, request.width}, loaded.assumed);
+    std::pair<int64_t, int64_t> size(request.height, request.width);
+    const std::optional<ToldConfig> told = told_beside_names(file, model);
+    loaded.metadata.erase(kForeignConfigKey);
+    if (told) {
+      settings.insert(settings.begin(), told->settings.begin(), told->settings.end());  // a later one wins
+      size = told->size;
+    } else if (is_unknown(model, "window_sizes") && !untold_attention.empty()) {
+      settings.emplace(settings.begin(), "attention", untold_attention);
+    }
+    config = stranger_config(file, model, settings, size, loaded.assumed);
     apply_settings(config, settings);
-    loaded.dialect = std::string(model.dialect->name);
+    if (told && std::ssize(told->class_names) == config.classes) config.class_names = told->class_names;
+    if (told && config.hierarchical()) std::tie(config.input.height, config.input.width) = size;
+    dialect = model.dialect;
+    loaded.dialect = std::string(dialect->name);
     weights = map_keys(file, model);
+    loaded.left_out = left_out(weights.beside);
     rename_last_norm(weights, config);
   }
   validate(config);
   loaded.classifier = std::make_unique<Classifier>(config);
-  require_all(*loaded.classifier, weights);
+  require_all(*loaded.classifier, weights, file, dialect);
   set_size(loaded, request);
   loaded.dtype = stored_dtype(weights);
-  FileSource source(weights);
-  fill(loaded, source, target);
-  return loaded;
+  return opened;
 }
 
 std::string weights_in_run(const std::string& folder) {
@@ -200,17 +255,15 @@ std::string weights_in_run(const std::string& folder) {
 }
 
 LoadedModel load(const std::string& model, const LoadOptions& options, const Target& target, const std::string& untold_attention) {
-  require(!model.empty(), "no model was named; give a preset, a weights file or a run directory");
-  const Request request = request_of(options);
-  std::error_code ignored;
-  if (fs::is_directory(model, ignored)) return load_file(weights_in_run(model), options, request, target, untold_attention);
-  if (const ModelPreset* p = find_preset(model)) return load_preset(p->config, options, request, target);
-  std::vector<std::string> names;
-  for (const ModelPreset& p : model_presets()) names.push_back(p.config.name);
-  if (fs::exists(model, ignored)) return load_file(model, options, request, target, untold_attention);
-  const bool path_like = model.find('/') != std::string::npos || fs::path(model).has_extension();
-  require(!path_like, "there is no file or folder '{}'", model);
-  fail("there is no model '{}', neither as a preset nor as a file{}; `fovea list models` shows the presets", model, did_you_mean(model, names));
+  OpenedModel opened = open_model(model, options, untold_attention);
+  if (opened.file.tensors().empty()) {
+    RandomSource source{Rng(options.seed)};
+    fill(opened.loaded, source, target);
+  } else {
+    FileSource source(opened.weights);
+    fill(opened.loaded, source, target);
+  }
+  return std::move(opened.loaded);
 }
 
 }  // namespace
@@ -227,6 +280,20 @@ void apply_settings(ModelConfig& config, const Settings& settings) {
     }
   for (const auto& [key, value] : settings)
     if (key != "channels") set_option(config, key, value);
+}
+
+OpenedModel open_model(const std::string& model, const LoadOptions& options, const std::string& untold_attention) {
+  require(!model.empty(), "no model was named; give a preset, a weights file or a run directory");
+  const Request request = request_of(options);
+  std::error_code ignored;
+  if (fs::is_directory(model, ignored)) return open_file(weights_in_run(model), options, request, untold_attention);
+  if (const ModelPreset* p = find_preset(model)) return open_preset(p->config, options, request);
+  std::vector<std::string> names;
+  for (const ModelPreset& p : model_presets()) names.push_back(p.config.name);
+  if (fs::exists(model, ignored)) return open_file(model, options, request, untold_attention);
+  const bool path_like = model.find('/') != std::string::npos || fs::path(model).has_extension();
+  require(!path_like, "there is no file or folder '{}'", model);
+  fail("there is no model '{}', neither as a preset nor as a file{}; `fovea list models` shows the presets", model, did_you_mean(model, names));
 }
 
 LoadedModel load_model(const std::string& model, const LoadOptions& options, DType dtype, const std::string& untold_attention) {

@@ -5,7 +5,7 @@
 
 #include "fovea/model.h"
 #include "heads/classifier.h"
-#include "weights/weight_file.h"
+#include "weights/key_map.h"
 
 namespace fovea {
 
@@ -13,11 +13,24 @@ struct LoadedModel {
   std::unique_ptr<Classifier> classifier;
   int64_t height = 0, width = 0;        // input size to use: the one asked for, else the model's own
   std::vector<std::string> assumed;     // sentences: what the file did not say
+  std::vector<std::string> left_out;    // groups of tensors beside the model: "'decoder.*' (24 tensors)"
   std::string dialect, source;          // "fovea", "timm", ...; the file, or "preset (random weights)"
+  std::string container;                // of the file: "safetensors", ...; empty for a preset
   std::string dtype;                    // that the source keeps most of its weights in: f32, f16, bf16, f64, int8
   ProductType type = ProductType::kOwn; // of products, where it was loaded for inference
   WeightFile::Metadata metadata;        // the file's own, without the configuration
 };
+
+// In the metadata of a file with another code base's names: our configuration, for what those do not tell.
+inline constexpr const char* kForeignConfigKey = "fovea.model";
+
+// A model before its weights are read: its classifier has no memory yet.
+struct OpenedModel {
+  LoadedModel loaded;
+  WeightFile file;        // empty for a preset
+  MappedWeights weights;  // the file's tensors under our names: what the classifier wants, exactly
+};
+OpenedModel open_model(const std::string& model, const LoadOptions& options, const std::string& untold_attention = "");
 
 // Throws Error with one sentence for a misspelt preset, a missing or unreadable file, weights that do not fit, wrong
 // settings. Weights are in `dtype` and not packed. `options.kernels` is not looked at. `untold_attention` is that of files whose

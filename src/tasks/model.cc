@@ -80,6 +80,7 @@ ModelInfo Model::info() const {
   i.attention = c.attention;
   i.dialect = loaded.dialect;
   i.source = loaded.source;
+  i.container = loaded.container;
   i.dtype = loaded.dtype;
   i.parameters = impl_->classifier().params().count();
   i.classes = c.classes;
@@ -89,6 +90,7 @@ ModelInfo Model::info() const {
   i.gflop = 1e-9 * impl_->classifier().flops(1, loaded.height, loaded.width);
   i.class_names = impl_->class_names();
   i.assumed = loaded.assumed;
+  i.left_out = loaded.left_out;
   i.metadata.assign(loaded.metadata.begin(), loaded.metadata.end());
   i.preprocessing = preprocessing_facts(c.input);
   i.architecture = {{"stem", c.convolutional_stem ? "early convolutions" : c.family == "cswin" ? "7x7 convolution" : "patches"}, {"patch", fmt::format("{}", c.patch)},
@@ -110,15 +112,19 @@ ModelInfo Model::info() const {
   return i;
 }
 
-struct Session::Impl {
-  Impl(const Model& m, const ExecutionOptions& options)
-      : model(m), ctx(table_for(m.impl(), options.kernels), m.impl().table->dtype, options.threads) {}
+void require_head(const Model::Impl& model) {
+  require(model.config().classes > 0,
+          "'{}' has no classification head: it gives features (`fovea features`); `fovea train DATA --init {} --classes N` trains a head for it",
+          model.loaded.source, model.loaded.source);
+}
 
-  Model model;  // shares the weights
-  Context ctx;
-  std::vector<float> pixels;
-  std::vector<double> logits;
-};
+void require_size(const Model::Impl& model, int64_t height, int64_t width) {
+  const auto reasons = model.classifier().backbone().unsupported(height, width);
+  require(reasons.empty(), "{} cannot take images of {}x{}: {}", model.config().name, height, width, fmt::join(reasons, "; "));
+}
+
+Session::Impl::Impl(const Model& m, const ExecutionOptions& options)
+    : model(m), ctx(table_for(m.impl(), options.kernels), m.impl().table->dtype, options.threads) {}
 
 Session::Session(const Model& model, const ExecutionOptions& options) : impl_(std::make_unique<Impl>(model, options)) {}
 Session::~Session() = default;
@@ -133,6 +139,7 @@ std::vector<Prediction> Session::classify(const std::filesystem::path& image, in
 std::vector<Session::Answer> Session::classify(const std::vector<std::filesystem::path>& images, int topk) {
   require(topk > 0, "topk must be at least 1, got {}", topk);
   const Model::Impl& model = impl_->model.impl();
+  require_head(model);
   const Preprocess& p = model.preprocess;
   const size_t size = static_cast<size_t>(p.channels) * static_cast<size_t>(p.height) * static_cast<size_t>(p.width);
   std::vector<Answer> answers(images.size());
@@ -169,8 +176,8 @@ std::vector<Session::Answer> Session::classify(const std::vector<std::filesystem
 std::vector<float> Session::logits(const float* images, int64_t batch, int64_t height, int64_t width) {
   require(batch >= 0 && height > 0 && width > 0, "logits: got {} images of {}x{}", batch, height, width);
   const Model::Impl& model = impl_->model.impl();
-  const auto reasons = model.classifier().backbone().unsupported(height, width);
-  require(reasons.empty(), "{} cannot take images of {}x{}: {}", model.config().name, height, width, fmt::join(reasons, "; "));
+  require_head(model);
+  require_size(model, height, width);
   if (batch == 0) return {};
   classify_batch(model, ConstTensor(images, Shape{batch, model.config().input.channels, height, width}, DType::kF32), impl_->logits, impl_->ctx);
   return std::vector<float>(impl_->logits.begin(), impl_->logits.end());

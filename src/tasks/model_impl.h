@@ -1,6 +1,7 @@
 // What the public Model and Session hold.
 #pragma once
 
+#include "core/context.h"
 #include "fovea/model.h"
 #include "image/imagenet_classes.h"
 #include "image/transforms.h"
@@ -27,6 +28,20 @@ struct Model::Impl {
     return names.empty() ? std::to_string(index) : names[static_cast<size_t>(index)];
   }
 };
+
+struct Session::Impl {
+  Impl(const Model& model, const ExecutionOptions& options);
+
+  Model model;  // shares the weights
+  Context ctx;
+  std::vector<float> pixels;
+  std::vector<double> logits;
+};
+
+// Throws Error when the model has no classification head, saying what can be done.
+void require_head(const Model::Impl& model);
+// Throws Error with the reasons when images of this size cannot run.
+void require_size(const Model::Impl& model, int64_t height, int64_t width);
 
 // The table for a session of `model`: its own. Throws Error when `kernels` asks for another one.
 const KernelTable& table_for(const Model::Impl& model, const std::string& kernels);

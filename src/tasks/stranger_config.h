@@ -1,5 +1,5 @@
-// The configuration of a model that another code base has saved: from the shapes in the file, its name, a config.json
-// beside it and the user's settings; what is left is assumed and said.
+// The configuration of a model that another code base has saved: from the shapes in the file, its name, configuration files
+// beside it and the user's settings; what is left is assumed and said. And the other way round: what a file of a model would say.
 #pragma once
 
 #include "fovea/model.h"
@@ -12,5 +12,8 @@ namespace fovea {
 // Throws Error saying what to set when the file does not tell and nothing can be assumed.
 ModelConfig stranger_config(const WeightFile& file, const RecognisedModel& model, const Settings& settings,
                             std::pair<int64_t, int64_t> size, std::vector<std::string>& assumed);
+
+// The facts of a model as recognisers state them (key_map.h), for writing it in a dialect.
+RecognisedModel facts_of(const ModelConfig& config);
 
 }  // namespace fovea

@@ -1,5 +1,6 @@
 // Dialects: how the checkpoints of other code bases name and lay out what we call by timm's names. A dialect is a table of
-// rules plus a function that recognises it; adding one is one file in key_maps/ and one line in dialects().
+// rules, read in both directions, plus a function that recognises it; adding one is one file in key_maps/ and one line in
+// key_maps/dialects.cc.
 #pragma once
 
 #include <map>
@@ -10,13 +11,15 @@
 #include <variant>
 #include <vector>
 
+#include "weights/key_pattern.h"
 #include "weights/weight_file.h"
 
 namespace fovea {
 
 struct Dialect;
 
-// What a file's names and shapes say about the model in it; the models turn it into their configuration.
+// What a file's names and shapes say about the model in it; the models turn it into their configuration, and a configuration
+// into facts where a file is to be written.
 //   kind "vit", "deit_distilled": patch_size, in_channels, dim, depth, attention_width (num_heads * head_dim, not always dim),
 //     mlp_width, num_classes (0: no head), tokens (rows of the position table, prefix included; 0: none), prefix_tokens,
 //     class_token, register_tokens, qkv_bias, qk_norm, layer_scale (each 0 or 1; a count for register_tokens), norm_eps,
@@ -34,11 +37,12 @@ struct RecognisedModel {
   std::map<std::string, Value> facts;
   std::vector<std::string> assumed;  // keys of `facts` that are the dialect's customary value, not visible in the file
   std::vector<std::string> unknown;  // settings that the file cannot tell and that have no customary value
+  std::string prefix;                // of the model's names in the file ("backbone."); what has another is no part of the model
 
   int64_t integer(std::string_view key, int64_t otherwise = 0) const;  // throws InternalError when it is not an integer
 };
 
-// One tensor under our name: views of the file's tensors (possibly permuted), concatenated along the first dimension.
+// One tensor under another name: views of tensors (possibly permuted), concatenated along the first dimension.
 struct MappedTensor {
   std::string name;
   Shape shape;
@@ -53,22 +57,52 @@ struct MappedTensor {
   void read(double* out) const;
 };
 
-// Another view (shape and strides) of the same elements; may throw Error when the shape does not fit the model.
+// Another view (shape, strides, grid) of the same elements; may throw Error when the shape does not fit the model.
 using ViewTransform = WeightTensor (*)(const WeightTensor&, const RecognisedModel&);
+WeightTensor unchanged(const WeightTensor& t, const RecognisedModel& model);
 
-// Patterns are names with placeholders: {i} stands for a number, {*} for any text. `to` repeats the placeholders; {i+1} and
-// {i-1} shift a number. Rules with the same result and other `part`s are concatenated (separate q, k, v -> qkv).
+// `from` is the dialect's name, `to` ours (patterns: key_pattern.h).
+//   reading: the first rule whose `from` matches applies. Rules with the same `to` and other `part`s are concatenated (separate
+//     q, k, v -> qkv). Rules with the same `from` and other `slice`s all apply, each to its share of the tensor's rows.
+//   writing: the first rule whose `to` matches applies, so an older name follows the current one. Ours is cut into `parts` equal
+//     shares of rows; slices that nothing fills are zeros.
 struct KeyRule {
   std::string_view from, to;
-  ViewTransform transform = nullptr;
+  ViewTransform transform = nullptr;  // on reading; nullptr: as it stands
   int part = 0, parts = 1;
+  ViewTransform inverse = nullptr;    // on writing: undoes `transform`; nullptr with a `transform`: the rule only reads
+  int slice = 0, slices = 1;
+};
+
+// What a dialect stores besides parameters (indices, masks, tables of coordinates).
+struct ConstantTensor {
+  std::string name;
+  StoredType type = StoredType::kF32;
+  Shape shape;
+  std::vector<std::byte> data;  // row-major
+};
+ConstantTensor f32_constant(std::string name, const Shape& shape, const std::vector<float>& values);
+ConstantTensor i64_constant(std::string name, const Shape& shape, const std::vector<int64_t>& values);
+
+// One kind of model that a dialect holds, and the names that tell it from the other dialects' (patterns; all are there in a
+// complete file, or nearly all).
+struct DialectKind {
+  std::string_view kind;
+  std::vector<std::string_view> signs;
 };
 
 struct Dialect {
-  std::string_view name;
-  std::vector<KeyRule> rules;              // the first that matches applies
+  std::string_view name;                   // "timm", "torchvision-swin", "huggingface-vit": a home, then what it is used for
+  std::vector<KeyRule> rules;
   std::vector<std::string_view> ignored;   // patterns of tensors that carry no parameters: buffers, masks
-  std::optional<RecognisedModel> (*recognise)(const WeightFile&);  // leaves `dialect` to the caller
+  std::optional<RecognisedModel> (*recognise)(const WeightFile&);  // leaves `dialect` and `prefix` to the caller
+  std::vector<DialectKind> kinds = {};
+  // Patterns of what circulating files hold beside the model (decoders, training heads): left out, and named once.
+  std::vector<std::string_view> beside = {};
+  // What to write besides parameters; nullptr: nothing.
+  std::vector<ConstantTensor> (*constants)(const RecognisedModel&) = nullptr;
+
+  bool holds(std::string_view kind) const;
 };
 
 struct MappedWeights {
@@ -76,26 +110,37 @@ struct MappedWeights {
   std::vector<MappedTensor> tensors;     // in the file's order
   std::vector<std::string> unmatched;    // names that no rule knows
   std::vector<std::string> ignored;
+  std::vector<std::string> beside = {};  // names outside of the model: of another prefix, or the dialect's `beside`
 
   const MappedTensor* find(std::string_view name) const;
 };
 
-std::span<const Dialect> dialects();
+std::span<const Dialect> dialects();  // the first that recognises a file reads it
 
-// The first dialect that recognises the file, or nullopt.
+// The first dialect that recognises the file, or else what lies under one prefix in it; nullopt when none does.
 std::optional<RecognisedModel> recognise(const WeightFile& file);
-// The same, but throws Error naming the file, some of its tensors and the dialects known when none does.
+// The same, but throws Error naming the file, some of its tensors, and the dialect that it is nearly in or all that are known.
 RecognisedModel require_recognised(const WeightFile& file);
+// "; the file is nearly 'timm' (swin): it has 3 of the 5 names that mark it, not 'a', 'b'" for the best of the dialects but
+// `except`, when it has half of its signs at least; otherwise "".
+std::string nearly(const WeightFile& file, const Dialect* except);
 
 // Applies the dialect of `model` to the file. Throws Error when two tensors map to one name or parts are missing.
 MappedWeights map_keys(const WeightFile& file, const RecognisedModel& model);
 
-// For recognisers: the placeholders' values when `name` matches `pattern`; the number of n = 0, 1, ... for which the pattern
-// with {i} = n is a name of the file; a dimension of a tensor, or `otherwise` when the tensor is absent or of lower rank.
-std::optional<std::vector<std::string_view>> match_key(std::string_view pattern, std::string_view name);
+// The dialect to write a model of `kind` in: by its name, or by the home that its name begins with ("torchvision" for
+// "torchvision-swin"). Throws Error that lists what there is for this kind.
+const Dialect& dialect_named(std::string_view name, std::string_view kind);
+// Names and layout of `ours` in the dialect: views of their elements. Throws Error that lists what the dialect has no name for.
+std::vector<MappedTensor> write_as(const Dialect& dialect, std::span<const WeightTensor> ours, const RecognisedModel& model);
+
+// For recognisers: the number of n = 0, 1, ... for which the pattern with {i} = n is a name of the file; a dimension of a tensor,
+// or `otherwise` when the tensor is absent or of lower rank.
 int64_t count_keys(const WeightFile& file, std::string_view pattern);
 int64_t dimension(const WeightFile& file, std::string_view name, int dim, int64_t otherwise = 0);
 // n when value = n * n, else nullopt.
 std::optional<int64_t> exact_root(int64_t value);
+// Rows [share * rows / shares, (share + 1) * rows / shares) of a tensor. Throws Error when they do not divide.
+WeightTensor rows_of(const WeightTensor& t, int share, int shares);
 
 }  // namespace fovea

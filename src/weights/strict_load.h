@@ -1,6 +1,7 @@
 // Weights load strictly: every wanted tensor is there with its shape, and nothing is left over.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -14,8 +15,13 @@ struct WantedTensor {
   Shape shape;
 };
 
-// Throws one Error that lists what is missing, unexpected and wrongly shaped (some of each, then "and N more"); `model` names
-// what the weights are for, e.g. "swin_tiny_patch4_window7_224".
-void require_match(std::span<const WantedTensor> wanted, const MappedWeights& weights, std::string_view model);
+// Throws one Error that lists all that is missing, unexpected and wrongly shaped; names that differ in numbers alone are put
+// together ('blocks.{0-11}.norm{1,2}.bias'). `model` names what the weights are for, e.g. "swin_tiny_patch4_window7_224";
+// `remark` is asked for the end of the message.
+void require_match(std::span<const WantedTensor> wanted, const MappedWeights& weights, std::string_view model,
+                   const std::function<std::string()>& remark = {});
+
+// Names with the numbers in which they differ put together, in their order; every name is in exactly one of the results.
+std::vector<std::string> put_together(std::span<const std::string> names);
 
 }  // namespace fovea

@@ -1,5 +1,7 @@
 #include "weights/weight_file.h"
 
+#include <array>
+#include <cstring>
 #include <unordered_map>
 #include <utility>
 
@@ -10,30 +12,48 @@ namespace fovea {
 
 namespace {
 
-// Walks the rows (last dimension) of a strided tensor and converts each.
-template <class To>
-void read_elements(const WeightTensor& t, To* out) {
+// Walks the rows (last dimension) of a tensor: take(first element, stride, count, elements before).
+template <class Take>
+void for_rows(const WeightTensor& t, Take&& take) {
   const int64_t n = t.elements();
   if (n == 0) return;
-  if (t.strides.empty() || t.shape.rank() == 0) return convert_elements(t.type, t.data, 1, n, out);
+  if (t.strides.empty() || t.shape.rank() == 0) return take(t.data, 1, n, 0);
 
-  const int outer = t.shape.rank() - 1;
-  const int64_t row = t.shape.last(), row_stride = t.strides.back();
+  const Shape& grid = t.grid.rank() > 0 ? t.grid : t.shape;
+  const int outer = grid.rank() - 1;
+  const int64_t row = grid.last(), row_stride = t.strides.back();
   std::array<int64_t, Shape::kMaxRank> index{};
   int64_t offset = 0;
   for (int64_t done = 0; done < n; done += row) {
-    convert_elements(t.type, t.data + offset * static_cast<int64_t>(size_of(t.type)), row_stride, row, out + done);
+    take(t.data + offset * static_cast<int64_t>(size_of(t.type)), row_stride, row, done);
     for (int d = outer - 1; d >= 0; --d) {
       const auto u = static_cast<size_t>(d);
       offset += t.strides[u];
-      if (++index[u] < t.shape[d]) break;
+      if (++index[u] < grid[d]) break;
       offset -= index[u] * t.strides[u];
       index[u] = 0;
     }
   }
 }
 
+template <class To>
+void read_elements(const WeightTensor& t, To* out) {
+  for_rows(t, [&](const std::byte* from, int64_t stride, int64_t count, int64_t before) { convert_elements(t.type, from, stride, count, out + before); });
+}
+
 }  // namespace
+
+void WeightTensor::copy(std::byte* out) const {
+  const auto size = static_cast<int64_t>(size_of(type));
+  for_rows(*this, [&](const std::byte* from, int64_t stride, int64_t count, int64_t before) {
+    std::byte* to = out + before * size;
+    if (stride == 1) {
+      std::memcpy(to, from, static_cast<size_t>(count * size));
+      return;
+    }
+    for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * size, from + i * stride * size, static_cast<size_t>(size));
+  });
+}
 
 void WeightTensor::read(float* out) const { read_elements(*this, out); }
 void WeightTensor::read(double* out) const { read_elements(*this, out); }
@@ -49,8 +69,9 @@ void WeightTensor::release() const {
   if (!mapped || elements() == 0) return;
   int64_t reach = elements();
   if (!strides.empty()) {
+    const Shape& dims = grid.rank() > 0 ? grid : shape;
     reach = 1;
-    for (size_t d = 0; d < strides.size(); ++d) reach += (shape[static_cast<int>(d)] - 1) * strides[d];
+    for (size_t d = 0; d < strides.size(); ++d) reach += (dims[static_cast<int>(d)] - 1) * strides[d];
   }
   release_pages(data, static_cast<size_t>(reach) * size_of(type));
 }

@@ -21,6 +21,9 @@ struct WeightTensor {
   const std::byte* data = nullptr;  // the first element; may be unaligned
   std::vector<int64_t> strides;
   bool mapped = false;  // data lies in a mapping of the file, whose pages may be given back (release)
+  // What `strides` belong to where a permutation needs more dimensions than `shape` has, such as (out, 2, 2, in) read as
+  // (out, 4 in): the same elements in the same order. Rank 0: `shape` itself.
+  Shape grid = {};
 
   int64_t elements() const { return shape.elements(); }
   void read(float* out) const;   // writes elements() values in row-major order
@@ -28,6 +31,7 @@ struct WeightTensor {
   // Elements [begin, end) of a contiguous tensor.
   void read(int64_t begin, int64_t end, float* out) const;
   void read(int64_t begin, int64_t end, double* out) const;
+  void copy(std::byte* out) const;  // the elements as they are stored, row-major
   void release() const;          // nobody needs the elements soon: memory that mirrors the file may go
 };
 

@@ -37,37 +37,61 @@ WeightTensor channels_first(const WeightTensor& t, const RecognisedModel& m) {
   return out;
 }
 
-// Tables and tokens have no batch dimension in newer files.
+// Back from (outputs, c, p1, p2) or (c, p1, p2).
+WeightTensor channels_last(const WeightTensor& t, const RecognisedModel& m) {
+  const int64_t p = m.integer("patch_size"), c = m.integer("in_channels");
+  const bool weight = t.shape.rank() == 4;
+  require((weight || t.shape.rank() == 3) && t.shape.elements() == (weight ? t.shape[0] : 1) * c * p * p && t.strides.empty(),
+        "{} has shape {}; expected {} channels of {}x{}", t.name, t.shape, c, p, p);
+  WeightTensor out = t;
+  if (weight) {
+    out.shape = {t.shape[0], p * p * c};
+    out.grid = {t.shape[0], p, p, c};
+    out.strides = {p * p * c, p, 1, p * p};
+  } else {
+    out.shape = {p * p * c};
+    out.grid = {p, p, c};
+    out.strides = {p, 1, p * p};
+  }
+  return out;
+}
+
+// Tables and tokens have no batch dimension in newer files; written they have.
 WeightTensor with_batch(const WeightTensor& t, const RecognisedModel&) {
   WeightTensor out = t;
   if (t.shape.rank() == 2 && t.strides.empty()) out.shape = {1, t.shape[0], t.shape[1]};
   return out;
 }
 
-std::vector<KeyRule> rules(std::span<const KeyRule> patch_rules) {
-  std::vector<KeyRule> out(patch_rules.begin(), patch_rules.end());
-  const KeyRule shared[] = {
-      {"cls_token", "cls_token", with_batch},
-      {"pos_embedding", "pos_embed", with_batch},
-      // LayerNorm inside attention and MLP
-      {"transformer.layers.{i}.0.norm.{*}", "blocks.{i}.norm1.{*}"},
-      {"transformer.layers.{i}.0.to_qkv.{*}", "blocks.{i}.attn.qkv.{*}"},
-      {"transformer.layers.{i}.0.to_out.0.{*}", "blocks.{i}.attn.proj.{*}"},
-      {"transformer.layers.{i}.1.net.0.{*}", "blocks.{i}.norm2.{*}"},
-      {"transformer.layers.{i}.1.net.1.{*}", "blocks.{i}.mlp.fc1.{*}"},
-      {"transformer.layers.{i}.1.net.4.{*}", "blocks.{i}.mlp.fc2.{*}"},
-      {"transformer.norm.{*}", "norm.{*}"},
-      // earlier: around them, as PreNorm(dim, fn)
-      {"transformer.layers.{i}.0.fn.to_qkv.{*}", "blocks.{i}.attn.qkv.{*}"},
-      {"transformer.layers.{i}.0.fn.to_out.0.{*}", "blocks.{i}.attn.proj.{*}"},
-      {"transformer.layers.{i}.1.norm.{*}", "blocks.{i}.norm2.{*}"},
-      {"transformer.layers.{i}.1.fn.net.0.{*}", "blocks.{i}.mlp.fc1.{*}"},
-      {"transformer.layers.{i}.1.fn.net.3.{*}", "blocks.{i}.mlp.fc2.{*}"},
-      {"mlp_head.0.{*}", "norm.{*}"},
-      {"mlp_head.1.{*}", "head.{*}"},
-      {"mlp_head.{*}", "head.{*}"},
-  };
-  out.insert(out.end(), std::begin(shared), std::end(shared));
+// LayerNorm inside attention and MLP.
+constexpr KeyRule kCurrent[] = {
+    {"transformer.layers.{i}.0.norm.{*}", "blocks.{i}.norm1.{*}"},
+    {"transformer.layers.{i}.0.to_qkv.{*}", "blocks.{i}.attn.qkv.{*}"},
+    {"transformer.layers.{i}.0.to_out.0.{*}", "blocks.{i}.attn.proj.{*}"},
+    {"transformer.layers.{i}.1.net.0.{*}", "blocks.{i}.norm2.{*}"},
+    {"transformer.layers.{i}.1.net.1.{*}", "blocks.{i}.mlp.fc1.{*}"},
+    {"transformer.layers.{i}.1.net.4.{*}", "blocks.{i}.mlp.fc2.{*}"},
+    {"transformer.norm.{*}", "norm.{*}"},
+    {"mlp_head.weight", "head.weight"},
+    {"mlp_head.bias", "head.bias"},
+};
+
+// Around them, as PreNorm(dim, fn).
+constexpr KeyRule kEarlier[] = {
+    {"transformer.layers.{i}.0.norm.{*}", "blocks.{i}.norm1.{*}"},
+    {"transformer.layers.{i}.0.fn.to_qkv.{*}", "blocks.{i}.attn.qkv.{*}"},
+    {"transformer.layers.{i}.0.fn.to_out.0.{*}", "blocks.{i}.attn.proj.{*}"},
+    {"transformer.layers.{i}.1.norm.{*}", "blocks.{i}.norm2.{*}"},
+    {"transformer.layers.{i}.1.fn.net.0.{*}", "blocks.{i}.mlp.fc1.{*}"},
+    {"transformer.layers.{i}.1.fn.net.3.{*}", "blocks.{i}.mlp.fc2.{*}"},
+    {"mlp_head.0.{*}", "norm.{*}"},
+    {"mlp_head.1.{*}", "head.{*}"},
+};
+
+// Both are read; the first is written.
+std::vector<KeyRule> rules(std::span<const KeyRule> patch_rules, std::span<const KeyRule> written, std::span<const KeyRule> other) {
+  std::vector<KeyRule> out = {{"cls_token", "cls_token", with_batch, 0, 1, unchanged}, {"pos_embedding", "pos_embed", with_batch, 0, 1, unchanged}};
+  for (const auto& table : {patch_rules, written, other}) out.insert(out.end(), table.begin(), table.end());
   return out;
 }
 
@@ -124,23 +148,26 @@ std::optional<RecognisedModel> recognise_with(const WeightFile& file, std::strin
 }  // namespace
 
 Dialect lucidrains_vit_dialect() {
-  const KeyRule patch_rules[] = {{"to_patch_embedding.1.weight", "patch_embed.proj.weight", channels_first},
+  const KeyRule patch_rules[] = {{"to_patch_embedding.1.weight", "patch_embed.proj.weight", channels_first, 0, 1, channels_last},
                                  {"to_patch_embedding.1.bias", "patch_embed.proj.bias"}};
-  return {"lucidrains-vit", rules(patch_rules), {},
-          [](const WeightFile& file) { return recognise_with(file, "to_patch_embedding.1.weight"); }};
+  return {"lucidrains-vit", rules(patch_rules, kEarlier, kCurrent), {},
+          [](const WeightFile& file) { return recognise_with(file, "to_patch_embedding.1.weight"); },
+          {{"vit", {"to_patch_embedding.1.weight", "pos_embedding", "transformer.layers.{i}.0.fn.to_qkv.weight", "mlp_head.1.weight"}}}};
 }
 
 Dialect lucidrains_vit_patch_norm_dialect() {
-  const KeyRule patch_rules[] = {{"to_patch_embedding.1.weight", "patch_embed.pre_norm.weight", channels_first},
-                                 {"to_patch_embedding.1.bias", "patch_embed.pre_norm.bias", channels_first},
-                                 {"to_patch_embedding.2.weight", "patch_embed.proj.weight", channels_first},
+  const KeyRule patch_rules[] = {{"to_patch_embedding.1.weight", "patch_embed.pre_norm.weight", channels_first, 0, 1, channels_last},
+                                 {"to_patch_embedding.1.bias", "patch_embed.pre_norm.bias", channels_first, 0, 1, channels_last},
+                                 {"to_patch_embedding.2.weight", "patch_embed.proj.weight", channels_first, 0, 1, channels_last},
                                  {"to_patch_embedding.2.bias", "patch_embed.proj.bias"},
                                  {"to_patch_embedding.3.{*}", "patch_embed.norm.{*}"}};
-  return {"lucidrains-vit-patch-norm", rules(patch_rules), {}, [](const WeightFile& file) {
-            auto m = recognise_with(file, "to_patch_embedding.2.weight");
-            if (m) m->facts["patch_norm"] = int64_t{1};
-            return m;
-          }};
+  const auto recognise_it = [](const WeightFile& file) {
+    auto m = recognise_with(file, "to_patch_embedding.2.weight");
+    if (m) m->facts["patch_norm"] = int64_t{1};
+    return m;
+  };
+  return {"lucidrains-vit-patch-norm", rules(patch_rules, kCurrent, kEarlier), {}, recognise_it,
+          {{"vit", {"to_patch_embedding.2.weight", "to_patch_embedding.3.weight", "pos_embedding", "transformer.layers.{i}.0.to_qkv.weight", "mlp_head.weight"}}}};
 }
 
 }  // namespace fovea

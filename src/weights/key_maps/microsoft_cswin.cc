@@ -56,6 +56,9 @@ std::optional<RecognisedModel> recognise_cswin(const WeightFile& file) {
 
 }  // namespace
 
-Dialect microsoft_cswin_dialect() { return {"microsoft-cswin", {{"{*}", "{*}"}}, {}, recognise_cswin}; }
+Dialect microsoft_cswin_dialect() {
+  return {"microsoft-cswin", {{"{*}", "{*}"}}, {}, recognise_cswin,
+          {{"cswin", {"stage1_conv_embed.0.weight", "stage1.{i}.qkv.weight", "stage1.{i}.attns.0.get_v.weight", "merge1.conv.weight"}}}};
+}
 
 }  // namespace fovea

@@ -17,7 +17,8 @@ Dialect microsoft_swin_dialect() {
   return {"microsoft-swin",
           {{"layers.{s}.downsample.{*}", "layers.{s+1}.downsample.{*}"}, {"head.{*}", "head.fc.{*}"}, {"{*}", "{*}"}},
           swin_buffers(),
-          recognise_microsoft};
+          recognise_microsoft,
+          {{"swin", {"patch_embed.proj.weight", "layers.{s}.blocks.{b}.attn.qkv.weight", "layers.0.downsample.reduction.weight", "head.weight"}}}};
 }
 
 }  // namespace fovea

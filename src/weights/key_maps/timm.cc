@@ -144,7 +144,10 @@ Dialect timm_dialect() {
   return {"timm",
           {{"{*}", "{*}"}},
           swin_buffers(),
-          recognise_timm};
+          recognise_timm,
+          {{"vit", {"patch_embed.proj.weight", "pos_embed", "blocks.{i}.norm1.weight", "blocks.{i}.attn.qkv.weight", "blocks.{i}.mlp.fc1.weight"}},
+           {"deit_distilled", {"patch_embed.proj.weight", "dist_token", "head_dist.weight", "blocks.{i}.norm1.weight", "blocks.{i}.attn.qkv.weight"}},
+           {"swin", {"patch_embed.proj.weight", "layers.{s}.blocks.{b}.attn.qkv.weight", "layers.1.downsample.reduction.weight", "head.fc.weight"}}}};
 }
 
 }  // namespace fovea
