@@ -32,7 +32,7 @@ int run(int argc, char** argv) {
   app.footer("`fovea VERB --help` shows each verb's options and an example.");
   app.set_version_flag("--version", fovea::version());
   std::vector<Verb> verbs = {add_train(app), add_eval(app), add_classify(app), add_info(app), add_list(app), add_bench(app), add_compare(app),
-                             add_convert(app)};
+                             add_convert(app), add_features(app)};
   std::string names;
   for (const Verb& v : verbs) names += (names.empty() ? "" : ", ") + v.app->get_name();
   if (argc < 2) return fail(kUsers, fmt::format("name a verb: {}; `fovea --help` says what each does", names));

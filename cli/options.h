@@ -26,6 +26,7 @@ Verb add_list(CLI::App& app);
 Verb add_bench(CLI::App& app);
 Verb add_compare(CLI::App& app);
 Verb add_convert(CLI::App& app);
+Verb add_features(CLI::App& app);
 
 // Options that every verb has.
 struct Common {

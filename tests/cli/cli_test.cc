@@ -30,7 +30,7 @@ const std::string kTrain = " --model swin_mini --epochs 1 --batch 8 --size 28 --
 
 TEST(CommandLine, HelpOfEveryVerbShowsAnExample) {
   EXPECT_EQ(run_cli("--help").status, 0);
-  for (const std::string verb : {"train", "eval", "classify", "info", "list", "bench", "compare", "convert"}) {
+  for (const std::string verb : {"train", "eval", "classify", "info", "list", "bench", "compare", "convert", "features"}) {
     const CliResult r = run_cli(verb + " --help");
     EXPECT_EQ(r.status, 0) << verb;
     EXPECT_THAT(r.out, HasSubstr("fovea " + verb)) << verb;
@@ -40,7 +40,7 @@ TEST(CommandLine, HelpOfEveryVerbShowsAnExample) {
 
 TEST(CommandLine, WrongWordsAreOneSentence) {
   expect_mistake("", "name a verb");
-  expect_mistake("serve", "there is no verb 'serve'; the verbs are train, eval, classify, info, list, bench, compare, convert");
+  expect_mistake("serve", "there is no verb 'serve'; the verbs are train, eval, classify, info, list, bench, compare, convert, features");
   expect_mistake("compare", "DATA is required");
   expect_mistake("list models --bogus", "--bogus");
   expect_mistake("list everything", "everything");
