@@ -6,6 +6,7 @@
 
 #include "core/convert.h"
 #include "tasks/checkpoint.h"
+#include "tasks/convert_dialect.h"
 #include "tasks/load_model.h"
 #include "weights/int8_rows.h"
 #include "weights/safetensors.h"
@@ -90,8 +91,8 @@ class Tensors {
 }  // namespace
 
 Conversion convert(const std::string& model, const std::string& out, const ConvertOptions& options) {
-  require(options.to == "fovea", "--to {}: this version writes the dialect 'fovea' alone (timm's names, the configuration in the metadata)", options.to);
   require(out.ends_with(".safetensors"), "'{}' is not a name for what is written, a safetensors file; call it NAME.safetensors", out);
+  if (options.to != "fovea") return convert_to_dialect(model, out, options);
   if (options.dtype != "auto") (void)element_type(options.dtype);
   LoadOptions load;
   load.set = options.set;
@@ -109,6 +110,7 @@ Conversion convert(const std::string& model, const std::string& out, const Conve
   r.dialect = options.to;
   r.parameters = classifier.params().count();
   r.assumed = loaded.assumed;
+  r.left_out = loaded.left_out;
   const DType type = element_type(r.dtype);
   Tensors tensors(model);
   for (const Param& p : classifier.params().params()) tensors.add(p, type);
