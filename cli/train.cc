@@ -153,7 +153,7 @@ Verb add_train(CLI::App& app) {
   const auto o = std::make_shared<TrainArguments>();
   TrainOptions& t = o->train;
   verb->add_option("DATA", t.data, "a folder of class folders or of IDX files, a .tar.gz of either, or an installed data set");
-  verb->add_option("--model", t.model, "a preset (fovea list models)")->capture_default_str();
+  verb->add_option("--model", t.model, "a preset, see fovea list models (default: the model of --init, else swin_mini)");
   verb->add_option("--attention", t.attention, "SPEC, another attention than the model's own (fovea list attentions)");
   add_size(*verb, o->shape);
   verb->add_option("--epochs", t.epochs, "passes over the training images (default: 10)")->check(CLI::NonNegativeNumber);

@@ -7,7 +7,7 @@ namespace fovea {
 
 struct TrainOptions {
   std::string data;                     // folder of class folders, IDX folder, .tar.gz, or an installed data set's name
-  std::string model = "swin_mini";      // a preset
+  std::string model;                    // a preset; empty: the model of `init`, or swin_mini
   std::string attention;                // SPEC; empty: the preset's
   int64_t height = 0, width = 0;        // 0: 28 to 64 as the images are for mini presets, else the preset's
   double epochs = 0;                    // 0: by `minutes`, or 10

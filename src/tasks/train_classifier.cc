@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <filesystem>
 
 #include "fovea/train.h"
 #include "tasks/load_model.h"
@@ -313,7 +314,8 @@ void check_same_data(const RunConfig& run, const DataSplits& data, const std::st
 }
 
 TrainResult start(const TrainOptions& options, TrainObserver& observer) {
-  const std::string out = options.out.empty() ? default_run_path(options.model) : options.out;
+  const std::string name = !options.model.empty() ? options.model : !options.init.empty() ? std::filesystem::path(options.init).stem().string() : "swin_mini";
+  const std::string out = options.out.empty() ? default_run_path(name) : options.out;
   RunDirectory::require_free(out);
   PreparedData data(open_data(options.data, options.seed));
   RunConfig config = resolve_training(options, data);

@@ -17,6 +17,7 @@ namespace fovea {
 namespace {
 
 constexpr int64_t kSmallestMini = 28, kLargestMini = 64;  // pixels that the mini presets are made for
+constexpr const char* kDefaultModel = "swin_mini";
 constexpr double kReferenceRate = 1e-3;                   // at a batch of 128 images
 constexpr double kMiniRate = 2e-3;                        // of the mini presets, at a batch of 64
 constexpr double kShortRun = 30;                          // epochs below which shifted crops slow learning more than they help
@@ -189,9 +190,17 @@ RunConfig resolve_training(const TrainOptions& options, const DataSplits& data) 
   // A run may be continued from another folder.
   if (std::error_code error; std::filesystem::exists(o.data, error)) o.data = std::filesystem::absolute(o.data, error).lexically_normal().string();
 
+  const bool init_model = o.model.empty() && !o.init.empty();  // as it is, but for the head
+  if (o.model.empty()) o.model = kDefaultModel;
   run.model = preset_config(o.model);
   if (!o.attention.empty()) run.model.attention = o.attention;
-  if (!o.init.empty()) {
+  if (init_model) {
+    const LoadedModel init = load_model(o.init, {}, DType::kF32);
+    run.model = init.classifier->config();
+    o.model = run.model.name;
+    if (!o.attention.empty()) run.model.attention = o.attention;
+    for (const std::string& a : init.assumed) run.notes.push_back(a);
+  } else if (!o.init.empty()) {
     const LoadedModel init = load_model(o.init, {}, DType::kF32, run.model.attention);
     const ModelConfig& from = init.classifier->config();
     if (from.name == run.model.name) run.model = from;  // with the sizes that --set gave it then
@@ -311,7 +320,7 @@ void start_from(const std::string& init, Classifier& model, DType dtype, Context
   for (Param& p : model.params().params()) {
     const Param* x = from.find(p.name);
     if (x == nullptr) {
-      if (!p.buffer) missing.push_back(p.name);
+      if (!p.buffer && !(is_head(p.name) && loaded.classifier->config().classes == 0)) missing.push_back(p.name);
     } else if (x->shape == p.shape) {
       convert(x->value, p.value);
     } else if (p.name == "pos_embed" && p.shape.last() == x->shape.last()) {
