@@ -1,0 +1,1 @@
+"""What make_parity.py is made of: cases, the frameworks that answer them, and the comparison."""

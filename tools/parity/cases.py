@@ -1,0 +1,114 @@
+"""What is checked: one line a checkpoint. `sizes` of a family: a rectangle and an odd size besides the native one."""
+import dataclasses
+from typing import Callable
+
+from . import renaming
+from .derived_models import CSwin, Renamed, microsoft_swin, mmdet_swin, mmpretrain_swin
+from .huggingface_models import HuggingFaceSwin, HuggingFaceViT
+from .subject import Subject
+from .timm_models import TimmSwin, TimmViT
+from .torchvision_models import TorchvisionSwin, TorchvisionViT
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    family: str
+    dialect: str
+    file: str                       # the name of the file that is written, without its ending
+    make: Callable[[], Subject]
+    sizes: tuple                    # besides the native size
+    options: tuple = ()             # of fovea: what the file cannot tell
+    big: bool = False               # left out unless asked for (--big)
+
+
+VIT_SIZES = ((160, 288), (250, 199))
+PATCH32_SIZES = ((160, 288), (250, 199))
+DINOV2_SIZES = ((224, 224), (154, 266), (250, 199))
+SWIN_SIZES = ((192, 288), (250, 199))
+SQUARE = ((288, 288),)  # torchvision's ViT has no others
+
+
+def timm_vit(name, **kwargs):
+    return Case(kwargs.pop("family", "ViT"), kwargs.pop("dialect", "timm"), name, lambda: TimmViT(name), kwargs.pop("sizes", VIT_SIZES), **kwargs)
+
+
+def timm_swin(name, family="Swin", **kwargs):
+    return Case(family, "timm", name, lambda: TimmSwin(name), SWIN_SIZES, **kwargs)
+
+
+
+VITS = dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536)
+VITB = dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072)
+DINOS = dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, mlp_ratio=4, image_size=518, patch_size=14)
+SWINT = dict(embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24])
+SWINB = dict(embed_dim=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32])
+
+CASES = [
+    # ViT
+    timm_vit("vit_tiny_patch16_224"),
+    timm_vit("vit_small_patch16_224"),
+    timm_vit("vit_base_patch16_224"),
+    timm_vit("vit_base_patch32_224", sizes=PATCH32_SIZES),
+    timm_vit("vit_base_patch16_384", sizes=((256, 416),)),
+    timm_vit("vit_base_patch8_224", sizes=((160, 96),), big=True),
+    timm_vit("vit_large_patch16_224", big=True),
+    timm_vit("vit_small_patch16_224", dialect="timm .pth"),
+    Case("ViT", "torchvision", "vit_b_16-c867db91", lambda: TorchvisionViT("vit_b_16"), SQUARE),
+    Case("ViT", "torchvision", "vit_b_32-d86f8d99", lambda: TorchvisionViT("vit_b_32"), SQUARE),
+    Case("ViT", "torchvision", "vit_l_16-852ce7e3", lambda: TorchvisionViT("vit_l_16"), SQUARE, big=True),
+    Case("ViT", "huggingface", "model", lambda: HuggingFaceViT("ViT", **VITB), VIT_SIZES),
+    Case("ViT", "huggingface, no head", "model", lambda: HuggingFaceViT("ViT", head="Model", **VITS), VIT_SIZES),
+    Case("ViT", "jax", "S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0--imagenet2012-steps_20k-lr_0.03-res_224",
+         lambda: Renamed(TimmViT("vit_small_patch16_224"), lambda s: renaming.jax_vit(s, 6), container="npz"), VIT_SIZES),
+    Case("ViT", "mmpretrain", "vit-base-p16",
+         lambda: Renamed(TimmViT("vit_base_patch16_224"), renaming.mm_vit, wrap=lambda s: {"state_dict": s}, native_only=True), ()),
+    # DeiT
+    timm_vit("deit_tiny_patch16_224", family="DeiT"),
+    timm_vit("deit_small_distilled_patch16_224", family="DeiT"),
+    timm_vit("deit_base_distilled_patch16_384", family="DeiT", sizes=((256, 416),)),
+    Case("DeiT", "deit", "deit_small_patch16_224-cd65a155", lambda: Renamed(TimmViT("deit_small_patch16_224"), dict), VIT_SIZES),
+    Case("DeiT", "deit", "deit_tiny_distilled_patch16_224-b40b3cf7", lambda: Renamed(TimmViT("deit_tiny_distilled_patch16_224"), dict), VIT_SIZES),
+    Case("DeiT", "huggingface", "model", lambda: HuggingFaceViT("DeiT", head="ForImageClassificationWithTeacher", **VITS), VIT_SIZES),
+    Case("DeiT", "huggingface, undistilled", "model", lambda: HuggingFaceViT("ViT", **VITS), VIT_SIZES),
+    # DeiT III
+    timm_vit("deit3_small_patch16_224", family="DeiT III"),
+    timm_vit("deit3_base_patch16_384", family="DeiT III", sizes=((256, 416),)),
+    timm_vit("deit3_large_patch16_224", family="DeiT III", big=True),
+    Case("DeiT III", "deit", "deit_3_small_224_1k", lambda: Renamed(TimmViT("deit3_small_patch16_224"), renaming.deit3), VIT_SIZES),
+    # DINOv2
+    timm_vit("vit_small_patch14_dinov2", family="DINOv2", sizes=DINOV2_SIZES),
+    timm_vit("vit_small_patch14_reg4_dinov2", family="DINOv2", sizes=DINOV2_SIZES),
+    timm_vit("vit_giant_patch14_dinov2", family="DINOv2", sizes=((224, 224),), big=True),
+    Case("DINOv2", "huggingface", "model", lambda: HuggingFaceViT("Dinov2", **DINOS), DINOV2_SIZES),
+    Case("DINOv2", "huggingface, SwiGLU", "model", lambda: HuggingFaceViT("Dinov2", head="Model", use_swiglu_ffn=True, **DINOS | {"num_hidden_layers": 4}), DINOV2_SIZES),
+    Case("DINOv2", "huggingface, no head", "model", lambda: HuggingFaceViT("Dinov2", head="Model", **DINOS), DINOV2_SIZES),
+    Case("DINOv2", "huggingface, registers", "model", lambda: HuggingFaceViT("Dinov2WithRegisters", num_register_tokens=4, **DINOS), DINOV2_SIZES),
+    Case("DINOv2", "dinov2", "dinov2_vits14_pretrain",
+         lambda: Renamed(TimmViT("vit_small_patch14_dinov2"), renaming.facebook_dinov2, native_only=True, wrap=lambda s: s), ()),
+    Case("DINOv2", "dinov2", "dinov2_vits14_reg4_pretrain",
+         lambda: Renamed(TimmViT("vit_small_patch14_reg4_dinov2"), renaming.facebook_dinov2, native_only=True, wrap=lambda s: s), ()),
+    # Swin
+    timm_swin("swin_tiny_patch4_window7_224"),
+    timm_swin("swin_base_patch4_window7_224", big=True),
+    timm_swin("swin_base_patch4_window12_384", big=True),
+    Case("Swin", "timm before 0.9", "swin_tiny_patch4_window7_224_old", lambda: Renamed(TimmSwin("swin_tiny_patch4_window7_224"), renaming.timm_before_09, native_only=True), ()),
+    Case("Swin", "torchvision", "swin_t-704ceda3", lambda: TorchvisionSwin("swin_t"), SWIN_SIZES),
+    Case("Swin", "torchvision", "swin_b-68c6b09e", lambda: TorchvisionSwin("swin_b"), SWIN_SIZES, big=True),
+    Case("Swin", "huggingface", "model", lambda: HuggingFaceSwin("Swin", **SWINT), SWIN_SIZES),
+    Case("Swin", "huggingface, base", "model", lambda: HuggingFaceSwin("Swin", image_size=384, window_size=12, **SWINB), ((192, 288),), big=True),
+    Case("Swin", "microsoft", "swin_tiny_patch4_window7_224", lambda: microsoft_swin("swin_tiny_patch4_window7_224"), SWIN_SIZES),
+    Case("Swin", "microsoft", "swin_small_patch4_window7_224", lambda: microsoft_swin("swin_small_patch4_window7_224"), SWIN_SIZES, big=True),
+    Case("Swin", "mmdet", "mask_rcnn_swin-t-p4-w7_fpn_1x_coco", lambda: mmdet_swin("swin_tiny_patch4_window7_224"), SWIN_SIZES),
+    Case("Swin", "mmpretrain", "swin_tiny_224_b16x64_300e_imagenet", lambda: mmpretrain_swin("swin_tiny_patch4_window7_224"), SWIN_SIZES),
+    # Swin V2
+    timm_swin("swinv2_tiny_window8_256", "Swin V2"),
+    timm_swin("swinv2_tiny_window16_256", "Swin V2"),
+    timm_swin("swinv2_base_window12to16_192to256", "Swin V2", big=True),
+    Case("Swin V2", "torchvision", "swin_v2_t-b137f0e2", lambda: TorchvisionSwin("swin_v2_t", 256), SWIN_SIZES),
+    Case("Swin V2", "huggingface", "model", lambda: HuggingFaceSwin("Swinv2", image_size=256, window_size=8, **SWINT), SWIN_SIZES),
+    Case("Swin V2", "microsoft", "swinv2_tiny_patch4_window8_256", lambda: microsoft_swin("swinv2_tiny_window8_256", second=True), ()),
+    Case("Swin V2", "microsoft", "swinv2_base_patch4_window12to16_192to256_22kto1k_ft", lambda: microsoft_swin("swinv2_base_window12to16_192to256", second=True), (), big=True),
+    # CSWin
+    Case("CSWin", "cswin", "cswin_tiny_224", lambda: CSwin(64, [1, 2, 21, 1], [2, 4, 8, 16], 224), SWIN_SIZES),
+    Case("CSWin", "cswin", "cswin_base_384", lambda: CSwin(96, [2, 4, 32, 2], [4, 8, 16, 32], 384), ((192, 288),), big=True),
+]

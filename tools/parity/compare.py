@@ -1,0 +1,112 @@
+"""Runs fovea on a checkpoint and holds it against its framework."""
+import dataclasses
+import json
+import pathlib
+import subprocess
+
+import numpy as np
+import torch
+
+FACTOR = 2.0      # our f32 error may be this much of the framework's own f32 error
+FLOOR = 2.0**-23  # of the largest value: what f32 cannot tell from zero
+
+
+class FoveaError(Exception):
+    pass
+
+
+@dataclasses.dataclass
+class Row:
+    case: object
+    size: tuple
+    output: str = ""     # the worst one
+    ours: float = 0.0    # largest difference from the float64 run over its largest value
+    theirs: float = 0.0  # likewise of the framework's float32 run
+    note: str = ""
+
+    @property
+    def ratio(self):
+        return self.ours / max(self.theirs, FLOOR)
+
+    @property
+    def good(self):
+        return not self.note and self.ratio <= FACTOR
+
+
+def fovea(program, *arguments):
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise FoveaError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit status {done.returncode}")
+    return done.stdout
+
+
+def relative(a, exact):
+    if tuple(a.shape) != tuple(exact.shape):
+        return float("inf")
+    return ((a.double() - exact).abs().max() / exact.abs().max()).item()
+
+
+def check_features(program, case, subject, weights, size, folder, report=lambda text: None):
+    """One row: the worst output of `fovea features` at this size. report: told of every output."""
+    row = Row(case, tuple(size))
+    g = torch.Generator().manual_seed(7)
+    x = torch.randn((1, 3, *size), generator=g)
+    exact = subject.run(x, torch.float64)
+    if exact is None:
+        return None  # the framework has no way to run this size
+    single = subject.run(x, torch.float32)
+    np.save(pathlib.Path(folder) / "x.npy", x.numpy())
+    out = pathlib.Path(folder) / "features.npz"
+    try:
+        fovea(program, "features", weights, pathlib.Path(folder) / "x.npy", "--out", out, "--size", f"{size[0]}x{size[1]}", *case.options)
+    except FoveaError as e:
+        row.note = str(e)
+        return row
+    ours = np.load(out)
+    for name, value in exact.items():
+        if name not in ours:
+            row.note = f"fovea gives no {name}"
+            return row
+        mine, theirs = relative(torch.from_numpy(ours[name]), value), relative(single[name], value)
+        report(f"       {size[0]}x{size[1]} {name:8} {mine:.2e}  framework {theirs:.2e}")
+        if not row.output or mine / max(theirs, FLOOR) > row.ratio:
+            row.output, row.ours, row.theirs = name, mine, theirs
+    return row
+
+
+def check_classify(program, case, subject, weights, image, folder):
+    """The five most probable classes of a picture, prepared by the home framework on one side and by fovea on the other."""
+    transform = subject.transform()
+    if transform is None:
+        return None
+    from PIL import Image
+    x = transform(Image.open(image).convert("RGB"))[None]
+    row = Row(case, tuple(x.shape[-2:]), output="classify")
+    exact = subject.run(x, torch.float64)
+    if exact is None or "logits" not in exact:
+        return None
+    single = subject.run(x, torch.float32)
+    p, q = exact["logits"].softmax(-1)[0], single["logits"].softmax(-1)[0]
+    try:
+        top = json.loads(fovea(program, "classify", weights, image, "--json", *case.options))[0]["top"]
+    except FoveaError as e:
+        row.note = str(e)
+        return row
+    theirs = p.topk(len(top)).indices.tolist()
+    if [t["index"] for t in top] != theirs:
+        row.note = f"classes {[t['index'] for t in top]} instead of {theirs}"
+    row.ours = max(abs(t["probability"] - p[t["index"]].item()) for t in top) / p.max().item()
+    row.theirs = ((p - q).abs().max() / p.max()).item()
+    return row
+
+
+def markdown(rows):
+    """One line a checkpoint: its sizes and, of the worst output of each, the two errors."""
+    lines = ["| family | dialect | checkpoint | size | worst output | error | the framework's own | |", "|---|---|---|---|---|---|---|---|"]
+    for r in rows:
+        size = f"{r.size[0]}x{r.size[1]}"
+        if r.note:
+            lines.append(f"| {r.case.family} | {r.case.dialect} | {r.case.file} | {size} | {r.output} | | | {r.note} |")
+        else:
+            lines.append(f"| {r.case.family} | {r.case.dialect} | {r.case.file} | {size} | {r.output} | {r.ours:.1e} | {r.theirs:.1e} | {r.ratio:.2f} |")
+    return "\n".join(lines) + "\n"
