@@ -8,7 +8,7 @@ namespace {
 
 struct MlpRecord {
   ConstTensor x, mean, rstd;
-  ConstTensor pre;  // (rows, hidden) before the activation
+  ConstTensor pre;  // (rows, fc1's outputs) before the activation
 };
 
 // Rows a step of inference, for each thread: their hidden values should stay in its second-level cache, but wide weights want to be
@@ -28,17 +28,21 @@ ConstTensor flat(const ConstTensor& t) { return t.reshaped(Shape{t.rows(), t.las
 
 }  // namespace
 
-Mlp::Mlp(const Scope& scope, int64_t dim, int64_t hidden, Activation activation)
-    : fc1_(scope / "fc1", dim, hidden, Bias::kYes), fc2_(scope / "fc2", hidden, dim, Bias::kYes), activation_(activation) {}
+Mlp::Mlp(const Scope& scope, int64_t dim, int64_t hidden, Activation activation, bool gated)
+    : fc1_(scope / "fc1", dim, gated ? 2 * hidden : hidden, Bias::kYes),
+      fc2_(scope / "fc2", hidden, dim, Bias::kYes),
+      activation_(activation),
+      gated_(gated) {}
 
 void Mlp::forward(ConstTensor x, const LayerNorm* norm, ConstTensor residual, Tensor y, Tape* tape, Context& ctx) const {
   ArenaScope scope(ctx.scratch());
-  const int64_t rows = x.rows(), hidden = fc1_.out();
+  const KernelTable& k = ctx.kernels();
+  const int64_t rows = x.rows(), width = fc1_.out(), hidden = fc2_.in();
   // What is rounded for the next product anyway takes half the room.
-  const DType h_dtype = fc1_.rounds(ctx) && fc2_.rounds(ctx) ? DType::kBF16 : ctx.dtype();
+  const DType h_dtype = !gated_ && fc1_.rounds(ctx) && fc2_.rounds(ctx) ? DType::kBF16 : ctx.dtype();
   LinearFusion first, second;
   first.norm = norm;
-  first.activation = activation_;
+  if (!gated_) first.activation = activation_;
   if (tape) {
     Tensor mean, rstd;
     if (norm) {
@@ -46,8 +50,8 @@ void Mlp::forward(ConstTensor x, const LayerNorm* norm, ConstTensor residual, Te
       rstd = ctx.activation(Shape{rows}, tape);
       norm->statistics(x, mean, rstd, ctx);
     }
-    const int64_t step = training_step(rows, hidden);
-    const Tensor pre = ctx.activation(Shape{rows, hidden}, tape), h = ctx.scratch().take(Shape{step, hidden}, h_dtype);
+    const int64_t step = training_step(rows, width);
+    const Tensor pre = ctx.activation(Shape{rows, width}, tape), h = ctx.scratch().take(Shape{step, hidden}, h_dtype);
     const Tensor y_rows = y.reshaped(Shape{rows, fc2_.out()});
     for (int64_t begin = 0; begin < rows; begin += step) {
       const int64_t count = std::min(step, rows - begin);
@@ -55,45 +59,56 @@ void Mlp::forward(ConstTensor x, const LayerNorm* norm, ConstTensor residual, Te
         first.mean = mean.slice(begin, count);
         first.rstd = rstd.slice(begin, count);
       }
-      first.pre_activation = pre.slice(begin, count);
+      const Tensor pre_step = pre.slice(begin, count), h_step = h.slice(0, count);
+      if (!gated_) first.pre_activation = pre_step;
       if (!residual.empty()) second.residual = flat(residual).slice(begin, count);
-      fc1_.apply(flat(x).slice(begin, count), h.slice(0, count), first, ctx);
-      fc2_.apply(h.slice(0, count), y_rows.slice(begin, count), second, ctx);
+      fc1_.apply(flat(x).slice(begin, count), gated_ ? pre_step : h_step, first, ctx);
+      if (gated_) k.gate(activation_, count, hidden, pre_step.data, h_step.data, ctx);
+      fc2_.apply(h_step, y_rows.slice(begin, count), second, ctx);
     }
     tape->push(MlpRecord{x, mean, rstd, pre});
     return;
   }
-  const int64_t most = ctx.pool().threads() * std::max(kLeastRowsPerStep, kHiddenElementsPerStep / hidden);
+  const int64_t most = ctx.pool().threads() * std::max(kLeastRowsPerStep, kHiddenElementsPerStep / width);
   const int64_t steps = std::max<int64_t>(1, (rows + most - 1) / most), step = std::max<int64_t>(1, (rows + steps - 1) / steps);
   const Tensor h = ctx.scratch().take(Shape{step, hidden}, h_dtype);
+  const Tensor pre = gated_ ? ctx.scratch().take(Shape{step, width}, ctx.dtype()) : h;
   const ConstTensor x_rows = flat(x), residual_rows = residual.empty() ? residual : flat(residual);
   const Tensor y_rows = y.reshaped(Shape{rows, fc2_.out()});
   for (int64_t begin = 0; begin < rows; begin += step) {
     const int64_t count = std::min(step, rows - begin);
     if (!residual.empty()) second.residual = residual_rows.slice(begin, count);
-    fc1_.apply(x_rows.slice(begin, count), h.slice(0, count), first, ctx);
+    fc1_.apply(x_rows.slice(begin, count), pre.slice(0, count), first, ctx);
+    if (gated_) k.gate(activation_, count, hidden, pre.data, h.data, ctx);
     fc2_.apply(h.slice(0, count), y_rows.slice(begin, count), second, ctx);
   }
 }
 
-// With h = act(p), p = n W1ᵀ + b1, n = norm(x): dh = dy W2, dp = dh · act'(p), dn = dp W1, dx += norm's backward of dn.
+// With h = act(p) (or gated), p = n W1ᵀ + b1, n = norm(x): dh = dy W2, dp = dh · act'(p) (or the gate's backward), dn = dp W1, dx += norm's backward of dn.
 void Mlp::backward(ConstTensor dy, const LayerNorm* norm, Tensor dx, Tape& tape, Context& ctx) const {
   const auto r = tape.pop<MlpRecord>();
   ArenaScope scope(ctx.scratch());
   const KernelTable& k = ctx.kernels();
-  const int64_t rows = r.x.rows(), hidden = fc1_.out(), step = training_step(rows, hidden);
+  const int64_t rows = r.x.rows(), width = fc1_.out(), hidden = fc2_.in(), step = training_step(rows, width);
   const Tensor h_memory = ctx.scratch().take(Shape{step, hidden}, ctx.dtype());
+  const Tensor dp_memory = gated_ ? ctx.scratch().take(Shape{step, width}, ctx.dtype()) : h_memory;
   const Tensor n_memory = norm ? ctx.scratch().take(Shape{step, fc1_.in()}, ctx.dtype()) : Tensor();
   const Tensor dx_rows = dx.reshaped(Shape{rows, fc1_.in()});
   for (int64_t begin = 0; begin < rows; begin += step) {
     const int64_t count = std::min(step, rows - begin);
     const ConstTensor x = flat(r.x).slice(begin, count), pre = r.pre.slice(begin, count), dy_step = flat(dy).slice(begin, count);
     const Tensor h = h_memory.slice(0, count), dx_step = dx_rows.slice(begin, count);
-    k.activation(activation_, h.elements(), pre.data, h.data, ctx);
+    if (gated_)
+      k.gate(activation_, count, hidden, pre.data, h.data, ctx);
+    else
+      k.activation(activation_, h.elements(), pre.data, h.data, ctx);
     fc2_.backward_parameters(h, dy_step, ctx);
-    const Tensor dp = h;  // h is done with
-    fc2_.backward_input(dy_step, dp, Accumulate::kNo, ctx);
-    k.activation_backward(activation_, dp.elements(), pre.data, dp.data, dp.data, ctx);
+    const Tensor dh = h, dp = dp_memory.slice(0, count);  // h is done with
+    fc2_.backward_input(dy_step, dh, Accumulate::kNo, ctx);
+    if (gated_)
+      k.gate_backward(activation_, count, hidden, pre.data, dh.data, dp.data, ctx);
+    else
+      k.activation_backward(activation_, dp.elements(), pre.data, dh.data, dp.data, ctx);
     if (!norm) {
       fc1_.backward_parameters(x, dp, ctx);
       fc1_.backward_input(dp, dx_step, Accumulate::kYes, ctx);
@@ -108,6 +123,6 @@ void Mlp::backward(ConstTensor dy, const LayerNorm* norm, Tensor dx, Tape& tape,
   }
 }
 
-double Mlp::flops(int64_t rows) const { return 4.0 * static_cast<double>(rows) * static_cast<double>(fc1_.in() * fc1_.out()); }
+double Mlp::flops(int64_t rows) const { return 2.0 * static_cast<double>(rows) * static_cast<double>(fc1_.in() * fc1_.out() + fc2_.in() * fc2_.out()); }
 
 }  // namespace fovea

@@ -1,4 +1,5 @@
-// The two-layer perceptron of a transformer block, y = (act(norm(x) W1ᵀ + b1)) W2ᵀ + b2 (+ residual).
+// The two-layer perceptron of a transformer block, y = (act(norm(x) W1ᵀ + b1)) W2ᵀ + b2 (+ residual). A gated one (Shazeer 2020,
+// 2002.05202; with SiLU it is SwiGLU) has two halves of hidden values in W1, act(first) · second.
 #pragma once
 
 #include "ops/layer_norm.h"
@@ -7,8 +8,8 @@ namespace fovea {
 
 class Mlp {
  public:
-  // Parameters scope/fc1, scope/fc2.
-  Mlp(const Scope& scope, int64_t dim, int64_t hidden, Activation activation);
+  // Parameters scope/fc1 (hidden, or 2 hidden where gated, outputs), scope/fc2.
+  Mlp(const Scope& scope, int64_t dim, int64_t hidden, Activation activation, bool gated = false);
 
   // `norm` (or nullptr) is applied to x first, inside the first product. y may be residual or x.
   void forward(ConstTensor x /* (rows, C) */, const LayerNorm* norm, ConstTensor residual, Tensor y, Tape* tape, Context& ctx) const;
@@ -20,6 +21,7 @@ class Mlp {
  private:
   Linear fc1_, fc2_;
   Activation activation_;
+  bool gated_;
 };
 
 }  // namespace fovea

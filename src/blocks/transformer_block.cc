@@ -18,7 +18,7 @@ TransformerBlock::TransformerBlock(const Scope& scope, const BlockConfig& c, std
                            : make_attention(c.attention, c.attention_scope.empty() ? scope : scope / c.attention_scope, c.heads)),
       residual1_(scope / "ls1", {c.heads.dim, c.layer_scale, c.dropout, c.drop_path, 2 * c.tag}),
       norm2_(scope / "norm2", c.heads.dim, c.norm_epsilon, first_gamma(c.norm)),
-      mlp_(scope / "mlp", c.heads.dim, c.mlp_hidden, c.activation),
+      mlp_(scope / "mlp", c.heads.dim, c.mlp_hidden, c.activation, c.gated),
       residual2_(scope / "ls2", {c.heads.dim, c.layer_scale, c.dropout, c.drop_path, 2 * c.tag + 1}) {}
 
 // One attention branch without its residual scaling: out = attn(norm(x)) or norm(attn(x)) or attn(x), plus the residual.

@@ -18,6 +18,7 @@ struct BlockConfig {
   AttentionConfig heads;            // dim, heads, ...
   int64_t mlp_hidden = 0;
   Activation activation = Activation::kGelu;
+  bool gated = false;               // a gated perceptron (mlp.h)
   NormPlacement norm = NormPlacement::kPre;
   double norm_epsilon = 1e-6;
   double layer_scale = 0;           // initial value; 0: none

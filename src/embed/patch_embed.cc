@@ -20,9 +20,10 @@ struct EmbedRecord {
 PatchEmbed::PatchEmbed(const Scope& scope, const PatchEmbedConfig& c) : config_(c) {
   require(c.patch > 0 && c.in_channels > 0, "a patch embedding needs a patch size and image channels");
   if (!c.convolutional_stem) {
-    proj_.emplace(scope / "proj", Conv2dShape{c.in_channels, c.dim, c.patch, c.patch, c.patch, c.patch, 0, true}, Bias::kYes,
-                  MapLayout::kChannelsFirst);
+    proj_.emplace(scope / "proj", Conv2dShape{c.in_channels, c.dim, c.patch, c.patch, c.patch, c.patch, 0, !c.drop_rest},
+                  c.bias ? Bias::kYes : Bias::kNo, MapLayout::kChannelsFirst);
   } else {
+    require(c.bias && !c.drop_rest, "a convolutional stem has biases and covers the whole image");
     require(c.patch == 2 || c.patch == 4 || c.patch == 8 || c.patch == 16,
             "a convolutional stem halves the image 1 to 4 times; the patch must be 2, 4, 8 or 16, got {}", c.patch);
     // The first convolution sees every pixel; each later one halves the map.

@@ -16,6 +16,8 @@ struct PatchEmbedConfig {
   // Early convolutions (Xiao et al. 2021, 2106.14881) instead of one patch x patch convolution: 3x3 convolutions with
   // LayerNorm and GELU between them, which learn faster from few images. `patch` is then 2, 4, 8 or 16.
   bool convolutional_stem = false;
+  bool bias = true;             // of proj, without a stem
+  bool drop_rest = false;       // pixels beyond the last whole patch are left out instead of filled up with zeros; without a stem
 };
 
 class PatchEmbed {
@@ -23,7 +25,7 @@ class PatchEmbed {
   // Parameters scope/proj (and scope/norm); with the stem also scope/stem/I/{conv, norm}.
   PatchEmbed(const Scope& scope, const PatchEmbedConfig& config);
 
-  int64_t out_height(int64_t height) const;  // rounded up: a rest at the right and bottom is filled with zeros
+  int64_t out_height(int64_t height) const;  // rounded up, or down with drop_rest
   int64_t out_width(int64_t width) const;
 
   void forward(ConstTensor images /* (B, C, H, W) */, Tensor y /* (B, h w, dim) */, Tape* tape, Context& ctx) const;

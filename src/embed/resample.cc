@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/check.h"
 #include "core/convert.h"
 #include "kernels/kernel_table.h"
 
@@ -19,7 +20,7 @@ double cubic(double x, double a) {
 }
 
 Tensor weights_tensor(int64_t from, int64_t to, const GridResampling& r, Context& ctx) {
-  const auto w = cubic_weights(from, to, r.a, r.antialias);
+  const auto w = cubic_weights(from, to, r.rule);
   const Tensor t = ctx.scratch().take(Shape{to, from}, ctx.dtype());
   for (size_t i = 0; i < w.size(); ++i) store_scalar(t, static_cast<int64_t>(i), w[i]);
   return t;
@@ -47,24 +48,34 @@ const void* row(const ConstTensor& t, int64_t elements) {
 
 }  // namespace
 
-std::vector<double> cubic_weights(int64_t from, int64_t to, double a, bool antialias) {
+CubicRule cubic_rule_named(const std::string& name) {
+  if (name == "antialiased") return {};
+  if (name == "bicubic") return {-0.75, false};
+  if (name == "bicubic_corners") return {-0.75, false, true};
+  if (name == "bicubic_offset") return {-0.75, false, false, 0.1};
+  fail("there is no rule '{}' for position tables; choose antialiased, bicubic, bicubic_corners or bicubic_offset", name);
+}
+
+std::vector<double> cubic_weights(int64_t from, int64_t to, const CubicRule& rule) {
+  check(!(rule.antialias && (rule.corners || rule.offset != 0)), "an antialiased kernel has half-pixel centres");
   std::vector<double> w(static_cast<size_t>(from * to), 0.0);
-  const double scale = static_cast<double>(from) / static_cast<double>(to);
-  const double stretch = antialias ? std::max(scale, 1.0) : 1.0;
+  const double steps = rule.corners ? static_cast<double>(to - 1) : static_cast<double>(to) + rule.offset;
+  const double scale = steps > 0 ? static_cast<double>(rule.corners ? from - 1 : from) / steps : 0.0;
+  const double stretch = rule.antialias ? std::max(scale, 1.0) : 1.0;
   const double support = 2 * stretch;
   for (int64_t i = 0; i < to; ++i) {
     double* row_weights = w.data() + i * from;
-    const double centre = (static_cast<double>(i) + 0.5) * scale;
-    if (antialias) {
+    const double centre = rule.corners ? static_cast<double>(i) * scale + 0.5 : (static_cast<double>(i) + 0.5) * scale;
+    if (rule.antialias) {
       const auto first = std::max<int64_t>(0, static_cast<int64_t>(centre - support + 0.5));
       const auto last = std::min<int64_t>(from, static_cast<int64_t>(centre + support + 0.5));
       double total = 0;
-      for (int64_t j = first; j < last; ++j) total += row_weights[j] = cubic((static_cast<double>(j) - centre + 0.5) / stretch, a);
+      for (int64_t j = first; j < last; ++j) total += row_weights[j] = cubic((static_cast<double>(j) - centre + 0.5) / stretch, rule.a);
       for (int64_t j = first; j < last; ++j) row_weights[j] /= total;
     } else {
       const auto base = static_cast<int64_t>(std::floor(centre - 0.5));
       for (int64_t j = base - 1; j <= base + 2; ++j)
-        row_weights[std::clamp<int64_t>(j, 0, from - 1)] += cubic(centre - 0.5 - static_cast<double>(j), a);
+        row_weights[std::clamp<int64_t>(j, 0, from - 1)] += cubic(centre - 0.5 - static_cast<double>(j), rule.a);
     }
   }
   return w;

@@ -1,6 +1,5 @@
 #include "embed/token_embed.h"
 
-#include "embed/resample.h"
 #include "kernels/kernel_table.h"
 
 namespace fovea {
@@ -39,7 +38,7 @@ TokenEmbed::TokenEmbed(const Scope& scope, const TokenEmbedConfig& c) : config_(
   if (c.class_token) cls_token_ = scope.param("cls_token", Shape{1, 1, c.dim}, init, Decay::kNo);
   if (c.distillation_token) dist_token_ = scope.param("dist_token", Shape{1, 1, c.dim}, init, Decay::kNo);
   if (c.register_tokens > 0) reg_token_ = scope.param("reg_token", Shape{1, c.register_tokens, c.dim}, init, Decay::kNo);
-  const int64_t rows = c.grid_height * c.grid_width + (c.prefix_positions ? c.prefix() : 0);
+  const int64_t rows = c.grid_height * c.grid_width + c.table_prefix();
   pos_embed_ = scope.param("pos_embed", Shape{1, rows, c.dim}, init, Decay::kNo);
 }
 
@@ -55,7 +54,7 @@ void TokenEmbed::forward(ConstTensor patches, const TokenGrid& grid, Tensor y, T
   ArenaScope scope(ctx.scratch());
   const KernelTable& k = ctx.kernels();
   const int64_t c = config_.dim, map = grid.height * grid.width;
-  const int64_t table_prefix = config_.prefix_positions ? grid.prefix : 0;
+  const int64_t table_prefix = config_.table_prefix();
   // What all elements of the batch share: token + position, then the patches' positions.
   const Tensor shared = ctx.scratch().take(Shape{grid.tokens(), c}, ctx.dtype());
   int64_t next = 0;
@@ -63,7 +62,7 @@ void TokenEmbed::forward(ConstTensor patches, const TokenGrid& grid, Tensor y, T
     const int64_t count = p->shape[1];
     const Tensor out = shared.slice(next, count);
     std::memcpy(out.data, p->value.data, out.bytes());
-    if (table_prefix > 0) k.scale_add(count * c, 1.0, rows_of(pos_embed_->value, next, count, c).data, out.data, ctx);
+    if (next < table_prefix) k.scale_add(count * c, 1.0, rows_of(pos_embed_->value, next, count, c).data, out.data, ctx);
     next += count;
   }
   const Tensor table = rows_of(pos_embed_->value, table_prefix, config_.grid_height * config_.grid_width, c);
@@ -71,7 +70,7 @@ void TokenEmbed::forward(ConstTensor patches, const TokenGrid& grid, Tensor y, T
   if (grid.height == config_.grid_height && grid.width == config_.grid_width)
     std::memcpy(positions.data, table.data, positions.bytes());
   else
-    resample_grid({config_.grid_height, config_.grid_width, grid.height, grid.width}, table, positions, ctx);
+    resample_grid({config_.grid_height, config_.grid_width, grid.height, grid.width, config_.resampling}, table, positions, ctx);
   const Indices& index = indices(grid, ctx);
   k.gather_rows(grid.batch * grid.tokens(), c, shared.data, index.shared.data(), y.data, ctx);
   k.scatter_add_rows(grid.batch * map, c, patches.data, index.patches.data(), y.data, ctx);
@@ -83,7 +82,7 @@ void TokenEmbed::backward(ConstTensor dy, Tensor dpatches, Tape& tape, Context& 
   ArenaScope scope(ctx.scratch());
   const KernelTable& k = ctx.kernels();
   const int64_t c = config_.dim, map = grid.height * grid.width;
-  const int64_t table_prefix = config_.prefix_positions ? grid.prefix : 0;
+  const int64_t table_prefix = config_.table_prefix();
   const Indices& index = indices(grid, ctx);
   k.gather_rows(grid.batch * map, c, dy.data, index.patches.data(), dpatches.data, ctx);
   const Tensor dshared = ctx.scratch().take(Shape{grid.tokens(), c}, ctx.dtype());
@@ -94,7 +93,7 @@ void TokenEmbed::backward(ConstTensor dy, Tensor dpatches, Tape& tape, Context& 
     const int64_t count = p->shape[1];
     const Tensor d = dshared.slice(next, count);
     k.scale_add(count * c, 1.0, d.data, p->grad.data, ctx);
-    if (table_prefix > 0) k.scale_add(count * c, 1.0, d.data, rows_of(pos_embed_->grad, next, count, c).data, ctx);
+    if (next < table_prefix) k.scale_add(count * c, 1.0, d.data, rows_of(pos_embed_->grad, next, count, c).data, ctx);
     next += count;
   }
   const Tensor dtable = rows_of(pos_embed_->grad, table_prefix, config_.grid_height * config_.grid_width, c);
@@ -102,7 +101,7 @@ void TokenEmbed::backward(ConstTensor dy, Tensor dpatches, Tape& tape, Context& 
   if (grid.height == config_.grid_height && grid.width == config_.grid_width)
     k.scale_add(map * c, 1.0, dpositions.data, dtable.data, ctx);
   else
-    resample_grid_backward({config_.grid_height, config_.grid_width, grid.height, grid.width}, dpositions, dtable, ctx);
+    resample_grid_backward({config_.grid_height, config_.grid_width, grid.height, grid.width, config_.resampling}, dpositions, dtable, ctx);
 }
 
 }  // namespace fovea

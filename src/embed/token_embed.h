@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention/attention.h"
+#include "embed/resample.h"
 
 namespace fovea {
 
@@ -11,7 +12,10 @@ struct TokenEmbedConfig {
   int64_t register_tokens = 0;
   int64_t grid_height = 14, grid_width = 14;  // of the position table
   bool prefix_positions = true;               // the table has rows for the prefix tokens as well
+  bool register_positions = true;             // then: for registers, too
+  CubicRule resampling = {};                  // of the table, for other maps
   int64_t prefix() const { return class_token + distillation_token + register_tokens; }
+  int64_t table_prefix() const { return prefix_positions ? prefix() - (register_positions ? 0 : register_tokens) : 0; }
 };
 
 class TokenEmbed {
@@ -21,8 +25,7 @@ class TokenEmbed {
 
   const TokenEmbedConfig& config() const { return config_; }
 
-  // `grid` describes y. A map of another size than the table's gets the table resampled: separable antialiased bicubic,
-  // a = -0.5, half-pixel centres.
+  // `grid` describes y. A map of another size than the table's gets the table resampled.
   void forward(ConstTensor patches /* (B, h w, C) */, const TokenGrid& grid, Tensor y /* (B, N, C) */, Tape* tape, Context& ctx) const;
   void backward(ConstTensor dy, Tensor dpatches /* written */, Tape& tape, Context& ctx) const;
 

@@ -19,7 +19,15 @@
 
 namespace fovea {
 
-enum class Activation : uint8_t { kNone, kGelu /* erf */, kGeluTanh, kRelu };
+enum class Activation : uint8_t {
+  kNone,
+  kGelu,       // erf
+  kGeluTanh,
+  kRelu,
+  kQuickGelu,  // x / (1 + exp(-1.702 x)), Hendrycks and Gimpel 2016 (1606.08415), section 2
+  kSilu,       // x / (1 + exp(-x))
+  kTanh,
+};
 
 // ---- matrix product -------------------------------------------------------------------------------------------------
 
@@ -333,6 +341,11 @@ struct KernelTable {
   // y = act(x); dx = dy · act'(x), x before the activation; dx may be dy.
   void (*activation)(Activation, int64_t count, const void* x, void* y, Context&);
   void (*activation_backward)(Activation, int64_t count, const void* x, const void* dy, void* dx, Context&);
+
+  // y (rows, columns) = act(a) · b for x (rows, 2 columns) = [a, b]: gated perceptrons (Shazeer 2020, 2002.05202). Backward: dx is
+  // written.
+  void (*gate)(Activation, int64_t rows, int64_t columns, const void* x, void* y, Context&);
+  void (*gate_backward)(Activation, int64_t rows, int64_t columns, const void* x, const void* dy, void* dx, Context&);
 
   void (*grouped_attention)(const GroupedAttentionArgs&, Context&);
   void (*grouped_attention_backward)(const GroupedAttentionBackwardArgs&, Context&);

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/text.h"
+#include "embed/resample.h"
 
 namespace fovea {
 
@@ -47,9 +48,17 @@ void visit_fields(Config& c, Visit&& visit) {
   visit("head_dim", c.head_dim);
   visit("class_token", c.class_token);
   visit("distillation_token", c.distillation_token);
+  visit("distillation_head", c.distillation_head);
   visit("register_tokens", c.register_tokens);
+  visit("pre_norm", c.pre_norm);
   visit("pool", c.pool);
+  visit("last_norm", c.last_norm);
+  visit("representation", c.representation);
   visit("prefix_positions", c.prefix_positions);
+  visit("register_positions", c.register_positions);
+  visit("position_grid", c.position_grid);
+  visit("position_resampling", c.position_resampling);
+  visit("patch_rest", c.patch_rest);
   visit("depths", c.depths);
   visit("stage_heads", c.stage_heads);
   visit("swin_version", c.swin_version);
@@ -78,6 +87,10 @@ void parse_value(const std::string& key, const std::string& text, std::vector<It
   out.clear();
   if (text.empty()) return;
   for (const std::string& part : split(text, ',')) parse_value(key, part, out.emplace_back());
+}
+
+bool one_of(const std::string& value, std::initializer_list<std::string_view> choices) {
+  return std::find(choices.begin(), choices.end(), value) != choices.end();
 }
 
 template <class T>
@@ -176,19 +189,33 @@ void validate(const ModelConfig& c) {
           c.input.std.size());
   for (const double s : c.input.std) require(s > 0, "a standard deviation of {} cannot normalise images", s);
   validate_fitting(c.input);
-  require(c.classes > 0 && c.classes <= 1000000, "the number of classes must be positive, got {}", c.classes);
+  require(c.classes >= 0 && c.classes <= 1000000, "the number of classes must be 1 to 1000000, or 0 for features alone, got {}", c.classes);
   require(c.class_names.empty() || c.class_names.size() == static_cast<size_t>(c.classes), "{} class names for {} classes",
           c.class_names.size(), c.classes);
   require(c.patch > 0 && c.dim > 0 && c.dim <= 65536 && c.mlp_ratio > 0, "patch, dim and mlp_ratio must be positive");
   require(c.dropout >= 0 && c.dropout < 1 && c.drop_path >= 0 && c.drop_path < 1, "dropout and drop_path must be in [0, 1)");
   require(c.norm_epsilon > 0, "norm_epsilon must be positive, got {}", c.norm_epsilon);
   (void)activation_named(c.activation);
+  require(c.family == "vit" || !gated(c.activation), "activation {} is for the perceptrons of a ViT; {} has plain ones", c.activation, c.family);
   if (c.family == "vit") {
-    require(c.pool == "token" || c.pool == "avg", "pool must be token or avg, got '{}'", c.pool);
-    require(c.pool == "avg" || c.class_token, "pool=token needs a class token");
+    (void)cubic_rule_named(c.position_resampling);
+    require(c.pool == "token" || c.pool == "avg" || c.pool == "token_avg", "pool must be token, avg or token_avg, got '{}'", c.pool);
+    require(one_of(c.last_norm, {"auto", "tokens", "pooled", "none"}), "last_norm must be auto, tokens, pooled or none, got '{}'", c.last_norm);
+    require(c.last_norm != "pooled" || c.pool != "token_avg", "last_norm=pooled has no meaning for token_avg, whose two halves have the width of a norm each");
+    require(c.patch_rest == "pad" || c.patch_rest == "drop", "patch_rest must be pad or drop, got '{}'", c.patch_rest);
+    require(c.patch_rest == "pad" || (c.input.height >= c.patch && c.input.width >= c.patch),
+            "images of {}x{} have no whole patch of {}, and patch_rest=drop leaves the rest out", c.input.height, c.input.width, c.patch);
+    require(!c.convolutional_stem || (c.patch_rest == "pad" && !c.pre_norm), "a convolutional stem pads the image and keeps its biases");
+    require(c.position_grid.empty() || (c.position_grid.size() == 2 && std::ranges::all_of(c.position_grid, [](int64_t n) { return n > 0 && n <= 4096; })),
+            "position_grid is a height and a width in patches, got {}", fmt::join(c.position_grid, ","));
+    require(c.representation >= 0 && c.representation <= 65536 && (c.representation == 0 || !c.distillation_token),
+            "a representation layer of width {} {}", c.representation, c.distillation_token ? "has no place before two heads" : "is out of range");
+    require(!gated(c.activation) || mlp_width(c) % 2 == 0, "a gated perceptron of {} hidden values has no two halves; change mlp_ratio", mlp_width(c));
+    require(c.pool == "avg" || c.class_token, "pool={} needs a class token", c.pool);
     require(c.depth > 0 && c.depth <= 1000 && c.heads > 0 && c.register_tokens >= 0, "depth and heads must be positive");
     require(c.head_dim > 0 || c.dim % c.heads == 0, "{} channels do not divide into {} heads; set head_dim or heads", c.dim, c.heads);
     require(!c.distillation_token || c.class_token, "a distillation token needs a class token");
+    require(c.pool == "token" || !c.distillation_token || !c.distillation_head, "two heads read two tokens; pool={} is for one head", c.pool);
   } else {
     require(c.swin_version == 1 || c.swin_version == 2, "swin_version must be 1 or 2, got {}", c.swin_version);
     require(!c.depths.empty() && c.depths.size() == c.stage_heads.size(), "depths and stage_heads must be equally long, got {} and {}",
@@ -209,7 +236,14 @@ Activation activation_named(const std::string& name) {
   if (name == "gelu") return Activation::kGelu;
   if (name == "gelu_tanh") return Activation::kGeluTanh;
   if (name == "relu") return Activation::kRelu;
-  fail("there is no activation '{}'; choose gelu, gelu_tanh or relu", name);
+  if (name == "quick_gelu") return Activation::kQuickGelu;
+  if (name == "silu" || gated(name)) return Activation::kSilu;
+  fail("there is no activation '{}'; choose gelu, gelu_tanh, relu, quick_gelu, silu or, for a ViT, swiglu", name);
 }
+
+bool gated(const std::string& activation) { return activation == "swiglu"; }
+
+// Ratios come from divisions, which may fall short of a whole number by rounding.
+int64_t mlp_width(const ModelConfig& c) { return static_cast<int64_t>(static_cast<double>(c.dim) * c.mlp_ratio + 1e-6); }
 
 }  // namespace fovea

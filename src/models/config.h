@@ -25,7 +25,7 @@ struct ModelConfig {
   std::string name;                      // preset or free name
   std::string family = "vit";            // vit, swin, cswin
   InputConfig input;
-  int64_t classes = 1000;
+  int64_t classes = 1000;                // 0: no head, features only
   std::vector<std::string> class_names;  // empty: numbers
 
   std::string attention = "global";      // SPEC, per stage
@@ -33,7 +33,7 @@ struct ModelConfig {
   int64_t patch = 16, dim = 768;
   double mlp_ratio = 4;
   bool qkv_bias = true, qk_norm = false;
-  std::string activation = "gelu";       // gelu (erf), gelu_tanh, relu
+  std::string activation = "gelu";       // gelu (erf), gelu_tanh, relu, quick_gelu, silu; vit: swiglu, gated, mlp_ratio counts both halves
   double norm_epsilon = 1e-6;
   double layer_scale = 0;
   double dropout = 0, drop_path = 0;     // drop_path grows linearly from 0 to this over the blocks
@@ -41,9 +41,17 @@ struct ModelConfig {
   // vit
   int64_t depth = 12, heads = 12, head_dim = 0;  // head_dim 0: dim / heads
   bool class_token = true, distillation_token = false;
+  bool distillation_head = true;         // of a distillation token: a second head; evaluation averages the two
   int64_t register_tokens = 0;
-  std::string pool = "token";            // token, avg (mean of the patches, then fc_norm)
-  bool prefix_positions = true;
+  bool pre_norm = false;                 // a layer norm before the first block, and no bias of the patches (CLIP)
+  std::string pool = "token";            // token, avg (mean of the patches), token_avg (both, side by side)
+  std::string last_norm = "auto";        // tokens (norm, of all of them), pooled (fc_norm), none; auto: pooled with pool=avg, else tokens
+  int64_t representation = 0;            // width of a layer with tanh between pooling and head; 0: none
+  bool prefix_positions = true;          // the position table has rows for the prefix tokens
+  bool register_positions = true;        // then: for registers, too
+  std::vector<int64_t> position_grid;    // height and width of the position table in patches; empty: those of the input
+  std::string position_resampling = "antialiased";  // for other maps: see cubic_rule_named
+  std::string patch_rest = "pad";        // pixels beyond the last whole patch: pad (filled up with zeros), drop
 
   // swin, cswin
   std::vector<int64_t> depths = {2, 2, 6, 2}, stage_heads = {3, 6, 12, 24};
@@ -56,6 +64,8 @@ struct ModelConfig {
   int64_t first_pyramid_norm = 0;        // swin: maps before this one have none
 
   bool swin_v2() const { return family == "swin" && swin_version == 2; }
+  bool norms_tokens() const { return last_norm == "tokens" || (last_norm == "auto" && pool != "avg"); }  // vit
+  bool norms_pooled() const { return last_norm == "pooled" || (last_norm == "auto" && pool == "avg"); }
   bool hierarchical() const { return family == "swin" || family == "cswin"; }
 };
 
@@ -67,7 +77,9 @@ void set_option(ModelConfig& config, const std::string& key, const std::string& 
 std::vector<std::pair<std::string, std::string>> settings_of(const ModelConfig& config, const std::vector<std::string>& keys);
 void validate(const ModelConfig& config);                    // throws Error for impossible combinations
 
-Activation activation_named(const std::string& name);
+Activation activation_named(const std::string& name);        // of swiglu: its SiLU
+bool gated(const std::string& activation);
+int64_t mlp_width(const ModelConfig& config);                // outputs of a ViT's fc1
 
 struct ModelPreset {
   ModelConfig config;

@@ -1,4 +1,5 @@
-// ViT and DeiT (Dosovitskiy et al. 2020, 2010.11929; Touvron et al. 2020, 2012.12877), parameter names as in timm.
+// ViT, DeiT, DeiT III and DINOv2 (Dosovitskiy et al. 2020, 2010.11929; Touvron et al. 2020, 2012.12877, and 2022, 2204.07118; Oquab et al.
+// 2023, 2304.07193; registers: Darcet et al. 2023, 2309.16588), parameter names as in timm.
 #pragma once
 
 #include <deque>
@@ -28,8 +29,12 @@ class VisionTransformer : public Backbone {
   ModelConfig config_;
   PatchEmbed patch_embed_;
   TokenEmbed tokens_;
+  std::optional<LayerNorm> norm_pre_;
   std::deque<TransformerBlock> blocks_;
   std::optional<LayerNorm> norm_;
 };
+
+// The tokens of such a model and its position table.
+TokenEmbedConfig vit_tokens(const ModelConfig& config);
 
 }  // namespace fovea

@@ -9,6 +9,7 @@
 #include "core/convert.h"
 #include "embed/resample.h"
 #include "kernels/kernel_table.h"
+#include "models/vit.h"
 #include "tasks/load_model.h"
 #include "tasks/preprocess.h"
 
@@ -297,15 +298,9 @@ namespace {
 bool is_head(const std::string& name) { return name.starts_with("head.") || name.starts_with("head_dist."); }
 
 void resample_positions(const Classifier& from, const Param& x, const Classifier& to, const Param& y, Context& ctx) {
-  const ModelConfig &a = from.config(), &b = to.config();
-  const int64_t prefix = a.prefix_positions ? int64_t{a.class_token} + int64_t{a.distillation_token} + a.register_tokens : 0;
-  const auto cells = [](int64_t pixels, int64_t patch) { return (pixels + patch - 1) / patch; };
-  GridResampling r;
-  r.from_h = cells(a.input.height, a.patch);
-  r.from_w = cells(a.input.width, a.patch);
-  r.to_h = cells(b.input.height, b.patch);
-  r.to_w = cells(b.input.width, b.patch);
-  const int64_t dim = x.shape.last();
+  const TokenEmbedConfig a = vit_tokens(from.config()), b = vit_tokens(to.config());
+  const int64_t prefix = a.table_prefix(), dim = x.shape.last();
+  const GridResampling r{a.grid_height, a.grid_width, b.grid_height, b.grid_width, a.resampling};
   require(r.from_h * r.from_w + prefix == x.shape[1] && r.to_h * r.to_w + prefix == y.shape[1] && y.shape.last() == dim,
           "--init: the position table {} cannot be brought to {}", x.shape, y.shape);
   const auto rows = [dim](const Param& p, int64_t begin) { return p.value.reshaped(Shape{p.shape[1], dim}).slice(begin, p.shape[1] - begin); };

@@ -3,7 +3,8 @@
 namespace fovea::test {
 namespace {
 
-constexpr Activation kAll[] = {Activation::kNone, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu};
+constexpr Activation kAll[] = {Activation::kNone,      Activation::kGelu, Activation::kGeluTanh, Activation::kRelu,
+                               Activation::kQuickGelu, Activation::kSilu, Activation::kTanh};
 
 TEST(Activation, MatchesReference) {
   for (Activation kind : kAll)
@@ -27,6 +28,20 @@ TEST(Activation, BackwardMatchesReference) {
           Data dy = random_data(t.dtype, count, 2), dx(t.dtype, count);
           t.activation_backward(kind, count, x.p(), dy.p(), in_place ? dy.p() : dx.p(), context);
           return Outputs{{in_place ? dy : dx, 5e-7 * std::max(1.0, dy.largest())}};
+        });
+}
+
+TEST(Gate, MatchesReferenceForwardAndBackward) {
+  for (Activation kind : kAll)
+    for (int64_t rows : {0, 1, 3})
+      for (int64_t columns : {1, 7, 16, 33, 9000})
+        expect_like_reference(fmt::format("gate {} of {} x {}", static_cast<int>(kind), rows, columns), [&](const KernelTable& t, Context& context) {
+          const int64_t count = rows * columns;
+          const Data x = random_data(t.dtype, 2 * count, 1, 2.5), dy = random_data(t.dtype, count, 2);
+          Data y(t.dtype, count), dx(t.dtype, 2 * count);
+          t.gate(kind, rows, columns, x.p(), y.p(), context);
+          t.gate_backward(kind, rows, columns, x.p(), dy.p(), dx.p(), context);
+          return Outputs{{y, 1.5e-7 * x.largest() * x.largest()}, {dx, 5e-7 * dy.largest() * x.largest()}};
         });
 }
 
@@ -55,7 +70,7 @@ TEST(Activation, GeluIsAccurateEverywhere) {
 TEST(Activation, HandlesInfinitiesAndNaN) {
   const double infinity = std::numeric_limits<double>::infinity();
   for_each_f32_table([&](const KernelTable& t, Context& context) {
-    for (Activation kind : {Activation::kGelu, Activation::kGeluTanh, Activation::kRelu}) {
+    for (Activation kind : {Activation::kGelu, Activation::kGeluTanh, Activation::kRelu, Activation::kQuickGelu, Activation::kSilu}) {
       SCOPED_TRACE(static_cast<int>(kind));
       Data x(t.dtype, 5), y(t.dtype, 5), slope(t.dtype, 5), ones(t.dtype, 5, 1);
       const double values[] = {infinity, -infinity, std::nan(""), 1e30, -1e30};

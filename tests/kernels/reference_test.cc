@@ -244,10 +244,17 @@ TEST(Reference, ActivationByHand) {
     return v / (1 + std::exp(-2 * std::sqrt(2 / std::numbers::pi) * (v + 0.044715 * v * v * v)));
   };
   expect_values(y, {tanh_form(-1), 0, tanh_form(1), tanh_form(3)}, 1e-13);
+  table().activation(Activation::kSilu, 4, x.data, y.data, context());
+  expect_values(y, {-0.268941421369995, 0, 0.731058578630005, 2.8577223804673}, 1e-13);  // x times the logistic function
+  table().activation(Activation::kQuickGelu, 4, x.data, y.data, context());
+  expect_values(y, {-1 / (1 + std::exp(1.702)), 0, 1 / (1 + std::exp(-1.702)), 3 / (1 + std::exp(-5.106))}, 1e-13);
+  table().activation(Activation::kTanh, 4, x.data, y.data, context());
+  expect_values(y, {-std::tanh(1.0), 0, std::tanh(1.0), std::tanh(3.0)}, 1e-13);
 }
 
 TEST(Reference, ActivationGradients) {
-  for (const Activation kind : {Activation::kNone, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu}) {
+  for (const Activation kind : {Activation::kNone, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu, Activation::kQuickGelu,
+                                Activation::kSilu, Activation::kTanh}) {
     Operation o;
     o.inputs = {{Shape{23}}};
     o.outputs = {{Shape{23}}};
@@ -256,7 +263,23 @@ TEST(Reference, ActivationGradients) {
       ctx.kernels().activation_backward(kind, 23, in[0].data, dout[0].data, din[0].data, ctx);
     };
     expect_gradients(o);
+
+    Operation gated;
+    gated.inputs = {{Shape{3, 10}}};
+    gated.outputs = {{Shape{3, 5}}};
+    gated.forward = [=](auto in, auto out, Context& ctx) { ctx.kernels().gate(kind, 3, 5, in[0].data, out[0].data, ctx); };
+    gated.backward = [=](auto in, auto, auto dout, auto din, Context& ctx) {
+      ctx.kernels().gate_backward(kind, 3, 5, in[0].data, dout[0].data, din[0].data, ctx);
+    };
+    expect_gradients(gated);
   }
+}
+
+TEST(Reference, GateByHand) {
+  const HostTensor x = tensor_of({2, 4}, kF64, {1, -1, 3, 5, 2, 4, -1, 0.5});
+  HostTensor y({2, 2}, kF64);
+  table().gate(Activation::kRelu, 2, 2, x.data, y.data, context());
+  expect_values(y, {3, 0, -2, 2});
 }
 
 TEST(Reference, CrossEntropyByHand) {

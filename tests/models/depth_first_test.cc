@@ -49,6 +49,22 @@ ModelConfig vit(const std::string& attention, double layer_scale = 0) {
   return c;
 }
 
+// What DINOv2 and CLIP have besides.
+ModelConfig gated_vit() {
+  ModelConfig c = vit("global", 0.5);
+  c.activation = "swiglu";
+  c.register_tokens = 3;
+  c.register_positions = false;
+  return c;
+}
+
+ModelConfig pre_normed_vit() {
+  ModelConfig c = vit("global");
+  c.pre_norm = true;
+  c.activation = "quick_gelu";
+  return c;
+}
+
 struct Input {
   int64_t batch, height, width;
 };
@@ -93,7 +109,7 @@ void expect_agreement(const ModelConfig& config, Input in, const KernelTable& ta
 
 TEST(DepthFirst, AgreesWithThePlainExecutorForEveryBackboneAndSize) {
   for (const ModelConfig& config : {hierarchical("window:size=7"), hierarchical("window:size=4:rule=microsoft"), hierarchical("window:size=5:rule=torchvision"),
-                                    swin_v2(), cswin(), vit("global"), vit("global", 0.5), vit("window:size=4"), hierarchical("window/sparse/global"),
+                                    swin_v2(), cswin(), vit("global"), vit("global", 0.5), gated_vit(), pre_normed_vit(), vit("window:size=4"), hierarchical("window/sparse/global"),
                                     hierarchical("window,global"), hierarchical("performer/linformer/longformer"), hierarchical("local/sampled/window+global")})
     for (const Input in : {Input{1, 56, 56}, Input{5, 56, 56}, Input{2, 50, 82}, Input{1, 112, 70}}) {
       if (config.attention.find("linformer") != std::string::npos && in.height != 56) continue;  // as long as it was built
@@ -102,7 +118,7 @@ TEST(DepthFirst, AgreesWithThePlainExecutorForEveryBackboneAndSize) {
 }
 
 TEST(DepthFirst, AgreesOnEveryTableAndType) {
-  for (const ModelConfig& config : {hierarchical("window:size=7"), swin_v2(), vit("global")}) {
+  for (const ModelConfig& config : {hierarchical("window:size=7"), swin_v2(), vit("global"), gated_vit()}) {
     for (const KernelTable* table : harness::f32_tables())
       for (const ProductType type : {ProductType::kOwn, ProductType::kBF16, ProductType::kInt8}) expect_agreement(config, {3, 56, 50}, *table, type);
     expect_agreement(config, {2, 28, 42}, kernel_table("reference"), ProductType::kOwn);

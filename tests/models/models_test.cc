@@ -124,6 +124,93 @@ TEST(Deit, TwoHeads) {
   ModelConfig c = small_vit();
   c.distillation_token = true;
   expect_right(c, 8, 12);
+  c.distillation_head = false;  // the token remains
+  expect_right(c, 8, 12);
+  EXPECT_EQ(Classifier(c).heads(), 1);
+}
+
+// DeiT III: the table has rows for the patches alone.
+TEST(Deit, ThirdVersion) {
+  ModelConfig c = small_vit();
+  c.prefix_positions = false;
+  c.layer_scale = 0.3;
+  expect_right(c, 8, 12);
+  expect_right(c, 10, 9);
+}
+
+// Registers without positions, which stand between the class token and the patches; a table of a size of its own.
+TEST(DinoV2, GatedPerceptronAndRegisters) {
+  ModelConfig c = small_vit();
+  c.activation = "swiglu";
+  c.mlp_ratio = 2.5;
+  c.layer_scale = 0.3;
+  c.register_tokens = 2;
+  c.register_positions = false;
+  c.position_resampling = "bicubic";
+  c.position_grid = {3, 5};
+  c.patch_rest = "drop";
+  c.pool = "token_avg";
+  Classifier model(c);
+  EXPECT_EQ(model.params().find("blocks.0.mlp.fc1.weight")->shape, (Shape{20, 8}));
+  EXPECT_EQ(model.params().find("blocks.0.mlp.fc2.weight")->shape, (Shape{8, 10}));
+  EXPECT_EQ(model.params().find("pos_embed")->shape, (Shape{1, 16, 8}));
+  EXPECT_EQ(model.params().find("head.weight")->shape, (Shape{3, 16}));
+  expect_right(c, 8, 12);
+  expect_right(c, 14, 23);
+  EXPECT_EQ(model.backbone().unsupported(3, 20).size(), 1u);
+}
+
+TEST(Vit, NormBeforeTheBlocksAndQuickGelu) {
+  ModelConfig c = small_vit();
+  c.pre_norm = true;
+  c.activation = "quick_gelu";
+  EXPECT_EQ(Classifier(c).params().find("patch_embed.proj.bias"), nullptr);
+  expect_right(c, 8, 12);
+  expect_right(c, 9, 6);
+}
+
+TEST(Vit, PlacesOfTheLastNorm) {
+  ModelConfig c = small_vit();
+  c.pool = "avg";
+  for (const char* place : {"tokens", "pooled", "none"}) {
+    SCOPED_TRACE(place);
+    c.last_norm = place;
+    expect_right(c, 8, 12);
+    Classifier model(c);
+    EXPECT_EQ(model.params().find("norm.weight") != nullptr, std::string(place) == "tokens");
+    EXPECT_EQ(model.params().find("fc_norm.weight") != nullptr, std::string(place) == "pooled");
+  }
+  c.pool = "token";
+  c.last_norm = "pooled";
+  expect_right(c, 8, 12);
+}
+
+TEST(Vit, ARepresentationBeforeTheHead) {
+  ModelConfig c = small_vit();
+  c.representation = 5;
+  EXPECT_EQ(Classifier(c).params().find("pre_logits.fc.weight")->shape, (Shape{5, 8}));
+  expect_right(c, 8, 12);
+}
+
+TEST(Classifier, WithoutAHeadThereAreFeaturesAlone) {
+  ModelConfig c = small_vit();
+  c.classes = 0;
+  Classifier model(c);
+  EXPECT_EQ(model.heads(), 0);
+  EXPECT_EQ(model.params().find("head.weight"), nullptr);
+  const KernelTable& table = kernel_table("auto");
+  model.params().allocate(table.dtype, ParamStore::Gradients::kYes);
+  model.params().initialise(Rng(1));
+  Context ctx(table, table.dtype, 1);
+  const auto x = harness::random_tensor(Shape{1, 3, 8, 12}, Rng(2), table.dtype);
+  const harness::HostTensor logits(Shape{1, 1}, table.dtype);
+  EXPECT_THAT([&] { model.classify(x, logits, ctx); }, testing::ThrowsMessage<Error>(testing::HasSubstr("small has no classification head")));
+  Tape tape;
+  const auto out = model.forward(x, &tape, ctx);
+  const auto d = harness::random_tensor(out.backbone.features.shape, Rng(3), table.dtype);
+  model.params().zero_grads();
+  model.backward({}, d, {}, {}, tape, ctx);
+  EXPECT_NE(load_scalar(model.params().find("cls_token")->grad, 0), 0);
 }
 
 TEST(Swin, GradientsOfEveryParameterAtEvenAndOddSizes) {
@@ -379,6 +466,13 @@ TEST(ModelConfig, JsonRoundTripAndMistakes) {
   EXPECT_THROW((void)config_from_json("{\"heads\": 7}", "f"), Error);
   EXPECT_THROW((void)config_from_json("{\"family\": \"cswin\"}", "f"), Error);  // patch 16
   EXPECT_THROW((void)config_from_json("{\"pyramid_norms\": true}", "f"), Error);
+  for (const char* wrong : {"{\"pool\": \"max\"}", "{\"last_norm\": \"first\"}", "{\"last_norm\": \"pooled\", \"pool\": \"token_avg\"}",
+                            "{\"patch_rest\": \"crop\"}", "{\"patch_rest\": \"drop\", \"height\": 8}", "{\"position_grid\": [14]}",
+                            "{\"position_grid\": [0, 14]}", "{\"position_resampling\": \"nearest\"}", "{\"representation\": -1}",
+                            "{\"representation\": 8, \"distillation_token\": true}", "{\"activation\": \"swiglu\", \"dim\": 3, \"heads\": 1, \"mlp_ratio\": 1}",
+                            "{\"activation\": \"swiglu\", \"family\": \"swin\", \"patch\": 4}", "{\"pool\": \"token_avg\", \"distillation_token\": true}",
+                            "{\"pool\": \"token_avg\", \"class_token\": false}", "{\"pre_norm\": true, \"convolutional_stem\": true}", "{\"classes\": -1}"})
+    EXPECT_THROW((void)config_from_json(wrong, "f"), Error) << wrong;
   ModelConfig c = small_vit();
   EXPECT_THROW(set_option(c, "hads", "4"), Error);
   EXPECT_THROW(set_option(c, "heads", "four"), Error);

@@ -19,7 +19,7 @@ void pos_embed_resample(CheckCase& c) {
   c.load();
   const Tensor x = c.input("pos").reshaped(Shape{prefix + from_h * from_w, dim});
   const Tensor y = c.memory(Shape{prefix + to_h * to_w, dim}), dx = c.memory(x.shape);
-  const GridResampling r{from_h, from_w, to_h, to_w, -0.5, true};
+  const GridResampling r{from_h, from_w, to_h, to_w};
   convert(x.slice(0, prefix), y.slice(0, prefix));
   resample_grid(r, x.slice(prefix, from_h * from_w), y.slice(prefix, to_h * to_w), c.ctx);
   c.output("pos", y);

@@ -139,6 +139,9 @@ void finish(const GemmFinish& f) {
       // Not Max: its treatment of NaN differs between instruction sets, and a NaN must stay visible.
       finish_rows(f, [](V v) HWY_ATTR { return hn::IfThenElse(hn::Lt(v, hn::Zero(d)), hn::Zero(d), v); });
       break;
+    case Activation::kQuickGelu: finish_rows(f, [](V v) HWY_ATTR { return Swish(d, v, kQuickGeluSlope); }); break;
+    case Activation::kSilu: finish_rows(f, [](V v) HWY_ATTR { return Swish(d, v, 1.0f); }); break;
+    case Activation::kTanh: finish_rows(f, [](V v) HWY_ATTR { return Tanh(d, v); }); break;
   }
 }
 

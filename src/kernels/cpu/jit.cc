@@ -389,13 +389,13 @@ GemmTileKernel jit_gemm_kernel(Isa isa, int rows, int vectors, AOrder order, Til
   if ((ends || type == TileType::kInt8) && order != AOrder::kRows) return nullptr;
   if ((type == TileType::kBF16 || end.bf16) && !has_bf16) return nullptr;
   if (type == TileType::kInt8 && !has_int8) return nullptr;
-  constexpr size_t kActivations = 4;
+  constexpr size_t kActivations = 4;  // those that it has code for
+  if (static_cast<size_t>(end.activation) >= kActivations) return nullptr;
   static std::atomic<GemmTileKernel> kernels[3][2][2][kActivations][2][2][kGemmMaxRows];
   std::atomic<GemmTileKernel>& slot = kernels[static_cast<int>(type)][isa == Isa::kAvx512][order == AOrder::kColumns]
                                              [static_cast<size_t>(end.activation)][end.bf16][vectors - 1][rows - 1];
   return kept_code(slot, [&] {
-    check(rows >= 1 && rows <= (isa == Isa::kAvx512 ? kGemmMaxRows : 6) && vectors >= 1 && vectors <= 2 &&
-              static_cast<size_t>(end.activation) < kActivations,
+    check(rows >= 1 && rows <= (isa == Isa::kAvx512 ? kGemmMaxRows : 6) && vectors >= 1 && vectors <= 2,
           "no tile of {} rows and {} vectors", rows, vectors);
     return std::make_unique<TileCode>(isa, rows, vectors, order, type, end);
   });

@@ -32,6 +32,8 @@ KernelTable make_table(std::string_view name) {
   t.unit_rows_backward = reference::unit_rows_backward<T>;
   t.activation = reference::activation<T>;
   t.activation_backward = reference::activation_backward<T>;
+  t.gate = reference::gate<T>;
+  t.gate_backward = reference::gate_backward<T>;
   t.grouped_attention = reference::grouped_attention<T>;
   t.grouped_attention_backward = reference::grouped_attention_backward<T>;
   t.feature_attention = reference::feature_attention<T>;
