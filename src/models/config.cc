@@ -89,10 +89,6 @@ void parse_value(const std::string& key, const std::string& text, std::vector<It
   for (const std::string& part : split(text, ',')) parse_value(key, part, out.emplace_back());
 }
 
-bool one_of(const std::string& value, std::initializer_list<std::string_view> choices) {
-  return std::find(choices.begin(), choices.end(), value) != choices.end();
-}
-
 template <class T>
 constexpr std::string_view kind_of() {
   if constexpr (std::is_same_v<T, std::string>) return "a text";
@@ -199,10 +195,10 @@ void validate(const ModelConfig& c) {
   require(c.family == "vit" || !gated(c.activation), "activation {} is for the perceptrons of a ViT; {} has plain ones", c.activation, c.family);
   if (c.family == "vit") {
     (void)cubic_rule_named(c.position_resampling);
-    require(c.pool == "token" || c.pool == "avg" || c.pool == "token_avg", "pool must be token, avg or token_avg, got '{}'", c.pool);
-    require(one_of(c.last_norm, {"auto", "tokens", "pooled", "none"}), "last_norm must be auto, tokens, pooled or none, got '{}'", c.last_norm);
+    require_one_of("pool", c.pool, {"token", "avg", "token_avg"});
+    require_one_of("last_norm", c.last_norm, {"auto", "tokens", "pooled", "none"});
+    require_one_of("patch_rest", c.patch_rest, {"pad", "drop"});
     require(c.last_norm != "pooled" || c.pool != "token_avg", "last_norm=pooled has no meaning for token_avg, whose two halves have the width of a norm each");
-    require(c.patch_rest == "pad" || c.patch_rest == "drop", "patch_rest must be pad or drop, got '{}'", c.patch_rest);
     require(c.patch_rest == "pad" || (c.input.height >= c.patch && c.input.width >= c.patch),
             "images of {}x{} have no whole patch of {}, and patch_rest=drop leaves the rest out", c.input.height, c.input.width, c.patch);
     require(!c.convolutional_stem || (c.patch_rest == "pad" && !c.pre_norm), "a convolutional stem pads the image and keeps its biases");
