@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "kernels/cpu/gemm_bf16.h"
+#include "kernels/cpu/gemm_int8.h"
 #include "kernels/cpu/row_statistics-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -114,6 +115,12 @@ HWY_INLINE float convert_row(OperandForm form, const Row& row, int64_t k, float*
     });
     return 1;
   }
+  if (form == OperandForm::kUint8) {  // likewise
+    auto* bytes = reinterpret_cast<uint8_t*>(out);
+    if constexpr (Row::kCheap) return row_to_bytes(row.x, k, bytes);
+    for_row(row, k, [&](V v, int64_t i) HWY_ATTR { hn::StoreU(v, d, scratch + i); });
+    return row_to_bytes(scratch, k, bytes);
+  }
   // Without their signs numbers are in the order of their bits, and what is not finite comes last.
   constexpr uint32_t kInfinity = 0x7f800000;
   auto most = hn::Zero(du);
@@ -130,14 +137,13 @@ HWY_INLINE float convert_row(OperandForm form, const Row& row, int64_t k, float*
   std::memcpy(&greatest, &bits, sizeof(greatest));
   const V inverse = hn::Set(d, greatest > 0 ? kLevels / greatest : 0.0f);
   const hn::Rebind<uint8_t, D> d8;
-  const auto offset = hn::Set(du, form == OperandForm::kUint8 ? 128 : 0);
   const bool floats = form == OperandForm::kInt8Float;
   const auto round = [&](V v, int64_t i) HWY_ATTR {
     const auto integer = hn::NearestInt(hn::Mul(v, inverse));
     if (floats)
       hn::StoreU(hn::ConvertTo(d, integer), d, out + i);
     else
-      hn::StoreU(hn::TruncateTo(d8, hn::Add(hn::BitCast(du, integer), offset)), d8, reinterpret_cast<uint8_t*>(out) + i);
+      hn::StoreU(hn::TruncateTo(d8, hn::BitCast(du, integer)), d8, reinterpret_cast<uint8_t*>(out) + i);
   };
   if constexpr (Row::kCheap)
     for_row(row, k, round);

@@ -374,7 +374,7 @@ bool runs(PeakLoop loop) {
     case PeakLoop::kAvx2Fma: return cpu.has(C::tAVX2) && cpu.has(C::tFMA);
     case PeakLoop::kAvx512Fma: return cpu.has(C::tAVX512F);
     case PeakLoop::kAvx512Bf16: return cpu.has(C::tAVX512F) && cpu.has(C::tAVX512_BF16);
-    case PeakLoop::kAvx512Int8: return cpu.has(C::tAVX512F) && cpu.has(C::tAVX512_VNNI);
+    case PeakLoop::kAvx512Int8: return cpu.has(C::tAVX512F) && cpu.has(C::tAVX512BW) && cpu.has(C::tAVX512VL) && cpu.has(C::tAVX512_VNNI);
   }
   return false;
 }
