@@ -66,7 +66,7 @@ TEST(CommandLine, WrongWordsAreOneSentence) {
   expect_mistake("convert swin_mini model.onnx", "call it NAME.safetensors");
   expect_mistake("convert swin_mini /nowhere/model.safetensors", "cannot write '/nowhere/model.safetensors'");
   expect_mistake("convert swin_mini model.safetensors --dtype int4", "choose f32, f16, bf16 or int8");
-  expect_mistake("convert swin_mini model.safetensors --to onnx", "--to onnx");
+  expect_mistake("convert vit_tiny_patch16_224 model.safetensors --to onnx --set depth=1", "--to onnx");
   expect_mistake("classify swin_mini /nowhere.png", "there is no file or folder '/nowhere.png'");
   expect_mistake("eval swin_mini /nowhere", "/nowhere");
 }
