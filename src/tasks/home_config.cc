@@ -66,7 +66,7 @@ HomeJson hugging_face_vit(std::string_view dialect, const ModelConfig& c) {
   const bool registers = dinov2 && c.register_tokens > 0;
   const std::string base = registers ? "Dinov2WithRegisters" : dinov2 ? "Dinov2" : deit ? "DeiT" : "ViT";
   const char* type = registers ? "dinov2_with_registers" : dinov2 ? "dinov2" : deit ? "deit" : "vit";
-  const std::string task = c.classes == 0 ? "Model" : deit && c.distillation_token ? "ForImageClassificationWithTeacher" : "ForImageClassification";
+  const std::string task = c.classes == 0 ? "Model" : deit && c.distillation_token && c.distillation_head ? "ForImageClassificationWithTeacher" : "ForImageClassification";
   HomeJson j = hugging_face_common(c, type, base + task);
   j["hidden_size"] = c.dim;
   j["num_hidden_layers"] = c.depth;
@@ -78,7 +78,7 @@ HomeJson hugging_face_vit(std::string_view dialect, const ModelConfig& c) {
     j["layerscale_value"] = 1.0;
     if (registers) j["num_register_tokens"] = c.register_tokens;
   } else {
-    j["intermediate_size"] = static_cast<int64_t>(static_cast<double>(c.dim) * c.mlp_ratio);
+    j["intermediate_size"] = mlp_width(c);
   }
   return j;
 }

@@ -181,6 +181,26 @@ TEST(CommandLine, ConvertsToInt8) {
   EXPECT_THAT(full.err, HasSubstr("full.safetensors"));
 }
 
+// What has no head gives features; trained, it gets one.
+TEST(CommandLine, AModelWithoutAHeadGivesFeaturesAndLearnsClasses) {
+  const TemporaryFolder f;
+  write_class_folders(f / "data", 2, 8);
+  const std::string data = f / "data", image = data + "/class_a/0.ppm", model = f / "headless.safetensors";
+  ASSERT_EQ(run_cli("convert vit_mini " + model + " --set classes=0").status, 0);
+  EXPECT_THAT(run_cli("info " + model).out, HasSubstr("no classification head"));
+  EXPECT_THAT(run_cli("classify " + model + " " + image).err, HasSubstr("has no classification head: it gives features (`fovea features`)"));
+  EXPECT_THAT(run_cli("eval " + model + " " + data).err, HasSubstr("has no classification head"));
+  const CliResult features = run_cli("features " + model + " " + image + " --json --out " + (f / "features.npz"));
+  ASSERT_EQ(features.status, 0) << features.err;
+  EXPECT_EQ(Json::parse(features.out)["tokens"], Json({1, 65, 128}));
+  EXPECT_EQ(run_cli("features " + model + " " + image + " --out " + (f / "features.txt")).status, 2);
+  const CliResult trained = run_cli("train " + data + " --epochs 1 --batch 8 --size 32 --threads 2 --init " + model + " --out " + (f / "run"));
+  ASSERT_EQ(trained.status, 0) << trained.err;
+  const Json info = Json::parse(run_cli("info " + (f / "run") + " --json").out);
+  EXPECT_EQ(info["classes"], 2);
+  EXPECT_EQ(info["family"], "vit");
+}
+
 TEST(CommandLine, AFullDiskIsOneSentence) {
   const TemporaryFolder f;
   write_class_folders(f / "data", 2, 8);
