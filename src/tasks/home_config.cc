@@ -41,7 +41,7 @@ std::vector<int64_t> spec_sizes(const ModelConfig& c, const std::string& option)
 HomeJson hugging_face_common(const ModelConfig& c, const char* type, const std::string& architecture) {
   HomeJson j = {{"architectures", {architecture}},
                 {"model_type", type},
-                {"image_size", sides(c.input.height, c.input.width)},
+                {"image_size", c.position_grid.empty() ? sides(c.input.height, c.input.width) : sides(c.position_grid[0] * c.patch, c.position_grid[1] * c.patch)},
                 {"patch_size", c.patch},
                 {"num_channels", c.input.channels},
                 {"hidden_act", hugging_face_activation(c.activation)},

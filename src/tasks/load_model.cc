@@ -168,7 +168,7 @@ std::string stored_dtype(const MappedWeights& weights) {
 
 // With pool=avg a dialect whose last norm follows the pooling has what we call fc_norm.
 void rename_last_norm(MappedWeights& weights, const ModelConfig& config) {
-  if (config.hierarchical() || config.pool != "avg" || weights.find("fc_norm.weight")) return;
+  if (config.hierarchical() || !config.norms_pooled() || weights.find("fc_norm.weight")) return;
   for (MappedTensor& t : weights.tensors)
     if (t.name == "norm.weight" || t.name == "norm.bias") t.name = "fc_" + t.name;
 }

@@ -13,12 +13,20 @@ namespace fovea {
 const ModelConfig* preset_in_name(const std::string& path, const ModelConfig& like) {
   const std::string name = std::filesystem::path(path).filename().string();
   const ModelConfig* best = nullptr;
+  size_t longest = 0;
   for (const ModelPreset& p : model_presets()) {
     const ModelConfig& c = p.config;
     const bool fits = c.family == like.family && c.swin_version == like.swin_version && c.dim == like.dim && c.patch == like.patch &&
                       c.input.channels == like.input.channels &&
                       (c.hierarchical() ? c.depths == like.depths : c.depth == like.depth && c.distillation_token == like.distillation_token);
-    if (fits && name.find(c.name) != std::string::npos && (!best || c.name.size() > best->name.size())) best = &c;
+    if (!fits) continue;
+    const auto consider = [&](const std::string& published) {
+      if (name.find(published) == std::string::npos || published.size() <= longest) return;
+      best = &c;
+      longest = published.size();
+    };
+    consider(c.name);
+    for (const std::string& alias : p.aliases) consider(alias);
   }
   return best;
 }
@@ -47,7 +55,7 @@ void choose_size(ModelConfig& c, const Stranger& s, const ModelConfig* preset, c
   }
 }
 
-void choose_preprocessing(ModelConfig& c, const ModelConfig* preset, const StatedInput& stated, const Assume& assume) {
+void choose_preprocessing(ModelConfig& c, const Stranger& s, const ModelConfig* preset, const StatedInput& stated, const Assume& assume) {
   const size_t channels = static_cast<size_t>(std::max<int64_t>(1, c.input.channels));
   if (preset) {
     const int64_t height = c.input.height, width = c.input.width;
@@ -55,23 +63,22 @@ void choose_preprocessing(ModelConfig& c, const ModelConfig* preset, const State
     c.input.height = height;
     c.input.width = width;
   }
+  if (!preset) {
+    c.input.mean = channels == 3 ? InputConfig().mean : std::vector<double>(channels, 0.5);
+    c.input.std = channels == 3 ? InputConfig().std : std::vector<double>(channels, 0.5);
+    c.input.crop_pct = c.input.height <= 64 || c.input.height >= 384 ? 1.0 : 0.9;  // small images are used whole
+    set_customary_fitting(c.input, s.model);
+  }
   if (stated.mean.size() == channels && stated.std.size() == channels) {
     c.input.mean = stated.mean;
     c.input.std = stated.std;
   } else {
-    if (!preset) {
-      const bool colour = channels == 3;
-      c.input.mean = colour ? InputConfig().mean : std::vector<double>(channels, 0.5);
-      c.input.std = colour ? InputConfig().std : std::vector<double>(channels, 0.5);
-    }
     assume("mean", fmt::format("{}", fmt::join(c.input.mean, ",")));
     assume("std", fmt::format("{}", fmt::join(c.input.std, ",")));
   }
   if (stated.crop > 0) {
     c.input.crop_pct = stated.crop;
   } else {
-    // Small images are used whole.
-    if (!preset) c.input.crop_pct = c.input.height <= 64 ? 1.0 : c.input.height >= 384 ? 1.0 : 0.9;
     assume("crop", fmt::format("{}", c.input.crop_pct));
   }
   if (!stated.interpolation.empty()) c.input.interpolation = stated.interpolation;
@@ -105,11 +112,11 @@ ModelConfig stranger_config(const WeightFile& file, const RecognisedModel& m, co
     if (!is_set(settings, key)) assumed.push_back(fmt::format("{}={}{}", key, value, from));
   };
   choose_size(c, stranger, preset, stated, size, assume);
-  choose_preprocessing(c, preset, stated, assume);
+  choose_preprocessing(c, stranger, preset, stated, assume);
   if (m.kind == "swin") finish_swin(c, stranger, preset, assume);
   else if (m.kind == "cswin") finish_cswin(c, stranger, preset, assume);
   else finish_vit(c, stranger, preset, assume);
-  if (is_assumed(m, "norm_eps")) {
+  if (is_assumed(m, "norm_eps") && c.family != "vit") {
     if (preset) c.norm_epsilon = preset->norm_epsilon;
     else assume("norm_epsilon", fmt::format("{}", c.norm_epsilon));
   }
@@ -122,7 +129,7 @@ RecognisedModel facts_of(const ModelConfig& c) {
   m.facts["in_channels"] = c.input.channels;
   m.facts["patch_size"] = c.patch;
   m.facts["dim"] = c.dim;
-  m.facts["mlp_width"] = static_cast<int64_t>(static_cast<double>(c.dim) * c.mlp_ratio);
+  m.facts["mlp_width"] = mlp_width(c);
   m.facts["num_classes"] = c.classes;
   m.facts["qkv_bias"] = int64_t{c.qkv_bias};
   m.facts["norm_eps"] = c.norm_epsilon;

@@ -431,7 +431,7 @@ TEST(Dialects, AreChosenByNameOrHomeForAKindOfModel) {
   EXPECT_EQ(dialect_named("microsoft", "cswin").name, "microsoft-cswin");
   EXPECT_EQ(dialect_named("lucidrains-vit-patch-norm", "vit").name, "lucidrains-vit-patch-norm");
   EXPECT_EQ(dialect_named("timm", "deit_distilled").name, "timm");
-  EXPECT_THAT(error_of([] { dialect_named("microsoft-cswin", "vit"); }), HasSubstr("has no vit models; for this one there are fovea, timm"));
+  EXPECT_THAT(error_of([] { dialect_named("microsoft-cswin", "vit"); }), HasSubstr("has no vit models; for this one there are fovea, facebook-deit3"));
   EXPECT_THAT(error_of([] { dialect_named("onnx", "vit"); }), HasSubstr("no such naming scheme"));
 }
 

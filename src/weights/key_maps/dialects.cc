@@ -12,9 +12,22 @@ namespace {
 // In the order in which files are tried.
 std::vector<Dialect> all_dialects() {
   return {
+      facebook_deit3_dialect(),  // whose names are timm's but for a few
+      facebook_dinov2_dialect(),
+      facebook_dinov2_gated_dialect(),
       timm_dialect(),
       microsoft_swin_dialect(),
       microsoft_cswin_dialect(),
+      torchvision_vit_dialect(),
+      huggingface_vit_dialect(),
+      huggingface_deit_dialect(),
+      huggingface_deit_teacher_dialect(),
+      huggingface_dinov2_dialect(),
+      huggingface_dinov2_gated_dialect(),
+      huggingface_dinov2_registers_dialect(),
+      huggingface_dinov2_registers_gated_dialect(),
+      mmpretrain_vit_dialect(),
+      jax_vit_dialect(),
       lucidrains_vit_dialect(),
       lucidrains_vit_patch_norm_dialect(),
   };

@@ -124,6 +124,7 @@ std::optional<RecognisedModel> recognise_with(const WeightFile& file, std::strin
   m.facts["layer_scale"] = int64_t{0};
   m.facts["norm_eps"] = 1e-5;
   m.facts["pool"] = std::string("token");
+  if (!old) m.facts["last_norm"] = std::string("tokens");  // older heads begin with the norm, behind the pooling
   m.assumed = {"norm_eps", "pool"};
 
   const auto patch = patch_size_of(patches->shape[1]);

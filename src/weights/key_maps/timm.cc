@@ -4,66 +4,21 @@
 
 #include "core/check.h"
 #include "weights/key_maps/key_maps.h"
+#include "weights/key_maps/vit_facts.h"
 
 namespace fovea {
 
 namespace {
 
-std::optional<RecognisedModel> recognise_vit(const WeightFile& file) {
-  const WeightTensor* patches = file.find("patch_embed.proj.weight");
-  const int64_t depth = count_keys(file, "blocks.{i}.attn.qkv.weight");
-  if (patches == nullptr || patches->shape.rank() != 4 || depth == 0 || count_keys(file, "blocks.{i}.norm1.weight") != depth)
-    return std::nullopt;
-
-  RecognisedModel m;
-  const bool distilled = file.find("dist_token") != nullptr, class_token = file.find("cls_token") != nullptr;
-  const int64_t dim = patches->shape[0], patch = patches->shape[2];
-  const int64_t registers = dimension(file, "reg_token", 1), tokens = dimension(file, "pos_embed", 1);
-  const int64_t prefix = (class_token ? 1 : 0) + (distilled ? 1 : 0) + registers;
-  const int64_t width = dimension(file, "blocks.0.attn.qkv.weight", 0) / 3;
-  m.kind = distilled ? "deit_distilled" : "vit";
-  m.facts["dim"] = dim;
-  m.facts["depth"] = depth;
-  m.facts["patch_size"] = patch;
-  m.facts["in_channels"] = patches->shape[1];
-  m.facts["attention_width"] = width;
-  m.facts["mlp_width"] = dimension(file, "blocks.0.mlp.fc1.weight", 0);
-  m.facts["num_classes"] = dimension(file, "head.weight", 0);
-  m.facts["tokens"] = tokens;
-  m.facts["prefix_tokens"] = prefix;
-  m.facts["class_token"] = int64_t{class_token};
-  m.facts["register_tokens"] = registers;
-  m.facts["qkv_bias"] = int64_t{file.find("blocks.0.attn.qkv.bias") != nullptr};
-  m.facts["qk_norm"] = int64_t{file.find("blocks.0.attn.q_norm.weight") != nullptr};
-  m.facts["layer_scale"] = int64_t{file.find("blocks.0.ls1.gamma") != nullptr};
-  m.facts["pool"] = std::string(file.find("fc_norm.weight") != nullptr || !class_token ? "avg" : "token");
-  m.facts["norm_eps"] = 1e-6;
-  m.assumed.push_back("norm_eps");
-  if (const auto side = exact_root(tokens - prefix); side && *side > 0) {
-    m.facts["image_size"] = *side * patch;
-  } else if (const auto bare = exact_root(tokens); bare && *bare > 0) {  // a table without rows for the prefix tokens
-    m.facts["image_size"] = *bare * patch;
-  } else {
-    m.unknown.push_back("image_size");
-  }
-  constexpr int64_t kHeadDim = 64;  // of every ViT and DeiT from tiny to large
-  if (const int64_t head_dim = dimension(file, "blocks.0.attn.q_norm.weight", 0); head_dim > 0) {
-    m.facts["num_heads"] = width / head_dim;
-  } else if (width % kHeadDim == 0) {
-    m.facts["num_heads"] = width / kHeadDim;
-    m.assumed.push_back("num_heads");
-  } else {
-    m.unknown.push_back("num_heads");
-  }
-  m.unknown.insert(m.unknown.end(), {"mean", "std"});
-  return m;
-}
+// Everything keeps its name.
+constexpr KeyRule kSame[] = {{"{*}", "{*}"}};
 
 std::optional<RecognisedModel> recognise_timm(const WeightFile& file) {
   // A merge at the end of stage 0 or a bare head marks the other layout of Swin (see microsoft_swin.cc).
   if (file.find("layers.0.downsample.reduction.weight") == nullptr && file.find("head.weight") == nullptr)
     if (auto swin = recognise_swin(file, "head.fc.weight")) return swin;
-  return recognise_vit(file);
+  if (file.find("patch_embed.proj.weight") == nullptr || file.find("blocks.0.attn.qkv.weight") == nullptr) return std::nullopt;
+  return recognise_vit(file, kSame, {}, {});
 }
 
 }  // namespace
@@ -142,11 +97,12 @@ std::optional<RecognisedModel> recognise_swin(const WeightFile& file, std::strin
 
 Dialect timm_dialect() {
   return {"timm",
-          {{"{*}", "{*}"}},
+          {std::begin(kSame), std::end(kSame)},
           swin_buffers(),
           recognise_timm,
           {{"vit", {"patch_embed.proj.weight", "pos_embed", "blocks.{i}.norm1.weight", "blocks.{i}.attn.qkv.weight", "blocks.{i}.mlp.fc1.weight"}},
            {"deit_distilled", {"patch_embed.proj.weight", "dist_token", "head_dist.weight", "blocks.{i}.norm1.weight", "blocks.{i}.attn.qkv.weight"}},
+           {"deit", {"patch_embed.proj.weight", "dist_token", "blocks.{i}.norm1.weight", "blocks.{i}.attn.qkv.weight"}},
            {"swin", {"patch_embed.proj.weight", "layers.{s}.blocks.{b}.attn.qkv.weight", "layers.1.downsample.reduction.weight", "head.fc.weight"}}}};
 }
 

@@ -1,0 +1,59 @@
+#include "tasks/stated_architecture.h"
+
+#include <array>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "core/check.h"
+
+namespace fovea {
+
+namespace {
+
+using ArchitectureJson = nlohmann::json;
+
+// Hugging Face's names of activations.
+constexpr std::pair<std::string_view, std::string_view> kActivations[] = {
+    {"gelu", "gelu"},           {"gelu_python", "gelu"}, {"gelu_new", "gelu_tanh"}, {"gelu_pytorch_tanh", "gelu_tanh"},
+    {"gelu_fast", "gelu_tanh"}, {"relu", "relu"},        {"quick_gelu", "quick_gelu"}, {"silu", "silu"},
+    {"swish", "silu"}};
+
+template <class T>
+T stated(const ArchitectureJson& j, const char* key, T otherwise) {
+  const auto it = j.find(key);
+  if (it == j.end()) return otherwise;
+  try {
+    return it->get<T>();
+  } catch (const ArchitectureJson::exception&) {  // of another kind than expected: as if it were not stated
+    return otherwise;
+  }
+}
+
+}  // namespace
+
+StatedArchitecture stated_architecture_beside(const std::string& path) {
+  StatedArchitecture s;
+  const std::filesystem::path config = std::filesystem::path(path).parent_path() / "config.json";
+  std::ifstream in(config);
+  if (!in) return s;
+  const ArchitectureJson j = ArchitectureJson::parse(in, nullptr, false);
+  if (!j.is_object()) return s;
+  s.heads = stated<int64_t>(j, "num_attention_heads", 0);
+  s.norm_epsilon = stated<double>(j, "layer_norm_eps", 0);
+  s.preset = stated<std::string>(j, "architecture", "");
+  if (const std::string activation = stated<std::string>(j, "hidden_act", ""); !activation.empty()) {
+    for (const auto& [theirs, ours] : kActivations)
+      if (activation == theirs) s.activation = ours;
+    require(!s.activation.empty(), "'{}' states the activation {}, which fovea's models do not have; --set activation=NAME chooses one that they have",
+            config.string(), activation);
+  }
+  if (const auto args = j.find("model_args"); args != j.end() && args->is_object()) {
+    s.heads = stated<int64_t>(*args, "num_heads", s.heads);
+    if (const std::string activation = stated<std::string>(*args, "act_layer", ""); activation == "quick_gelu" || activation == "gelu_tanh") s.activation = activation;
+  }
+  return s;
+}
+
+}  // namespace fovea
