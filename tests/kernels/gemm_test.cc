@@ -247,7 +247,7 @@ TEST_P(Gemm, OddSizesOfEveryOperandForm) {
 }
 
 TEST_P(Gemm, LongSumsAreCutIntoBlocks) {
-  for (const int64_t k : {255, 257, 512, 1023, 1024, 1025, 2051, 3072})
+  for (const int64_t k : {127, 129, 255, 257, 512, 1023, 1024, 1025, 2051, 3072})
     for (const B b : {B::kPlain, B::kTransposed, B::kPackedTransposed})
       for (const bool a_transposed : {false, true}) {
         Case t{15, 33, k};  // one full and one partial tile a side, for the widest tile too
