@@ -63,11 +63,16 @@ def main():
     parser.add_argument("--all", action="store_true", help="print every output, not only the worst of each size")
     parser.add_argument("--list", action="store_true", help="name the checkpoints")
     parser.add_argument("--write", metavar="DIR", help="write the checkpoints to DIR/N-DIALECT and compare nothing")
+    parser.add_argument("--convert", action="store_true", help="instead: convert timm's weights to other homes, load them there, and come back")
     parser.add_argument("--markdown", metavar="FILE", help="write the table there")
     options = parser.parse_args()
     sys.path.insert(0, str(pathlib.Path(__file__).parent))
     from parity import cases, compare
 
+    if options.convert:
+        from parity import conversion
+        with tempfile.TemporaryDirectory() as folder:
+            return 1 if conversion.check(options.fovea, options.only, folder) else 0
     chosen = list(selected(cases.CASES, options))
     if options.list:
         for case in chosen:

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 #include <unordered_map>
 
 #include "core/convert.h"
@@ -112,6 +113,22 @@ void require_same(const WeightFile& written, const Store& ours, const Dialect& d
   require(mapped.tensors.size() == ours.tensors.size() && mapped.unmatched.empty(), "{}it would come back with more tensors than it has", cannot);
 }
 
+// A model in a dialect. Throws Error when the dialect cannot express it.
+struct Written {
+  const Dialect* dialect;
+  Store store;
+  std::vector<ConstantTensor> constants;  // whose data the store refers to
+};
+
+Written write_checked(const Dialect& dialect, const Store& ours, const RecognisedModel& facts, const std::string& model) {
+  Written w{&dialect, {}, {}};
+  for (const MappedTensor& t : write_as(dialect, ours.tensors, facts)) add_contiguous(t, w.store);
+  if (dialect.constants != nullptr) w.constants = dialect.constants(facts);
+  for (const ConstantTensor& c : w.constants) w.store.tensors.push_back({c.name, c.type, c.shape, c.data.data(), {}});
+  require_same(WeightFile("what is written", "memory", w.store.tensors, {}, nullptr), ours, dialect, model);
+  return w;
+}
+
 DType dtype_of_stored(StoredType t) {
   for (const DType d : {DType::kF64, DType::kF32, DType::kF16, DType::kBF16, DType::kI64, DType::kI32, DType::kI8, DType::kU8})
     if (stored_type_of(d) == t) return d;
@@ -129,15 +146,22 @@ Conversion convert_to_dialect(const std::string& model, const std::string& out, 
   OpenedModel opened = open_model(model, load);
   const ModelConfig config = opened.loaded.classifier->config();
   const RecognisedModel facts = facts_of(config);
-  const Dialect& dialect = dialect_named(options.to, facts.kind);
+  const std::vector<const Dialect*> candidates = dialects_named(options.to, facts.kind);
   Store ours = parameters_of(model, load, opened);
   if (options.dtype != "auto") change_type(ours, dtype_to_write(options.dtype));
 
-  Store written;
-  for (const MappedTensor& t : write_as(dialect, ours.tensors, facts)) add_contiguous(t, written);
-  const std::vector<ConstantTensor> constants = dialect.constants != nullptr ? dialect.constants(facts) : std::vector<ConstantTensor>();
-  for (const ConstantTensor& c : constants) written.tensors.push_back({c.name, c.type, c.shape, c.data.data(), {}});
-  require_same(WeightFile(out, "memory", written.tensors, {}, nullptr), ours, dialect, model);
+  std::optional<Written> written;
+  std::string reasons;
+  for (const Dialect* d : candidates) {
+    try {
+      written.emplace(write_checked(*d, ours, facts, model));
+      break;
+    } catch (const Error& e) {
+      reasons += (reasons.empty() ? "" : "; ") + std::string(e.what());
+    }
+  }
+  require(written.has_value(), "{}", reasons);
+  const Dialect& dialect = *written->dialect;
 
   Conversion r;
   r.source = opened.loaded.source;
@@ -155,7 +179,7 @@ Conversion convert_to_dialect(const std::string& model, const std::string& out, 
   metadata["fovea.version"] = version();
   metadata[kForeignConfigKey] = to_json(config);
   std::vector<TensorToWrite> tensors;
-  for (const WeightTensor& t : written.tensors) tensors.push_back({t.name, dtype_of_stored(t.type), t.shape, t.data});
+  for (const WeightTensor& t : written->store.tensors) tensors.push_back({t.name, dtype_of_stored(t.type), t.shape, t.data});
   if (const auto text = home_config(dialect.name, config)) {
     r.beside = (std::filesystem::path(out).parent_path() / "config.json").string();
     write_beside(r.beside, *text);

@@ -103,6 +103,8 @@ struct Dialect {
   std::vector<std::string_view> beside = {};
   // What to write besides parameters; nullptr: nothing.
   std::vector<ConstantTensor> (*constants)(const RecognisedModel&) = nullptr;
+  // Why its home cannot hold such a model although there are names for its tensors; "": it can.
+  std::string (*refuses)(const RecognisedModel&) = nullptr;
 
   bool holds(std::string_view kind) const;
 };
@@ -130,9 +132,10 @@ std::string nearly(const WeightFile& file, const Dialect* except);
 // Applies the dialect of `model` to the file. Throws Error when two tensors map to one name or parts are missing.
 MappedWeights map_keys(const WeightFile& file, const RecognisedModel& model);
 
-// The dialect to write a model of `kind` in: by its name, or by the home that its name begins with ("torchvision" for
-// "torchvision-swin"). Throws Error that lists what there is for this kind.
-const Dialect& dialect_named(std::string_view name, std::string_view kind);
+// The dialects to write a model of `kind` in, the first that can express it: one by its name, or all of the home that their names
+// begin with ("huggingface" for "huggingface-vit" and "huggingface-dinov2"; "hf", "transformers", "ms" and "facebookresearch" are
+// understood, too). Throws Error that lists what there is for this kind.
+std::vector<const Dialect*> dialects_named(std::string_view name, std::string_view kind);
 // Names and layout of `ours` in the dialect: views of their elements. Throws Error that lists what the dialect has no name for.
 std::vector<MappedTensor> write_as(const Dialect& dialect, std::span<const WeightTensor> ours, const RecognisedModel& model);
 

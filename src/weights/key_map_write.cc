@@ -82,6 +82,8 @@ ConstantTensor i64_constant(std::string name, const Shape& shape, const std::vec
 }
 
 std::vector<MappedTensor> write_as(const Dialect& dialect, std::span<const WeightTensor> ours, const RecognisedModel& model) {
+  if (dialect.refuses != nullptr)
+    if (const std::string reason = dialect.refuses(model); !reason.empty()) fail("the model cannot be written as {}: {}", dialect.name, reason);
   std::vector<MappedTensor> out;
   std::unordered_map<std::string, size_t> index;
   std::vector<std::string> nameless;

@@ -119,6 +119,9 @@ TEST(ConvertDialect, RefusesWithTheReason) {
   EXPECT_THAT(converting("vit_tiny_patch16_224", "lucidrains-vit", {{"layer_scale", "1e-5"}}), ThrowsMessage<Error>(HasSubstr("has no name for 24 of its tensors")));
   EXPECT_THAT(converting(swin, "timm", {{"attention", "longformer"}}), ThrowsMessage<Error>(HasSubstr("which only fovea's own files hold")));
   EXPECT_THAT(converting("deit_tiny_patch16_224", "timm", {{"attention", "performer"}}), ThrowsMessage<Error>(HasSubstr("fovea's own files")));
+  // What one layout of a home cannot hold, another one may; where none can, each says why.
+  EXPECT_THAT(converting("vit_tiny_patch16_224", "hf", {{"depth", "1"}, {"prefix_positions", "false"}}),
+              ThrowsMessage<Error>(HasSubstr("its position table has a row for the class token, and the model has none")));
   EXPECT_FALSE(std::filesystem::exists(folder / "x.safetensors"));
 }
 

@@ -1,6 +1,7 @@
 // The list of dialects, and how a file finds its own.
 #include <algorithm>
 #include <unordered_set>
+#include <utility>
 
 #include "core/check.h"
 #include "weights/key_maps/key_maps.h"
@@ -82,6 +83,10 @@ std::string listed(std::span<const std::string_view> names) {
   return fmt::format("{}", fmt::join(out, ", "));
 }
 
+// What people call the homes that our names begin with.
+constexpr std::pair<std::string_view, std::string_view> kHomes[] = {
+    {"hf", "huggingface"}, {"transformers", "huggingface"}, {"ms", "microsoft"}, {"facebookresearch", "facebook"}, {"vit-pytorch", "lucidrains"}};
+
 std::string home_of(std::string_view dialect) { return std::string(dialect.substr(0, dialect.find('-'))); }
 
 }  // namespace
@@ -131,19 +136,22 @@ RecognisedModel require_recognised(const WeightFile& file) {
   fail("{} follow none of the naming schemes {}", what, fmt::join(known, ", "));
 }
 
-const Dialect& dialect_named(std::string_view name, std::string_view kind) {
+std::vector<const Dialect*> dialects_named(std::string_view name, std::string_view kind) {
+  for (const auto& [alias, home] : kHomes)
+    if (name == alias) name = home;
+  std::vector<const Dialect*> by_home;
   std::vector<std::string> fitting;
-  const Dialect *by_home = nullptr, *by_name = nullptr;
+  bool known = false;
   for (const Dialect& d : dialects()) {
-    if (d.name == name) by_name = &d;
+    known = known || d.name == name || home_of(d.name) == name;
     if (!d.holds(kind)) continue;
-    if (d.name == name) return d;
-    if (by_home == nullptr && home_of(d.name) == name) by_home = &d;
+    if (d.name == name) return {&d};
+    if (home_of(d.name) == name) by_home.push_back(&d);
     fitting.emplace_back(d.name);
   }
-  if (by_home != nullptr) return *by_home;
-  if (by_name != nullptr) fail("--to {}: that scheme has no {} models; for this one there are fovea, {}", name, kind, fmt::join(fitting, ", "));
-  fail("--to {}: there is no such naming scheme; for a {} model there are fovea, {}", name, kind, fmt::join(fitting, ", "));
+  if (!by_home.empty()) return by_home;
+  fail("--to {}: {}; for this one there are fovea, {}", name, known ? fmt::format("that scheme has no {} models", kind) : "there is no such naming scheme",
+       fmt::join(fitting, ", "));
 }
 
 }  // namespace fovea

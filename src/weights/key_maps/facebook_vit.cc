@@ -83,7 +83,8 @@ Dialect facebook_dinov2_dialect() {
           recognise_facebook_dinov2,
           {{"vit", {"patch_embed.proj.weight", "pos_embed", "mask_token", "blocks.{i}.ls1.gamma", "blocks.{i}.mlp.fc1.weight"}}},
           {},
-          facebook_mask_token};
+          facebook_mask_token,
+          needs_class_position};
 }
 
 Dialect facebook_dinov2_gated_dialect() {
@@ -93,7 +94,8 @@ Dialect facebook_dinov2_gated_dialect() {
           recognise_facebook_dinov2_gated,
           {{"vit", {"patch_embed.proj.weight", "pos_embed", "mask_token", "blocks.{i}.ls1.gamma", "blocks.{i}.mlp.w12.weight"}}},
           {},
-          facebook_mask_token};
+          facebook_mask_token,
+          needs_class_position};
 }
 
 }  // namespace fovea

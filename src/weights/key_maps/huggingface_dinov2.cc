@@ -78,7 +78,7 @@ std::vector<ConstantTensor> huggingface_mask_token(const RecognisedModel& m) {
 template <bool kRegisters, bool kGated>
 Dialect dinov2(std::string_view name, std::vector<std::string_view> signs) {
   return {name, rules_of<kRegisters, kGated>(), {std::begin(kHuggingfaceMask), std::end(kHuggingfaceMask)}, recognise_dinov2<kRegisters, kGated>, {{"vit", std::move(signs)}},
-          {},   huggingface_mask_token<kRegisters>};
+          {},   huggingface_mask_token<kRegisters>, needs_class_position};
 }
 
 }  // namespace

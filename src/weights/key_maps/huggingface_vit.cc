@@ -98,7 +98,10 @@ Dialect huggingface_vit_dialect() {
           no_part(),
           recognise_huggingface_vit,
           {{"vit", {"vit.embeddings.cls_token", "vit.embeddings.position_embeddings", "vit.encoder.layer.{i}.attention.attention.query.weight",
-                    "vit.encoder.layer.{i}.intermediate.dense.weight", "vit.layernorm.weight"}}}};
+                    "vit.encoder.layer.{i}.intermediate.dense.weight", "vit.layernorm.weight"}}},
+          {},
+          nullptr,
+          needs_class_position};
 }
 
 Dialect huggingface_deit_dialect() {
@@ -107,7 +110,10 @@ Dialect huggingface_deit_dialect() {
           no_part(),
           recognise_huggingface_deit,
           {{"deit", {"deit.embeddings.distillation_token", "deit.embeddings.position_embeddings", "deit.encoder.layer.{i}.attention.attention.query.weight",
-                     "classifier.weight"}}}};
+                     "classifier.weight"}}},
+          {},
+          nullptr,
+          needs_class_position};
 }
 
 Dialect huggingface_deit_teacher_dialect() {
@@ -116,7 +122,10 @@ Dialect huggingface_deit_teacher_dialect() {
           no_part(),
           recognise_huggingface_deit_teacher,
           {{"deit_distilled", {"deit.embeddings.distillation_token", "deit.encoder.layer.{i}.attention.attention.query.weight", "cls_classifier.weight",
-                               "distillation_classifier.weight"}}}};
+                               "distillation_classifier.weight"}}},
+          {},
+          nullptr,
+          needs_class_position};
 }
 
 }  // namespace fovea

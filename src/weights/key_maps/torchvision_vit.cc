@@ -38,7 +38,10 @@ Dialect torchvision_vit_dialect() {
           {},
           recognise_torchvision_vit,
           {{"vit", {"conv_proj.weight", "class_token", "encoder.pos_embedding", "encoder.layers.encoder_layer_{i}.self_attention.in_proj_weight",
-                    "encoder.ln.weight"}}}};
+                    "encoder.ln.weight"}}},
+          {},
+          nullptr,
+          needs_class_position};
 }
 
 }  // namespace fovea

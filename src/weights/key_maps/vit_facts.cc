@@ -130,4 +130,9 @@ std::vector<KeyRule> under_prefixes(std::span<const std::string_view> prefixes, 
   return out;
 }
 
+std::string needs_class_position(const RecognisedModel& m) {
+  const bool lacks = m.integer("class_token") != 0 && m.integer("prefix_positions", 1) == 0;
+  return lacks ? "its position table has a row for the class token, and the model has none" : "";
+}
+
 }  // namespace fovea

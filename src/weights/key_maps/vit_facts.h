@@ -24,6 +24,9 @@ std::optional<RecognisedModel> recognise_vit(const WeightFile& file, std::span<c
 // Placeholders of several prefixes: the rules with each of these before their `from`. The views last as long as the program.
 std::vector<KeyRule> under_prefixes(std::span<const std::string_view> prefixes, std::span<const KeyRule> rules);
 
+// For homes whose position tables always have a row for the class token (Dialect::refuses).
+std::string needs_class_position(const RecognisedModel& model);
+
 // Kinds: "vit"; "deit_distilled" with two heads; "deit" with a distillation token and one head or none.
 
 }  // namespace fovea
