@@ -32,7 +32,14 @@ void tile_rows(const GemmTile& t, int64_t row) {
     for (int j = 0; j < kVectors; ++j) acc[i][j] = hn::LoadU(d, t.start + j * kLanes);
   const float* a = t.k == 0 ? t.a : t.a + row * i_step;  // A may be null where there is no k
   const float* b = t.b;
+  V kept[kRows][kVectors];  // of finished runs
   for (int64_t k = 0; k < t.k; ++k, a += k_step, b += kVectors * kLanes) {
+    if (sums_in_runs(kOrder, TileType::kF32) && k > 0 && k % kSumRun == 0)
+      for (int i = 0; i < kRows; ++i)
+        for (int j = 0; j < kVectors; ++j) {
+          kept[i][j] = k == kSumRun ? acc[i][j] : hn::Add(acc[i][j], kept[i][j]);
+          acc[i][j] = hn::Zero(d);
+        }
     V bv[kVectors];
     for (int j = 0; j < kVectors; ++j) bv[j] = hn::LoadU(d, b + j * kLanes);
     for (int i = 0; i < kRows; ++i) {
@@ -40,6 +47,9 @@ void tile_rows(const GemmTile& t, int64_t row) {
       for (int j = 0; j < kVectors; ++j) acc[i][j] = hn::MulAdd(av, bv[j], acc[i][j]);
     }
   }
+  if (sums_in_runs(kOrder, TileType::kF32) && t.k > kSumRun)
+    for (int i = 0; i < kRows; ++i)
+      for (int j = 0; j < kVectors; ++j) acc[i][j] = hn::Add(acc[i][j], kept[i][j]);
   for (int i = 0; i < kRows; ++i) {
     float* c = t.c + (row + i) * (t.c_stride / 4);
     const float* addend = t.addend == nullptr ? nullptr : t.addend + (row + i) * (t.addend_stride / 4);

@@ -4,10 +4,9 @@ namespace fovea::gemm_plan {
 
 namespace {
 
-// Longest run of k in one accumulator, in steps; part of the result's definition. In f32 the rounding of a long run would show: in runs of
-// 128 a Swin's error is a third of that in runs of 1024, within a hundredth of the speed. Operands that are rounded anyway take long runs. Sums over tokens
-// (transposed A) are long and C is small: short blocks keep those of A and B in the caches.
-constexpr int64_t kBlockK = 128, kBlockKRounded = 1024, kBlockKTransposed = 256;
+// Longest block of k, in steps; part of the result's definition. Sums over tokens (transposed A) are long and C is small: short blocks
+// keep those of A and B in the caches.
+constexpr int64_t kBlockK = 1024, kBlockKTransposed = 256;
 // Of A, to stay in the second-level cache beside two panels of B and, where it is read as it comes, beside the next block.
 constexpr int64_t kBlockABytes = 256 << 10, kBlockABytesTransposed = 256 << 10;
 constexpr int64_t kMaxBlockRows = 1024;
@@ -20,7 +19,6 @@ constexpr int64_t kPackSteps = 128;       // that are packed at a time
 
 Forms::Forms(const GemmBackend& be, ProductType type, bool a_transposed) : longest(a_transposed ? kBlockKTransposed : kBlockK) {
   if (type == ProductType::kBF16) {
-    if (!a_transposed) longest = kBlockKRounded;
     if (be.has(TileType::kBF16)) tile = TileType::kBF16;
     a = b = tile == TileType::kBF16 ? OperandForm::kBF16 : OperandForm::kBF16Float;
   } else if (type == ProductType::kInt8) {

@@ -12,7 +12,8 @@
 namespace fovea {
 
 // c[i, j] = end(start[j] + sum over k of a[i, k] · b[k, j]) (+ addend[i, j]), the sum taken in ascending k by one accumulator
-// per element, so a result depends neither on the height of the tile nor on the thread that computes it.
+// per element, or one for each run of it (sums_in_runs), so a result depends neither on the height of the tile nor on the thread that
+// computes it.
 // int8: end((start[j] + sum) · row_scale[i] · column_scale[j] + bias[j]), with start in int32, a unsigned with 128 for zero.
 struct GemmTile {
   const float* a = nullptr;
@@ -44,6 +45,11 @@ enum class AOrder : uint8_t {
 constexpr int prefetch_lines(AOrder order) { return order == AOrder::kColumns ? 4 : 2; }
 
 enum class TileType : uint8_t { kF32, kBF16, kInt8 };
+
+// The rounding of long sums in f32 would show beside that of libraries whose sums are short: runs of kSumRun steps are summed apart, then
+// added in their order. Operands in columns come in short blocks anyway, and those that are rounded hide it.
+inline constexpr int64_t kSumRun = 128;
+constexpr bool sums_in_runs(AOrder order, TileType type) { return order == AOrder::kRows && type == TileType::kF32; }
 
 // What a generated kernel does with finished sums.
 struct TileEnd {

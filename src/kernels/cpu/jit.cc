@@ -33,7 +33,10 @@ class TileCode : public JitCode {
     push(prefetch_);
     push(prefetch_step_);
     load_arguments();
-    k_loops();
+    if (sums_in_runs(order_, type_))
+      runs();
+    else
+      k_loops();
     if (type_ == TileType::kInt8) scale();
     load_mask_bits();
     if (end_.activation != Activation::kNone) {
@@ -54,7 +57,7 @@ class TileCode : public JitCode {
   Xbyak::Xmm acc(int i, int j) const { return vec(i * vectors_ + j); }
   Xbyak::Xmm b_vec(int j) const { return vec((wide_ ? 28 : 12) + j); }
   Xbyak::Xmm a_vec(int i) const { return vec((wide_ ? 30 : 14) + i % 2); }
-  Xbyak::Address field(size_t offset) { return ptr[tile_ + static_cast<int>(offset)]; }
+  Xbyak::Address field(size_t offset) { return qword[tile_ + static_cast<int>(offset)]; }
   int row_groups() const { return order_ == AOrder::kRows ? (rows_ + 2) / 3 : 1; }
 
   void load_arguments() {
@@ -133,6 +136,49 @@ class TileCode : public JitCode {
     } else {
       add(a_[0], a_stride_);
     }
+  }
+
+  // Sums of finished runs wait on the stack.
+  void runs() {
+    const Xbyak::Reg64 &left = r13, &old_stack = rbp;
+    const int bytes = rows_ * panel_bytes();
+    Xbyak::Label run, last, done;
+    const auto for_sums = [&](auto&& f) {
+      for (int i = 0; i < rows_; ++i)
+        for (int j = 0; j < vectors_; ++j) f(acc(i, j), ptr[rsp + i * panel_bytes() + j * vector_bytes()]);
+    };
+    const auto zero = [&](const Xbyak::Xmm& x) { wide_ ? vpxord(x, x, x) : vxorps(x, x, x); };
+    push(left);
+    push(old_stack);
+    mov(old_stack, rsp);
+    sub(rsp, bytes);
+    and_(rsp, -64);
+    mov(left, count_);
+    cmp(left, static_cast<uint32_t>(kSumRun));
+    jle(last, T_NEAR);
+    zero(a_vec(0));
+    for_sums([&](const Xbyak::Xmm&, const Xbyak::Address& kept) { vmovaps(kept, a_vec(0)); });
+    L(run);
+    mov(count_, static_cast<uint32_t>(kSumRun));
+    sub(left, static_cast<uint32_t>(kSumRun));
+    k_loops();
+    for_sums([&](const Xbyak::Xmm& sum, const Xbyak::Address& kept) {
+      vaddps(sum, sum, kept);
+      vmovaps(kept, sum);
+      zero(sum);
+    });
+    cmp(left, static_cast<uint32_t>(kSumRun));
+    jg(run, T_NEAR);
+    L(last);
+    mov(count_, left);
+    k_loops();
+    cmp(field(offsetof(GemmTile, k)), static_cast<uint32_t>(kSumRun));
+    jle(done, T_NEAR);
+    for_sums([&](const Xbyak::Xmm& sum, const Xbyak::Address& kept) { vaddps(sum, sum, kept); });
+    L(done);
+    mov(rsp, old_stack);
+    pop(old_stack);
+    pop(left);
   }
 
   void k_loops() {
