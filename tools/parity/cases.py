@@ -3,7 +3,7 @@ import dataclasses
 from typing import Callable
 
 from . import renaming
-from .derived_models import CSwin, Renamed, microsoft_swin, mmdet_swin, mmpretrain_swin
+from .derived_models import CSwin, Renamed, microsoft_detection_swin, microsoft_swin, mmdet_swin, mmpretrain_swin
 from .huggingface_models import HuggingFaceSwin, HuggingFaceViT
 from .subject import Subject
 from .timm_models import TimmSwin, TimmViT
@@ -99,6 +99,8 @@ CASES = [
     Case("Swin", "microsoft", "swin_tiny_patch4_window7_224", lambda: microsoft_swin("swin_tiny_patch4_window7_224"), SWIN_SIZES),
     Case("Swin", "microsoft", "swin_small_patch4_window7_224", lambda: microsoft_swin("swin_small_patch4_window7_224"), SWIN_SIZES, big=True),
     Case("Swin", "mmdet", "mask_rcnn_swin-t-p4-w7_fpn_1x_coco", lambda: mmdet_swin("swin_tiny_patch4_window7_224"), SWIN_SIZES),
+    Case("Swin", "microsoft, detection", "mask_rcnn_swin_tiny_patch4_window7_1x",
+         lambda: microsoft_detection_swin("swin_tiny_patch4_window7_224"), SWIN_SIZES),
     Case("Swin", "mmpretrain", "swin_tiny_224_b16x64_300e_imagenet", lambda: mmpretrain_swin("swin_tiny_patch4_window7_224"), SWIN_SIZES),
     # Swin V2
     timm_swin("swinv2_tiny_window8_256", "Swin V2"),

@@ -34,22 +34,42 @@ class Renamed(Subject):
 class WindowedSwin(Renamed):
     """Swin V1 answered by windows.py under a rule that timm has not."""
 
-    def __init__(self, source, rename, keep_shift, native_by_timm, lacking=(), **kwargs):
+    def __init__(self, source, rename, rule, native_by_timm, **kwargs):
         super().__init__(source, rename, **kwargs)
-        self.keep_shift, self.native_by_timm, self.lacking = keep_shift, native_by_timm, lacking
+        self.rule, self.native_by_timm = rule, native_by_timm
 
     def at(self, size, dtype):
         if self.native_by_timm and tuple(size) == self.native:
             return self.source.at(size, dtype)
-        return {k: v.to(dtype) for k, v in self.source.state().items()}
+        return {k: v.to(dtype) for k, v in self.timm_names().items()}
+
+    def timm_names(self):
+        return self.source.state()
 
     def outputs(self, module, x):
         if isinstance(module, nn.Module):
             return self.source.outputs(module, x)
         layers = self.source.module.layers
         heads = [layer.blocks[0].attn.num_heads for layer in layers]
-        out = windows.swin(module, x, heads, layers[0].blocks[0].window_size[0], self.keep_shift)
-        return {k: v for k, v in out.items() if k not in self.lacking}
+        return windows.swin(module, x, heads, layers[0].blocks[0].window_size[0], self.rule)
+
+
+class DetectorSwin(WindowedSwin):
+    """A detector's backbone: a norm for each map, and no head."""
+
+    def __init__(self, source, rename, **kwargs):
+        super().__init__(source, rename, "mmdet", native_by_timm=False, **kwargs)
+
+    def timm_names(self):
+        g = torch.Generator().manual_seed(11)
+        state = {k: v for k, v in self.source.state().items() if not k.startswith(("norm.", "head."))}
+        for i, layer in enumerate(self.source.module.layers):
+            c = layer.blocks[0].norm1.weight.shape[0]
+            state |= {f"norm{i}.weight": 1 + 0.2 * torch.randn(c, generator=g), f"norm{i}.bias": 0.1 * torch.randn(c, generator=g)}
+        return state
+
+    def state(self):
+        return {k: v.contiguous() for k, v in self.rename(self.timm_names()).items()}
 
 
 class CSwinWeights(nn.Module):
@@ -125,19 +145,24 @@ def microsoft_swin(name, second=False):
     rename = lambda s: renaming.microsoft_swin(s, grid, window, pretrained)
     if second:
         return Renamed(source, rename)
-    return WindowedSwin(source, rename, keep_shift=False, native_by_timm=True)
+    return WindowedSwin(source, rename, "microsoft", native_by_timm=True)
 
 
 def mmdet_swin(name):
     source = TimmSwin(name)
     window = source.module.layers[0].blocks[0].window_size[0]
-    # A detector's backbone has a norm for each map and no head.
-    return WindowedSwin(source, lambda state: renaming.mm_swin(state, window, "backbone.", None), keep_shift=True, native_by_timm=False,
-                        lacking=("logits",), wrap=lambda state: {"state_dict": state, "meta": {}})
+    return DetectorSwin(source, lambda state: renaming.mm_swin(state, window, "backbone.", None), wrap=lambda state: {"state_dict": state, "meta": {}})
+
+
+def microsoft_detection_swin(name):
+    source = TimmSwin(name)
+    grid, window = source.native[0] // 4, source.module.layers[0].blocks[0].window_size[0]
+    return DetectorSwin(source, lambda state: {"backbone." + k: v for k, v in renaming.microsoft_swin(state, grid, window).items()},
+                        wrap=lambda state: {"state_dict": state, "meta": {}})
 
 
 def mmpretrain_swin(name):
     source = TimmSwin(name)
     window = source.module.layers[0].blocks[0].window_size[0]
-    return WindowedSwin(source, lambda state: renaming.mm_swin(state, window, "backbone.", "head.fc."), keep_shift=False, native_by_timm=True,
+    return WindowedSwin(source, lambda state: renaming.mm_swin(state, window, "backbone.", "head.fc."), "microsoft", native_by_timm=True,
                         wrap=lambda state: {"state_dict": state, "meta": {}})

@@ -22,7 +22,17 @@ def _blocks_of(state, prefix):
     return n
 
 
+def _resampled(table, window):
+    """A bias table for windows of another size, as Microsoft's and mmdet's code load it."""
+    side = round(table.shape[0] ** 0.5)
+    if side == 2 * window - 1:
+        return table
+    maps = table.t().reshape(1, -1, side, side)
+    return F.interpolate(maps, size=(2 * window - 1, 2 * window - 1), mode="bicubic").flatten(2)[0].t()
+
+
 def _bias(table, window):
+    table = _resampled(table, window)
     ys, xs = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
     y, x = ys.flatten(), xs.flatten()
     index = (y[:, None] - y[None] + window - 1) * (2 * window - 1) + x[:, None] - x[None] + window - 1
@@ -62,9 +72,17 @@ def swin_attention(state, at, x, heads, window, shift):
     return torch.roll(y, shift, (1, 2))[:, :h, :w]
 
 
-def swin(state, x, heads, window, keep_shift):
-    """keep_shift: blocks shift whatever the map's size (mmdet); else an axis that one window covers does not (torchvision).
-    state: timm's names. Returns stage1.., tokens and, with a head, logits."""
+def _window_and_shift(rule, height, width, window, odd):
+    """mmdet's blocks shift whatever the map's size. Microsoft's windows shrink to a small map, on both axes, and do not shift then."""
+    if rule == "microsoft" and min(height, width) <= window:
+        return min(height, width), (0, 0)
+    shift = window // 2 if odd else 0
+    return window, (shift, shift)
+
+
+def swin(state, x, heads, window, rule):
+    """rule: "mmdet" or "microsoft". state: timm's names; with norm0, ... each map has a norm, and the last one are the tokens.
+    Returns stage1.., tokens and, with a head, logits."""
     x = F.pad(x, (0, -x.shape[-1] % 4, 0, -x.shape[-2] % 4))
     x = F.conv2d(x, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=4).permute(0, 2, 3, 1)
     x = _norm(state, "patch_embed.norm", x)
@@ -76,13 +94,13 @@ def swin(state, x, heads, window, keep_shift):
             x = _linear(state, f"layers.{stage}.downsample.reduction", _norm(state, f"layers.{stage}.downsample.norm", x))
         for i in range(_blocks_of(state, f"layers.{stage}.blocks.")):
             at = f"layers.{stage}.blocks.{i}."
-            padded = [n + -n % window for n in x.shape[1:3]]
-            shift = [window // 2 if i % 2 and (keep_shift or window < n) else 0 for n in padded]
-            x = x + swin_attention(state, at + "attn.", _norm(state, at + "norm1", x), heads[stage], window, shift)
+            own, shift = _window_and_shift(rule, *x.shape[1:3], window, i % 2)
+            x = x + swin_attention(state, at + "attn.", _norm(state, at + "norm1", x), heads[stage], own, shift)
             x = x + _linear(state, at + "mlp.fc2", F.gelu(_linear(state, at + "mlp.fc1", _norm(state, at + "norm2", x))))
-        out[f"stage{stage + 1}"] = x.permute(0, 3, 1, 2)
+        name = f"norm{stage}"
+        out[f"stage{stage + 1}"] = (_norm(state, name, x) if name + ".weight" in state else x).permute(0, 3, 1, 2)
         stage += 1
-    x = _norm(state, "norm", x)
+    x = _norm(state, name if name + ".weight" in state else "norm", x)
     out["tokens"] = x.flatten(1, 2)
     if "head.fc.weight" in state:
         out["logits"] = _linear(state, "head.fc", x.mean((1, 2)))
