@@ -193,14 +193,14 @@ void validate(const ModelConfig& c) {
   require(c.norm_epsilon > 0, "norm_epsilon must be positive, got {}", c.norm_epsilon);
   (void)activation_named(c.activation);
   require(c.family == "vit" || !gated(c.activation), "activation {} is for the perceptrons of a ViT; {} has plain ones", c.activation, c.family);
+  require_one_of("patch_rest", c.patch_rest, {"pad", "drop"});
+  require(c.patch_rest == "pad" || (c.input.height >= c.patch && c.input.width >= c.patch),
+          "images of {}x{} have no whole patch of {}, and patch_rest=drop leaves the rest out", c.input.height, c.input.width, c.patch);
   if (c.family == "vit") {
     (void)cubic_rule_named(c.position_resampling);
     require_one_of("pool", c.pool, {"token", "avg", "token_avg"});
     require_one_of("last_norm", c.last_norm, {"auto", "tokens", "pooled", "none"});
-    require_one_of("patch_rest", c.patch_rest, {"pad", "drop"});
     require(c.last_norm != "pooled" || c.pool != "token_avg", "last_norm=pooled has no meaning for token_avg, whose two halves have the width of a norm each");
-    require(c.patch_rest == "pad" || (c.input.height >= c.patch && c.input.width >= c.patch),
-            "images of {}x{} have no whole patch of {}, and patch_rest=drop leaves the rest out", c.input.height, c.input.width, c.patch);
     require(!c.convolutional_stem || (c.patch_rest == "pad" && !c.pre_norm), "a convolutional stem pads the image and keeps its biases");
     require(c.position_grid.empty() || (c.position_grid.size() == 2 && std::ranges::all_of(c.position_grid, [](int64_t n) { return n > 0 && n <= 4096; })),
             "position_grid is a height and a width in patches, got {}", fmt::join(c.position_grid, ","));
@@ -223,6 +223,7 @@ void validate(const ModelConfig& c) {
   if (c.family == "cswin")
     require(c.patch == 4 && !c.convolutional_stem, "the stem of cswin is its own: patch=4 and no convolutional_stem, got patch={}{}", c.patch,
             c.convolutional_stem ? " and one" : "");
+  require(c.patch_rest == "pad" || (c.family == "swin" ? !c.convolutional_stem : c.family == "vit"), "patch_rest=drop is for plain patches of a vit or swin");
   require(!c.pyramid_norms || c.hierarchical(), "pyramid_norms are for swin and cswin; {} has no pyramid", c.family);
   require(c.first_pyramid_norm == 0 || (c.family == "swin" && c.first_pyramid_norm > 0 && c.first_pyramid_norm < std::ssize(c.depths)),
           "first_pyramid_norm {} is no stage of a swin", c.first_pyramid_norm);

@@ -51,7 +51,7 @@ struct ModelConfig {
   bool register_positions = true;        // then: for registers, too
   std::vector<int64_t> position_grid;    // height and width of the position table in patches; empty: those of the input
   std::string position_resampling = "antialiased";  // for other maps: see cubic_rule_named
-  std::string patch_rest = "pad";        // pixels beyond the last whole patch: pad (filled up with zeros), drop
+  std::string patch_rest = "pad";        // vit, swin: pixels beyond the last whole patch: pad (filled up with zeros), drop
 
   // swin, cswin
   std::vector<int64_t> depths = {2, 2, 6, 2}, stage_heads = {3, 6, 12, 24};

@@ -110,6 +110,30 @@ ModelPreset swin_v2(const SwinRow& row, int64_t window, int64_t size, bool fine_
   return {c, fmt::format("Swin V2, windows of {0}x{0}, {1} channels in its first stage", window, row.dim), {official}};
 }
 
+// torchvision's weights: the images' shorter side becomes `resize`, which differs from model to model, before the crop.
+struct TorchvisionRow {
+  const char* name;
+  size_t row;  // of kSwinRows
+  bool second;
+  int64_t resize;
+};
+constexpr TorchvisionRow kTorchvisionRows[] = {{"swin_t", 0, false, 232},    {"swin_s", 1, false, 246},    {"swin_b", 2, false, 238},
+                                               {"swin_v2_t", 0, true, 260}, {"swin_v2_s", 1, true, 260}, {"swin_v2_b", 2, true, 272}};
+
+ModelPreset torchvision_swin(const TorchvisionRow& row) {
+  const int64_t size = row.second ? 256 : 224;
+  ModelPreset p = row.second ? swin_v2(kSwinRows[row.row], 8, size, false) : swin(kSwinRows[row.row], 7, size);
+  ModelConfig& c = p.config;
+  c.name = row.name;
+  c.attention += ":rule=torchvision";
+  c.patch_rest = "drop";
+  c.input.resize_size = {row.resize};
+  set_input_size(c, size, static_cast<double>(size) / static_cast<double>(row.resize));
+  p.summary += ", torchvision's";
+  p.aliases.clear();
+  return p;
+}
+
 ModelPreset swin_mini() {
   ModelConfig c;
   c.name = "swin_mini";
@@ -155,6 +179,7 @@ std::vector<ModelPreset> swin_presets() {
     p.push_back(swin_v2(row, 16, 256, true));
     p.push_back(swin_v2(row, 24, 384, true));
   }
+  for (const TorchvisionRow& row : kTorchvisionRows) p.push_back(torchvision_swin(row));
   return p;
 }
 

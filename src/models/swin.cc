@@ -18,6 +18,7 @@ PatchEmbedConfig swin_embed_config(const ModelConfig& c) {
   p.norm = true;
   p.norm_epsilon = c.norm_epsilon;
   p.convolutional_stem = c.convolutional_stem;
+  p.drop_rest = c.patch_rest == "drop";
   return p;
 }
 

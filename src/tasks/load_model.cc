@@ -198,6 +198,13 @@ std::optional<ToldConfig> told_beside_names(const WeightFile& file, const Recogn
   return told;
 }
 
+// The settings for a file's model: windows lack nothing.
+Settings completed(const ModelConfig& config, Settings settings) {
+  for (auto& [key, value] : settings)
+    if (key == "attention") value = complete_windows(config, value);
+  return settings;
+}
+
 OpenedModel open_file(const std::string& path, const LoadOptions& options, const Request& request, const std::string& untold_attention) {
   require(options.attention.empty(), "'{}' holds weights of one attention; another one (--attention) can be chosen for a preset only", path);
   OpenedModel opened;
@@ -215,7 +222,7 @@ OpenedModel open_file(const std::string& path, const LoadOptions& options, const
     loaded.metadata.erase(kConfigKey);
     loaded.dialect = "fovea";
     weights = own_weights(file);
-    apply_settings(config, request.settings);
+    apply_settings(config, completed(config, request.settings));
   } else {
     const RecognisedModel model = require_recognised(file);
     Settings settings = request.settings;
@@ -229,7 +236,7 @@ OpenedModel open_file(const std::string& path, const LoadOptions& options, const
       settings.emplace(settings.begin(), "attention", untold_attention);
     }
     config = stranger_config(file, model, settings, size, loaded.assumed);
-    apply_settings(config, settings);
+    apply_settings(config, completed(config, settings));
     if (told && std::ssize(told->class_names) == config.classes) config.class_names = told->class_names;
     if (told && config.hierarchical()) std::tie(config.input.height, config.input.width) = size;
     dialect = model.dialect;

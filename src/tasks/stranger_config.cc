@@ -1,17 +1,31 @@
 #include "tasks/stranger_config.h"
 
 #include <algorithm>
+#include <cctype>
 #include <filesystem>
+#include <tuple>
 
 #include "core/check.h"
 #include "tasks/facts.h"
+#include "tasks/home_windows.h"
 #include "tasks/stated_input.h"
 #include "tasks/stranger_families.h"
 
 namespace fovea {
 
+namespace {
+
+// "swin_t" is in "swin_t-704ceda3", not in "swin_tiny".
+bool has_word(const std::string& text, const std::string& word) {
+  for (size_t at = text.find(word); at != std::string::npos; at = text.find(word, at + 1))
+    if (const size_t end = at + word.size(); end == text.size() || std::isalnum(static_cast<unsigned char>(text[end])) == 0) return true;
+  return false;
+}
+
+}  // namespace
+
 const ModelConfig* preset_in_name(const std::string& path, const ModelConfig& like) {
-  const std::string name = std::filesystem::path(path).filename().string();
+  const std::string name = std::filesystem::path(path).filename().string(), stated = windows_beside(path).architecture;
   const ModelConfig* best = nullptr;
   size_t longest = 0;
   for (const ModelPreset& p : model_presets()) {
@@ -21,7 +35,7 @@ const ModelConfig* preset_in_name(const std::string& path, const ModelConfig& li
                       (c.hierarchical() ? c.depths == like.depths : c.depth == like.depth && c.distillation_token == like.distillation_token);
     if (!fits) continue;
     const auto consider = [&](const std::string& published) {
-      if (name.find(published) == std::string::npos || published.size() <= longest) return;
+      if (published.size() <= longest || (!has_word(name, published) && stated != published)) return;
       best = &c;
       longest = published.size();
     };
@@ -39,6 +53,8 @@ void choose_size(ModelConfig& c, const Stranger& s, const ModelConfig* preset, c
                  const Assume& assume) {
   if (const int64_t side = s.model.integer("image_size"); side > 0) {
     c.input.height = c.input.width = side;
+  } else if (const auto home = windows_beside(s.file.path()).image; c.hierarchical() && home) {
+    std::tie(c.input.height, c.input.width) = *home;
   } else if (preset) {
     c.input.height = preset->input.height;
     c.input.width = preset->input.width;
@@ -101,7 +117,7 @@ ModelConfig stranger_config(const WeightFile& file, const RecognisedModel& m, co
   require(c.dim > 0, "'{}' has no patch embedding", file.path());
   c.mlp_ratio = static_cast<double>(m.integer("mlp_width")) / static_cast<double>(c.dim);
   const Stranger stranger{file, m, settings};
-  if (m.kind == "swin") set_swin(c, stranger);
+  if (m.kind.starts_with("swin")) set_swin(c, stranger);
   else if (m.kind == "cswin") set_cswin(c, stranger);
   else set_vit(c, stranger);
 
@@ -113,7 +129,7 @@ ModelConfig stranger_config(const WeightFile& file, const RecognisedModel& m, co
   };
   choose_size(c, stranger, preset, stated, size, assume);
   choose_preprocessing(c, stranger, preset, stated, assume);
-  if (m.kind == "swin") finish_swin(c, stranger, preset, assume);
+  if (m.kind.starts_with("swin")) finish_swin(c, stranger, preset, assume);
   else if (m.kind == "cswin") finish_cswin(c, stranger, preset, assume);
   else finish_vit(c, stranger, preset, assume);
   if (is_assumed(m, "norm_eps") && c.family != "vit") {

@@ -16,4 +16,8 @@ ModelConfig stranger_config(const WeightFile& file, const RecognisedModel& model
 // The facts of a model as recognisers state them (key_map.h), for writing it in a dialect.
 RecognisedModel facts_of(const ModelConfig& config);
 
+// An attention that is asked for in place of the one that a file's model has. Where both are windows, what is left out of it is as it
+// was: the home's rules, and the window that a table of biases is for.
+std::string complete_windows(const ModelConfig& known, const std::string& asked);
+
 }  // namespace fovea

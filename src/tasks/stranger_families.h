@@ -20,7 +20,8 @@ struct Stranger {
 // Says that a setting is assumed, unless it is among the user's.
 using Assume = std::function<void(std::string_view key, const std::string& value)>;
 
-// The longest preset name in the file's name whose shape is that of the weights, or nullptr.
+// The preset with the longest name, or other name, in the file's name or in a configuration beside it whose shape is that of the
+// weights, or nullptr.
 const ModelConfig* preset_in_name(const std::string& path, const ModelConfig& like);
 
 // The architecture; `config` has what all families share.

@@ -1,27 +1,53 @@
 // Swin, Swin V2 and CSWin in other code bases' files.
 #include <algorithm>
+#include <optional>
+#include <span>
 
 #include "attention/spec.h"
 #include "core/check.h"
 #include "core/text.h"
 #include "tasks/facts.h"
+#include "tasks/home_windows.h"
+#include "tasks/stranger_config.h"
 #include "tasks/stranger_families.h"
 
 namespace fovea {
 
 namespace {
 
-// One attention for each stage of Swin V1 or V2; a single one where all stages have the same.
-std::string window_specs(const RecognisedModel& m) {
-  const bool second = m.integer("swin_version", 1) == 2;
-  const std::vector<std::string> windows = split(fact_text(m, "window_sizes"), ','), pretrained = split(fact_text(m, "pretrained_windows"), ',');
+// The windows of each stage and what version 2 measures their offsets against; "0": the window itself.
+struct StageWindows {
+  std::vector<std::string> sizes, pretrained;
+};
+
+// One for each stage: the last one repeats.
+std::vector<std::string> of_stages(std::vector<std::string> values, size_t stages, const std::string& otherwise) {
+  if (values.empty()) values.push_back(otherwise);
+  while (values.size() < stages) values.push_back(values.back());
+  values.resize(stages);
+  return values;
+}
+
+std::string joined_specs(const std::vector<std::string>& specs) {
+  const bool equal = std::all_of(specs.begin(), specs.end(), [&](const std::string& s) { return s == specs.front(); });
+  return fmt::format("{}", fmt::join(std::span(specs).first(equal ? 1 : specs.size()), "/"));
+}
+
+// What the dialect's home does with maps of any size.
+std::string home_manners(const RecognisedModel& m) {
+  const std::string rule = fact_text(m, "window_rule"), resample = fact_text(m, "resample");
+  std::string out = rule.empty() || rule == "timm" ? "" : ":rule=" + rule;  // timm's is the default
+  if (m.integer("swin_version", 1) == 1 && !resample.empty()) out += ":resample=" + resample;
+  return out;
+}
+
+std::string window_specs(const RecognisedModel& m, const StageWindows& w) {
   std::vector<std::string> specs;
-  for (size_t i = 0; i < windows.size(); ++i) {
-    specs.push_back(fmt::format("{}:size={}", second ? "window_v2" : "window", windows[i]));
-    if (second && m.facts.contains("pretrained_windows") && pretrained[i] != windows[i]) specs.back() += ":pretrained_window=" + pretrained[i];
+  for (size_t i = 0; i < w.sizes.size(); ++i) {
+    specs.push_back(fmt::format("{}:size={}{}", m.integer("swin_version", 1) == 2 ? "window_v2" : "window", w.sizes[i], home_manners(m)));
+    if (w.pretrained[i] != "0" && w.pretrained[i] != w.sizes[i]) specs.back() += ":pretrained_window=" + w.pretrained[i];
   }
-  if (std::all_of(specs.begin(), specs.end(), [&](const std::string& s) { return s == specs.front(); })) specs.resize(1);
-  return fmt::format("{}", fmt::join(specs, "/"));
+  return joined_specs(specs);
 }
 
 std::string cswin_attention(const RecognisedModel& m, int64_t image_side) {
@@ -47,6 +73,33 @@ std::string spec_option(const AttentionSpec& spec, const std::string& key, const
   return it == spec.options.end() ? otherwise : it->second;
 }
 
+StageWindows windows_of_preset(const ModelConfig& preset) {
+  StageWindows w;
+  for (const AttentionSpec& spec : stage_specs(preset, "window_v2")) {
+    w.sizes.push_back(spec_option(spec, "size", "8"));
+    w.pretrained.push_back(spec_option(spec, "pretrained_window", "0"));
+  }
+  return w;
+}
+
+// Version 1: from its tables. Version 2: from a configuration beside the file, the preset in its name, or the buffers in it, which are
+// those of windows that shrank to the maps of the size that the model was built for.
+std::optional<StageWindows> known_windows(const ModelConfig& c, const Stranger& s) {
+  const size_t stages = c.depths.size();
+  const std::vector<std::string> stored = split(fact_text(s.model, "window_sizes"), ',');
+  const bool told = s.model.facts.contains("window_sizes");
+  if (c.swin_version == 1) return told ? std::optional(StageWindows{stored, of_stages({}, stages, "0")}) : std::nullopt;
+  if (const HomeWindows home = windows_beside(s.file.path()); !home.sizes.empty())
+    return StageWindows{of_stages(home.sizes, stages, "0"), of_stages(home.pretrained, stages, "0")};
+  if (const ModelConfig* preset = preset_in_name(s.file.path(), c)) {
+    StageWindows w = windows_of_preset(*preset);
+    if (!told || w.sizes.front() == stored.front()) return w;
+  }
+  if (!told) return std::nullopt;
+  const std::vector<std::string> pretrained = split(fact_text(s.model, "pretrained_windows"), ',');
+  return StageWindows{stored, pretrained.size() == stages ? pretrained : of_stages({}, stages, "0")};
+}
+
 std::string comma_joined(const std::vector<int64_t>& values) { return fmt::format("{}", fmt::join(values, ",")); }
 
 }  // namespace
@@ -57,14 +110,14 @@ void set_swin(ModelConfig& c, const Stranger& s) {
   c.swin_version = m.integer("swin_version", 1);
   c.depths = fact_integers(m, "depths");
   c.stage_heads = fact_integers(m, "num_heads");
-  if (m.facts.contains("window_sizes")) {
-    c.attention = window_specs(m);
-  } else if (const ModelConfig* preset = preset_in_name(s.file.path(), c); preset && c.swin_version == 2) {  // whose parameters tell none
-    c.attention = preset->attention;
-  } else {
-    require(is_set(s.settings, "attention"), "'{}' does not tell its windows; give them as --set attention={}", s.file.path(),
-            c.swin_version == 2 ? "window_v2:size=N" : "window:size=HxW");
-  }
+  c.patch_rest = fact_text(m, "patch_rest").empty() ? "pad" : fact_text(m, "patch_rest");
+  c.pyramid_norms = m.integer("pyramid_norms") != 0;
+  c.first_pyramid_norm = m.integer("first_pyramid_norm");
+  const auto windows = known_windows(c, s);
+  require(windows || is_set(s.settings, "attention"), "'{}' does not tell its windows; give them as --set attention={}", s.file.path(),
+          c.swin_version == 2 ? "window_v2:size=N" : "window:size=HxW");
+  // Without windows the user's lack the home's manners alone (complete_windows).
+  c.attention = windows ? window_specs(m, *windows) : (c.swin_version == 2 ? "window_v2" : "window") + home_manners(m);
 }
 
 // Neither heads nor stripes show in the shapes: heads go with the width as published; stripes are a 32nd of the image in the
@@ -83,13 +136,59 @@ void set_cswin(ModelConfig& c, const Stranger& s) {
 }
 
 int64_t customary_side(const ModelConfig& c, const RecognisedModel& m) {
-  const std::string window = split(fact_text(m, "window_sizes"), ',').front();
+  if (m.kind == "cswin") return 224;
+  const std::string window = spec_option(stage_specs(c, c.swin_v2() ? "window_v2" : "window").front(), "size", "");
   if (c.swin_v2()) return window == "24" ? 384 : window == "12" ? 192 : 256;
   return window == "12" ? 384 : 224;
 }
 
+// Where a home fixes windows by the size that the model was built for, a map of then no more than a window is one window for good,
+// and is not shifted.
+void fix_windows(ModelConfig& c, const RecognisedModel& m) {
+  std::vector<std::string> specs;
+  int64_t height = c.input.height / c.patch, width = c.input.width / c.patch;
+  for (AttentionSpec spec : stage_specs(c, m.integer("swin_version", 1) == 2 ? "window_v2" : "window")) {
+    const int64_t window = std::strtoll(spec_option(spec, "size", "0").c_str(), nullptr, 10);
+    if (std::min(height, width) > 0 && height <= window) {
+      spec.options["size"] = fmt::format("{}", height);
+      spec.options["shift"] = "none";
+    }
+    specs.push_back(spec.str());
+    height /= 2;
+    width /= 2;
+  }
+  c.attention = joined_specs(specs);
+}
+
 void finish_swin(ModelConfig& c, const Stranger& s, const ModelConfig* preset, const Assume& assume) {
-  if (is_unknown(s.model, "window_sizes") && preset && c.swin_v2()) assume("attention", c.attention);
+  if (s.model.integer("fixed_windows") != 0 && !is_set(s.settings, "attention")) fix_windows(c, s.model);
+  if (is_unknown(s.model, "window_sizes") && windows_beside(s.file.path()).sizes.empty() && preset && c.swin_v2()) assume("attention", c.attention);
+}
+
+std::string complete_windows(const ModelConfig& known, const std::string& asked) {
+  if (known.family != "swin") return asked;
+  const std::string name = known.swin_v2() ? "window_v2" : "window";
+  std::vector<AttentionSpec> stages = parse_attention_stages(asked), before = parse_attention_stages(known.attention);
+  const auto fits = [&](const AttentionSpec& s) { return s.form == AttentionSpec::Form::kSingle && s.name == name; };
+  if (!std::all_of(stages.begin(), stages.end(), fits) || !std::all_of(before.begin(), before.end(), fits)) return asked;
+  const size_t count = std::max(stages.size(), before.size());
+  std::vector<std::string> specs;
+  for (size_t i = 0; i < count; ++i) {
+    AttentionSpec spec = stages[std::min(i, stages.size() - 1)];
+    const AttentionSpec& old = before[std::min(i, before.size() - 1)];
+    // Version 1's table stays the one of the windows that it was made for.
+    const bool has_table = name == "window" && old.options.contains("size");
+    const std::string table = spec_option(old, "pretrained_window", has_table ? old.options.at("size") : "0");
+    for (const auto& [key, value] : old.options)
+      if (key != "size" && key != "pretrained_window") spec.options.emplace(key, value);
+    if (name == "window_v2" && old.options.contains("pretrained_window")) spec.options.emplace("pretrained_window", table);
+    if (has_table && spec_option(spec, "size", "7") != table) {
+      spec.options.emplace("pretrained_window", table);
+      spec.options.emplace("resample", "bicubic");
+    }
+    specs.push_back(spec.str());
+  }
+  return joined_specs(specs);
 }
 
 void finish_cswin(ModelConfig& c, const Stranger& s, const ModelConfig* preset, const Assume& assume) {
@@ -99,15 +198,18 @@ void finish_cswin(ModelConfig& c, const Stranger& s, const ModelConfig* preset, 
 }
 
 void add_swin_facts(const ModelConfig& c, RecognisedModel& m) {
-  m.kind = "swin";
+  m.kind = c.swin_version == 2 ? "swin_v2" : "swin";
   m.facts["swin_version"] = c.swin_version;
+  m.facts["pyramid_norms"] = int64_t{c.pyramid_norms};
   m.facts["depths"] = comma_joined(c.depths);
   m.facts["num_heads"] = comma_joined(c.stage_heads);
   if (c.input.height == c.input.width) m.facts["image_size"] = c.input.height;
   std::vector<std::string> windows, pretrained;
   for (const AttentionSpec& s : stage_specs(c, c.swin_version == 2 ? "window_v2" : "window")) {
-    windows.push_back(spec_option(s, "size", c.swin_version == 2 ? "8" : "7"));
-    pretrained.push_back(spec_option(s, "pretrained_window", windows.back()));
+    const std::string size = spec_option(s, "size", c.swin_version == 2 ? "8" : "7"), before = spec_option(s, "pretrained_window", "0");
+    // Version 1 stores a table for the windows before, version 2 buffers for those in use.
+    windows.push_back(c.swin_version == 1 && before != "0" ? before : size);
+    pretrained.push_back(before == "0" ? size : before);
   }
   if (std::any_of(windows.begin(), windows.end(), [](const std::string& w) { return w.find('x') != std::string::npos; })) return;
   m.facts["window_sizes"] = fmt::format("{}", fmt::join(windows, ","));

@@ -26,9 +26,11 @@ struct Dialect;
 //     pool ("token", "avg" or "token_avg"), image_size where the patch tokens form a square, num_heads (see `assumed`); distillation_token,
 //     gated, pre_norm (0 or 1), last_norm ("tokens", "pooled", "none"), representation (its width), prefix_positions, register_positions (0
 //     or 1: the table has rows for them), position_resampling, patch_rest, fitting (of the home; see models/config.h, tasks/stranger_vit.cc)
-//   kind "swin": swin_version (1 or 2), patch_size, in_channels, dim, depths ("2,2,6,2"), num_heads ("3,6,12,24"), window_sizes
+//   kind "swin", "swin_v2": swin_version (1 or 2), patch_size, in_channels, dim, depths ("2,2,6,2"), num_heads ("3,6,12,24"), window_sizes
 //     ("7,7,7,7"; absent when the windows are not square or, in version 2, not told by buffers), pretrained_windows (version 2,
-//     likewise, where buffers tell them), mlp_width (of the first stage), num_classes, qkv_bias, norm_eps
+//     likewise, where buffers tell them), mlp_width (of the first stage), num_classes, qkv_bias, pyramid_norms (0 or 1),
+//     first_pyramid_norm (a stage), norm_eps; and what the home does with other sizes: window_rule, resample (attention/window.h),
+//     patch_rest (models/config.h), fixed_windows (0 or 1: windows and shifts are those of the model's own size)
 //   kind "cswin": patch_size, in_channels, dim, depths, branches ("2,2,2,1": of each stage), num_heads (see `assumed`), mlp_width (of
 //     the first stage), num_classes, qkv_bias, qk_norm, layer_scale, pyramid_norms, norm_eps; stripes are unknown
 struct RecognisedModel {

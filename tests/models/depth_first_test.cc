@@ -26,6 +26,14 @@ ModelConfig hierarchical(const std::string& attention) {
   return c;
 }
 
+// A norm for each map, windows that stay, and whole patches only.
+ModelConfig detector() {
+  ModelConfig c = hierarchical("window:size=6:rule=mmdet/window:size=6:rule=mmdet:shift=none");
+  c.pyramid_norms = true;
+  c.patch_rest = "drop";
+  return c;
+}
+
 ModelConfig swin_v2() {
   ModelConfig c = hierarchical("window_v2:size=4");
   c.swin_version = 2;
@@ -109,6 +117,7 @@ void expect_agreement(const ModelConfig& config, Input in, const KernelTable& ta
 
 TEST(DepthFirst, AgreesWithThePlainExecutorForEveryBackboneAndSize) {
   for (const ModelConfig& config : {hierarchical("window:size=7"), hierarchical("window:size=4:rule=microsoft"), hierarchical("window:size=5:rule=torchvision"),
+                                    hierarchical("window:size=5:pretrained_window=3:resample=geometric"), hierarchical("window:size=8:rule=mmdet:pretrained_window=7:resample=bicubic"), detector(),
                                     swin_v2(), cswin(), vit("global"), vit("global", 0.5), gated_vit(), pre_normed_vit(), vit("window:size=4"), hierarchical("window/sparse/global"),
                                     hierarchical("window,global"), hierarchical("performer/linformer/longformer"), hierarchical("local/sampled/window+global")})
     for (const Input in : {Input{1, 56, 56}, Input{5, 56, 56}, Input{2, 50, 82}, Input{1, 112, 70}}) {

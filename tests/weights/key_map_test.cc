@@ -312,7 +312,7 @@ TEST(Recognise, SwinV2InBothLayouts) {
     const WeightFile file = zeros(swin_v2(timm));
     const RecognisedModel m = require_recognised(file);
     EXPECT_EQ(m.dialect->name, timm ? "timm" : "microsoft-swin");
-    EXPECT_EQ(m.kind, "swin");
+    EXPECT_EQ(m.kind, "swin_v2");
     EXPECT_EQ(m.integer("swin_version"), 2);
     EXPECT_EQ(m.integer("qkv_bias"), 1);
     EXPECT_EQ(text_of(m, "num_heads"), "2,4");

@@ -7,6 +7,14 @@ namespace fovea {
 
 Dialect timm_dialect();                        // timm >= 0.9: ViT, DeiT, Swin, Swin V2; also fovea's own names
 Dialect microsoft_swin_dialect();              // github.com/microsoft/Swin-Transformer and timm < 0.9
+Dialect huggingface_swin_dialect();            // transformers' Swin, with a head or as a bare model
+Dialect huggingface_swin_backbone_dialect();   // its SwinBackbone: a norm for each stage
+Dialect huggingface_swinv2_dialect();
+Dialect torchvision_swin_dialect();
+Dialect torchvision_swinv2_dialect();
+Dialect mmdet_swin_dialect();                  // backbones of mmdet and mmseg: a norm for each stage
+Dialect mmpretrain_swin_dialect();             // classifiers
+Dialect mmpretrain_swinv2_dialect();
 Dialect microsoft_cswin_dialect();             // github.com/microsoft/CSWin-Transformer, classification; its names are ours
 Dialect torchvision_vit_dialect();             // torchvision.models.vision_transformer, before and since 0.13
 Dialect huggingface_vit_dialect();             // transformers: ViT
@@ -24,8 +32,7 @@ Dialect jax_vit_dialect();                     // github.com/google-research/vis
 Dialect lucidrains_vit_dialect();              // github.com/lucidrains/vit-pytorch, patches not normalised
 Dialect lucidrains_vit_patch_norm_dialect();   // the same with patches normalised before and after the projection
 
-// Recognises Swin, of either version, by its blocks, and the names of what it stores besides parameters; shared by its two layouts.
-std::optional<RecognisedModel> recognise_swin(const WeightFile& file, std::string_view head);
+// Names of what a Swin under our names or Microsoft's stores besides parameters.
 std::vector<std::string_view> swin_buffers();
 
 }  // namespace fovea
