@@ -24,8 +24,7 @@ WeightFile under_our_names(const WeightFile& file, std::span<const KeyRule> rule
     }
   // Two names of one parameter are map_keys' to refuse.
   std::ranges::stable_sort(tensors, {}, &WeightTensor::name);
-  const auto twice = std::ranges::unique(tensors, {}, &WeightTensor::name);
-  tensors.erase(twice.begin(), twice.end());
+  tensors.erase(std::unique(tensors.begin(), tensors.end(), [](const WeightTensor& a, const WeightTensor& b) { return a.name == b.name; }), tensors.end());
   return {file.path(), file.container(), std::move(tensors), {}, nullptr};
 }
 
