@@ -1,4 +1,5 @@
 """A model of a framework: its weights in some dialect and its answers, in float64 and in float32."""
+import contextlib
 import copy
 import json
 import pathlib
@@ -28,6 +29,18 @@ def perturb(module, seed):
                 p.copy_(draw(p, 0.1))
             elif p.std() < 1e-3:
                 p.copy_(draw(p, 0.02))
+
+
+@contextlib.contextmanager
+def resampling_in(dtype):
+    """Frameworks bring tables to other sizes in float32 whatever the model's type is; in the float64 run that would be the only float32."""
+    original = torch.nn.functional.interpolate
+    if dtype == torch.float64:
+        torch.nn.functional.interpolate = lambda x, *args, **kwargs: original(x.double(), *args, **kwargs).to(x.dtype)
+    try:
+        yield
+    finally:
+        torch.nn.functional.interpolate = original
 
 
 class Subject:
@@ -81,11 +94,9 @@ class Subject:
         return copy.deepcopy(self.module).to(dtype) if tuple(size) == tuple(self.native) else None
 
     def run(self, x, dtype):
-        module = self.at(x.shape[-2:], dtype)
-        if module is None:
-            return None
-        with torch.no_grad():
-            return {k: v.double() for k, v in self.outputs(module, x.to(dtype)).items()}
+        with torch.no_grad(), resampling_in(dtype):
+            module = self.at(x.shape[-2:], dtype)
+            return None if module is None else {k: v.double() for k, v in self.outputs(module, x.to(dtype)).items()}
 
     def transform(self):
         """PIL image -> normalised (C, H, W), as the home prepares images for this model; None: it does not say."""
