@@ -25,6 +25,7 @@ VIT_SIZES = ((160, 288), (250, 199))
 PATCH32_SIZES = ((160, 288), (250, 199))
 DINOV2_SIZES = ((224, 224), (154, 266), (250, 199))
 SWIN_SIZES = ((192, 288), (250, 199))
+HF_SWIN_SIZES = ((256, 320), (250, 230))  # transformers fails where a window would be smaller than its table
 SQUARE = ((288, 288),)  # torchvision's ViT has no others
 
 
@@ -69,7 +70,7 @@ CASES = [
     Case("DeiT", "deit", "deit_small_patch16_224-cd65a155", lambda: Renamed(TimmViT("deit_small_patch16_224"), dict), VIT_SIZES),
     Case("DeiT", "deit", "deit_tiny_distilled_patch16_224-b40b3cf7", lambda: Renamed(TimmViT("deit_tiny_distilled_patch16_224"), dict), VIT_SIZES),
     Case("DeiT", "huggingface", "model", lambda: HuggingFaceViT("DeiT", head="ForImageClassificationWithTeacher", **VITS), VIT_SIZES),
-    Case("DeiT", "huggingface, undistilled", "model", lambda: HuggingFaceViT("ViT", **VITS), VIT_SIZES),
+    Case("DeiT", "huggingface, plain", "model", lambda: HuggingFaceViT("ViT", **VITS), VIT_SIZES),
     # DeiT III
     timm_vit("deit3_small_patch16_224", family="DeiT III"),
     timm_vit("deit3_base_patch16_384", family="DeiT III", sizes=((256, 416),)),
@@ -94,7 +95,7 @@ CASES = [
     Case("Swin", "timm before 0.9", "swin_tiny_patch4_window7_224_old", lambda: Renamed(TimmSwin("swin_tiny_patch4_window7_224"), renaming.timm_before_09, native_only=True), ()),
     Case("Swin", "torchvision", "swin_t-704ceda3", lambda: TorchvisionSwin("swin_t"), SWIN_SIZES),
     Case("Swin", "torchvision", "swin_b-68c6b09e", lambda: TorchvisionSwin("swin_b"), SWIN_SIZES, big=True),
-    Case("Swin", "huggingface", "model", lambda: HuggingFaceSwin("Swin", **SWINT), SWIN_SIZES),
+    Case("Swin", "huggingface", "model", lambda: HuggingFaceSwin("Swin", **SWINT), HF_SWIN_SIZES),
     Case("Swin", "huggingface, base", "model", lambda: HuggingFaceSwin("Swin", image_size=384, window_size=12, **SWINB), ((192, 288),), big=True),
     Case("Swin", "microsoft", "swin_tiny_patch4_window7_224", lambda: microsoft_swin("swin_tiny_patch4_window7_224"), SWIN_SIZES),
     Case("Swin", "microsoft", "swin_small_patch4_window7_224", lambda: microsoft_swin("swin_small_patch4_window7_224"), SWIN_SIZES, big=True),
@@ -107,7 +108,7 @@ CASES = [
     timm_swin("swinv2_tiny_window16_256", "Swin V2"),
     timm_swin("swinv2_base_window12to16_192to256", "Swin V2", big=True),
     Case("Swin V2", "torchvision", "swin_v2_t-b137f0e2", lambda: TorchvisionSwin("swin_v2_t", 256), SWIN_SIZES),
-    Case("Swin V2", "huggingface", "model", lambda: HuggingFaceSwin("Swinv2", image_size=256, window_size=8, **SWINT), SWIN_SIZES),
+    Case("Swin V2", "huggingface", "model", lambda: HuggingFaceSwin("Swinv2", image_size=256, window_size=8, **SWINT), HF_SWIN_SIZES),
     Case("Swin V2", "microsoft", "swinv2_tiny_patch4_window8_256", lambda: microsoft_swin("swinv2_tiny_window8_256", second=True), ()),
     Case("Swin V2", "microsoft", "swinv2_base_patch4_window12to16_192to256_22kto1k_ft", lambda: microsoft_swin("swinv2_base_window12to16_192to256", second=True), (), big=True),
     # CSWin

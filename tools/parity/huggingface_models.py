@@ -1,6 +1,7 @@
 """Models of transformers, under its names, with the config.json and the processor's configuration that it writes."""
 import copy
 import json
+import pathlib
 
 import torch
 import transformers
@@ -20,6 +21,13 @@ class HuggingFace(Subject):
         module = getattr(transformers, base + head)(self.config)
         size = self.config.image_size
         super().__init__(module, (size, size), seed)
+
+    def write(self, folder, name):
+        # Names in a file are not always those of state_dict(): what transformers saves is what circulates.
+        self.module.save_pretrained(folder)
+        if self.processor:
+            (pathlib.Path(folder) / "preprocessor_config.json").write_text(json.dumps(self.beside()["preprocessor_config.json"]))
+        return pathlib.Path(folder) / "model.safetensors"
 
     def beside(self):
         config = json.loads(self.config.to_json_string(use_diff=False))
