@@ -416,6 +416,7 @@ TEST(Presets, ParameterCountsAreTimms) {
   const std::pair<const char*, int64_t> expected[] = {
       {"vit_tiny_patch16_224", 5717416},    {"vit_small_patch16_224", 22050664},           {"vit_base_patch16_224", 86567656},
       {"vit_large_patch16_224", 304326632}, {"vit_base_patch16_384", 86859496},            {"deit_tiny_patch16_224", 5717416},
+      {"deit3_small_patch16_224", 22059496}, {"deit3_base_patch16_224", 86585320}, {"vit_small_patch14_dinov2", 22056192}, {"vit_b_16", 86567656},
       {"deit_tiny_distilled_patch16_224", 5910800}, {"deit_base_distilled_patch16_224", 87338192},
       {"swin_tiny_patch4_window7_224", 28288354}, {"swin_small_patch4_window7_224", 49606258},
       {"swin_base_patch4_window7_224", 87768224}, {"swin_large_patch4_window12_384", 196735516},
