@@ -64,7 +64,7 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool start_object(std::size_t) override {
-    if (depth_ >= 2 || array_ != nullptr) return unexpected("an object");
+    if (depth_ >= 2) return unexpected("an object");
     ++depth_;
     if (depth_ == 2 && !in_metadata_) entries.emplace_back().name = name_;
     return true;
@@ -116,7 +116,7 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   std::string where() const {
-    if (depth_ == 0) return "the header";
+    // The header begins with a brace: every value lies inside it.
     if (depth_ == 1) return fmt::format("the entry {}", printable(name_));
     return fmt::format("the field {} of {}", printable(field_), printable(name_));
   }

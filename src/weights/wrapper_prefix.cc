@@ -17,11 +17,11 @@ constexpr std::string_view kCounter = "n_averaged";  // torch.optim.swa_utils.Av
 std::string wrapper_prefix(std::span<const WeightTensor> tensors) {
   std::string prefix;
   const auto all_go_on_with = [&](std::string_view next) {
+    const std::string longer = prefix + std::string(next), counter = prefix + std::string(kCounter);
     bool any = false;
     for (const WeightTensor& t : tensors) {
-      const std::string_view name = t.name;
-      if (name.starts_with(prefix) && name.size() > prefix.size() + next.size() && name.substr(prefix.size()).starts_with(next)) any = true;
-      else if (name != kCounter && !(name.starts_with(prefix) && name.substr(prefix.size()) == kCounter)) return false;
+      if (t.name.size() > longer.size() && t.name.starts_with(longer)) any = true;
+      else if (t.name != kCounter && t.name != counter) return false;
     }
     return any;
   };

@@ -75,7 +75,7 @@ FilePart ZipArchive::read(const std::string& name) {
   const auto entry = static_cast<zip_uint64_t>(index);
   zip_stat_t info;
   zip_stat_init(&info);
-  const bool known = zip_stat_index(handle_->zip, entry, 0, &info) == 0 && (info.valid & ZIP_STAT_SIZE) != 0;
+  const bool known = zip_stat_index(handle_->zip, entry, 0, &info) == 0;
   require(known, "'{}': the size of entry {} is unknown; the archive is broken", file_.path, printable(name));
   require((info.valid & ZIP_STAT_ENCRYPTION_METHOD) == 0 || info.encryption_method == ZIP_EM_NONE,
           "'{}': entry {} is encrypted; unpack and save it again without a password", file_.path, printable(name));

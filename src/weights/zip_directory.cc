@@ -92,6 +92,7 @@ bool zip_counts_fit(std::span<const std::byte> bytes) {
     uint64_t count = std::max(archive.number<uint16_t>(end + 8), archive.number<uint16_t>(end + 10));
     if (end >= kEnd64LocatorBytes && archive.number<uint32_t>(end - kEnd64LocatorBytes) == kEnd64Locator) {
       const auto at = archive.number<uint64_t>(end - kEnd64LocatorBytes + 8);
+      // Its numbers count instead, which may all be ones where they stand in 64 bits.
       if (archive.holds(at, kEnd64Bytes)) count = std::max(archive.number<uint64_t>(at + 24), archive.number<uint64_t>(at + 32));
     }
     if (count > room) return false;

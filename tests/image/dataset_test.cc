@@ -222,6 +222,7 @@ TEST(Idx, ReadsPlainAndPackedFiles) {
 TEST(Idx, SaysWhatIsWrongWithAFile) {
   EXPECT_THAT(idx_error(""), HasSubstr("shorter than an IDX header"));
   EXPECT_THAT(idx_error("hello world"), HasSubstr("does not start as an IDX file does"));
+  EXPECT_THAT(idx_error("\x1f no gzip"), HasSubstr("does not start as an IDX file does"));
   EXPECT_THAT(idx_error(std::string("\0\0\x0d\1\0\0\0\1", 8) + "abcd"), HasSubstr("its IDX type is 0x0d"));
   EXPECT_THAT(idx_error(std::string("\0\0\x08\x09", 4)), HasSubstr("of 9 dimensions"));
   EXPECT_THAT(idx_error(std::string("\0\0\x08\x02\0\0\0\1\0", 9)), HasSubstr("header is cut off"));

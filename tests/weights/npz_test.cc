@@ -91,6 +91,16 @@ TEST(Npz, ReadsEveryVersionOfTheHeaderAndOtherSpellings) {
   }
 }
 
+TEST(Npz, FortranOrderOfWhatHasNoOrder) {
+  for (const char* shape : {"()", "(1,)", "(1, 1)", "(2, 0)"}) {
+    const bool empty = shape[1] == '2';
+    const std::string bytes = zip_of({{"readme.txt", "x"}, {"w.npy", npy(npy_dict("<f4", shape, "True"), empty ? "" : floats({5}))}});
+    const testing::TempFolder folder;
+    const WeightFile file = open_weights(folder.write("f", bytes));
+    EXPECT_EQ(values_of(file, "w"), empty ? std::vector<float>() : std::vector<float>{5}) << shape;
+  }
+}
+
 TEST(Npz, OfATrainingStateTheModelIsRead) {
   const auto scalar = [](float v) { return npy(npy_dict("<f4", "()"), floats({v})); };
   for (const std::string& model : {"opt/target/"s, "params/"s, "params/img/"s}) {
@@ -153,6 +163,7 @@ TEST(Npz, BrokenArraysGiveOneErrorThatNamesFileAndArray) {
       {npy(npy_dict("<f4", "(1152921504606846976,)"), four), "needs 4611686018427387904"},
       {npy(npy_dict("<f4", "(4611686018427387904,)"), four), "overflows 64 bits"},
       {npy(npy_dict("<f4", "(4294967296, 4294967296)"), four), "overflows 64 bits"},
+      {npy(npy_dict("<f4", "(4611686018427387904, 1, 2)"), four), "overflows 64 bits"},
   };
   for (const auto& [array, message] : cases) {
     const std::string bytes = zip_of({{"w.npy", array}});
