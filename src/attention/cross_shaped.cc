@@ -168,7 +168,7 @@ void CrossShapedAttention::for_each_branch(const AttentionInputs& in, F&& f) con
 }
 
 // Padded tokens take no part: neither do others see their values, nor do they get the term.
-void CrossShapedAttention::add_value_term(const AttentionInputs& in, const ConstHeadsView& v, ConstTensor out, Tensor sum,
+void CrossShapedAttention::add_value_term(const AttentionInputs& in, const ConstHeadsView& v, DType v_dtype, ConstTensor out, Tensor sum,
                                           Context& ctx) const {
   const int64_t tokens = in.grid.tokens(), prefix = in.grid.prefix;
   const size_t row_bytes = static_cast<size_t>(inner()) * size_of(sum.dtype);
@@ -179,7 +179,7 @@ void CrossShapedAttention::add_value_term(const AttentionInputs& in, const Const
     }
   for_each_branch(in, [&](const DepthwiseConv3x3& lepe, const DepthwiseMap& map, int64_t channels) {
     const int64_t skipped = prefix * inner() + channels;
-    lepe.forward(map, channels_at(v, prefix * v.token_stride + channels, sum.dtype),
+    lepe.forward(map, channels_at(v, prefix * v.token_stride + channels, v_dtype), v_dtype,
                  channels_at(ConstHeadsView(out.data, tokens * inner(), inner(), 0), skipped, sum.dtype),
                  channels_at(HeadsView{sum.data, tokens * inner(), inner(), 0}, skipped, sum.dtype), ctx);
   });

@@ -53,7 +53,7 @@ class CrossShapedAttention : public MultiHeadAttention {
  protected:
   bool pads_are_projected() const override { return false; }
   bool has_value_term() const override { return true; }
-  void add_value_term(const AttentionInputs& in, const ConstHeadsView& v, ConstTensor out, Tensor sum, Context& ctx) const override;
+  void add_value_term(const AttentionInputs& in, const ConstHeadsView& v, DType v_dtype, ConstTensor out, Tensor sum, Context& ctx) const override;
   void value_term_backward(const AttentionInputs& in, const ConstHeadsView& v, ConstTensor dsum, const HeadsView& dv,
                            Context& ctx) const override;
   double value_term_flops(const TokenGrid& grid) const override;

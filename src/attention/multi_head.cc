@@ -99,12 +99,18 @@ ConstTensor MultiHeadAttention::prepare(const TokenGrid& grid, Context& ctx) con
 
 std::vector<std::string> MultiHeadAttention::unsupported(const TokenGrid& grid) const { return geometry_->unsupported(grid); }
 
-void MultiHeadAttention::add_value_term(const AttentionInputs&, const ConstHeadsView&, ConstTensor, Tensor, Context&) const {
+void MultiHeadAttention::add_value_term(const AttentionInputs&, const ConstHeadsView&, DType, ConstTensor, Tensor, Context&) const {
   check(false, "a mechanism with a term of the values does not say what it is");
 }
 
 void MultiHeadAttention::value_term_backward(const AttentionInputs&, const ConstHeadsView&, ConstTensor, const HeadsView&, Context&) const {
   check(false, "a mechanism with a term of the values does not say how its gradient goes back");
+}
+
+// Whether products between q, k and v are those of bfloat16, as the ones around them may be: in inference, and where the kernel's tiles gain from it.
+bool MultiHeadAttention::rounds(const AttentionInputs& in, const TokenGroups& groups, const Tape* tape, const Context& ctx) const {
+  if (tape || !qkv_ || !qkv_->rounds(ctx) || config_.qk_norm || geometry_->has_position() || !in.mask.empty()) return false;
+  return groups.reduction == Reduction::kAssign && !groups.selects_pairs();
 }
 
 // The tokens with their places added, in scratch.
@@ -157,6 +163,7 @@ void MultiHeadAttention::project_cosine(const AttentionInputs& in, Record& r, Ta
   a.epsilon = kSmallestLength;
   a.x_rows = a.y_rows = {rows, 2 * h, 3 * inner(), d};
   a.x = a.y = r.q.data;
+  a.bf16 = r.q.dtype == DType::kBF16;
   a.norm = r.norms.data;
   ctx.kernels().unit_rows(a, ctx);
   ctx.kernels().clamped_exp(h, kLargestLogitScale, logit_scale_->value.data, r.temperature.data, ctx);
@@ -185,7 +192,8 @@ void MultiHeadAttention::project(const AttentionInputs& in, Record& r, Tape* tap
   const int64_t batch = in.grid.batch, n = in.tokens(), h = config_.heads, d = config_.head_dim;
   if (!config_.cross) {
     require(in.key_input.empty() && in.value_input.empty(), "self attention got a second input; build it with cross = true");
-    const Tensor qkv = ctx.activation(Shape{batch, n, 3 * inner()}, tape);
+    const Shape shape{batch, n, 3 * inner()};
+    const Tensor qkv = rounds(in, *r.groups, tape, ctx) ? ctx.scratch().take(shape, DType::kBF16) : ctx.activation(shape, tape);
     r.q = qkv;
     r.k = elements_from(qkv, inner());
     r.v = elements_from(qkv, 2 * inner());
@@ -259,6 +267,8 @@ GroupedAttentionArgs MultiHeadAttention::kernel_args(const Record& r, Context&) 
   }
   a.key_padding = in.key_padding;
   a.out = {r.out.data, n * inner(), inner(), d};
+  a.bf16 = r.q.dtype == DType::kBF16;
+  a.out_bf16 = r.out.dtype == DType::kBF16;
   a.lse = r.lse.data;
   return a;
 }
@@ -272,15 +282,17 @@ void MultiHeadAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape
   ArenaScope scope(ctx.scratch());
   Record r{};
   r.in = in;
-  project(in, r, tape, ctx);
   r.groups = in.band ? &in.band->groups : &geometry_->groups(in, ctx);
+  project(in, r, tape, ctx);
   r.bias = in.score_bias;
   if (r.bias.empty() && geometry_->has_score_bias()) {
     const Tensor bias = ctx.activation(Shape{config_.heads * r.groups->bias_elements()}, tape);
     geometry_->score_bias(in, *r.groups, bias, ctx);
     r.bias = bias;
   }
-  r.out = ctx.activation(Shape{in.grid.batch, in.tokens(), inner()}, tape);
+  const Shape out_shape{in.grid.batch, in.tokens(), inner()};
+  const bool out_bf16 = r.q.dtype == DType::kBF16 && proj_ && proj_->rounds(ctx) && !has_value_term();  // the projection would round it
+  r.out = out_bf16 ? ctx.scratch().take(out_shape, DType::kBF16) : ctx.activation(out_shape, tape);
   if (tape) r.lse = ctx.activation(Shape{in.grid.batch, config_.heads, r.groups->query_slots}, tape);
   const GroupedAttentionArgs a = kernel_args(r, ctx);
   ctx.kernels().grouped_attention(a, ctx);
@@ -288,7 +300,7 @@ void MultiHeadAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape
   if (has_value_term()) {
     // The softmax's own output stays for the backward; the term is cheaper to compute once more than to keep.
     if (tape) sum = ctx.scratch().take(r.out.shape, r.out.dtype);
-    add_value_term(in, a.v, r.out, sum, ctx);
+    add_value_term(in, a.v, r.v.dtype, r.out, sum, ctx);
   }
   if (proj_) {
     LinearFusion fusion;
@@ -317,7 +329,7 @@ void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& grad
     const Tensor own = scratch.take(r.out.shape, r.out.dtype);
     if (has_value_term()) {
       const Tensor sum = own;  // until the parameters have seen it
-      add_value_term(r.in, a.forward.v, r.out, sum, ctx);
+      add_value_term(r.in, a.forward.v, r.v.dtype, r.out, sum, ctx);
       proj_->backward_parameters(sum, dy, ctx);
     } else {
       proj_->backward_parameters(r.out, dy, ctx);

@@ -29,7 +29,7 @@ class MultiHeadAttention : public Attention {
   // A term of the output that the values alone give (LePE): sum (B, N, H D) = out + term(v), where sum may be out itself. The
   // backward adds to dv and to the parameters' gradients.
   virtual bool has_value_term() const { return false; }
-  virtual void add_value_term(const AttentionInputs& in, const ConstHeadsView& v, ConstTensor out, Tensor sum, Context& ctx) const;
+  virtual void add_value_term(const AttentionInputs& in, const ConstHeadsView& v, DType v_dtype, ConstTensor out, Tensor sum, Context& ctx) const;
   virtual void value_term_backward(const AttentionInputs& in, const ConstHeadsView& v, ConstTensor dsum, const HeadsView& dv,
                                    Context& ctx) const;
   virtual double value_term_flops(const TokenGrid&) const { return 0; }
@@ -40,6 +40,7 @@ class MultiHeadAttention : public Attention {
 
  private:
   struct Record;
+  bool rounds(const AttentionInputs& in, const TokenGroups& groups, const Tape* tape, const Context& ctx) const;
   void project(const AttentionInputs& in, Record& record, Tape* tape, Context& ctx) const;
   void project_cosine(const AttentionInputs& in, Record& record, Tape* tape, Context& ctx) const;
   void cosine_backward(const Record& record, Tensor dqkv, ConstTensor dtemperature, Context& ctx) const;

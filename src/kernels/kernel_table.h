@@ -119,6 +119,7 @@ struct UnitRowsArgs {
   RowLayout x_rows, y_rows;
   const void* x = nullptr;
   void* y = nullptr;            // may be x itself
+  bool bf16 = false;            // x and y are stored as bfloat16; strides count its elements
   void* norm = nullptr;         // (rows) max(|x|, epsilon), or null: not kept
 };
 
@@ -170,6 +171,10 @@ struct GroupedAttentionArgs {
   const uint8_t* key_padding = nullptr; // (B, keys) 1 = this token row is no key, or null
   const RelativeTerm* relative = nullptr;  // position term of Transformer-XL, or null; excludes head_scale
   HeadsView out;                        // every row is written: zeros where no group has it
+  // Products in bfloat16, without backward and relative term: q, k, v and memory rows are stored so (strides count such elements), pad rows
+  // and what multiplies v are rounded. The latter are 2^(score / ln 2 - n), n a whole number of the row; sums of them are not rounded.
+  bool bf16 = false;
+  bool out_bf16 = false;                // so is out; with kAssign
   void* lse = nullptr;                  // (B, H, groups->query_slots) log-sum-exp of the scores per query slot, -inf where
                                         // there is no key; null: not kept
 };
@@ -310,6 +315,7 @@ struct Depthwise3x3Args {
   // skip[b * skip_batch_stride + t] = 1: token t is not there; it counts as zero, and y is its residual. Null: all are there.
   const uint8_t* skip = nullptr;
   int64_t skip_batch_stride = 0;
+  bool x_bf16 = false;                  // x is stored as bfloat16 (strides count such elements); forward
   ConstHeadsView residual;              // or null data: zeros
   HeadsView y;                          // forward; may be the residual itself
 };

@@ -25,6 +25,10 @@ const PairRule& TokenGroups::rule_of(const Group& group) const {
   return group.rule >= 0 && static_cast<size_t>(group.rule) < rules.size() ? rules[static_cast<size_t>(group.rule)] : none;
 }
 
+bool TokenGroups::selects_pairs() const {
+  return std::any_of(rules.begin(), rules.end(), [](const PairRule& r) { return r.looks_at_positions() || !r.exclusions.empty(); });
+}
+
 PairRule& TokenGroups::only_rule() {
   if (rules.empty()) rules.emplace_back();
   return rules.front();

@@ -110,6 +110,7 @@ struct TokenGroups {
     return ranges[static_cast<size_t>((batch % batches) * heads + head % heads)];
   }
   const PairRule& rule_of(const Group& group) const;
+  bool selects_pairs() const;  // some rule looks at positions, or excludes pairs
   PairRule& only_rule();  // the rule of every group that names none itself; made at the first call
 
   // Building: add the runs of a group's queries, then of its keys, then call end_group(). finish() closes the description

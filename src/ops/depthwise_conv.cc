@@ -26,9 +26,10 @@ Depthwise3x3Args DepthwiseConv3x3::kernel_args(const DepthwiseMap& map, const Co
   return a;
 }
 
-void DepthwiseConv3x3::forward(const DepthwiseMap& map, const ConstHeadsView& x, const ConstHeadsView& residual, const HeadsView& y,
+void DepthwiseConv3x3::forward(const DepthwiseMap& map, const ConstHeadsView& x, DType x_dtype, const ConstHeadsView& residual, const HeadsView& y,
                                Context& ctx) const {
   Depthwise3x3Args a = kernel_args(map, x);
+  a.x_bf16 = x_dtype == DType::kBF16;
   a.residual = residual;
   a.y = y;
   ctx.kernels().depthwise3x3(a, ctx);

@@ -26,7 +26,7 @@ class DepthwiseConv3x3 {
   int64_t channels() const { return channels_; }
 
   // y = residual + conv(x); y may be the residual. Views of one head of C elements; the caller keeps x for the backward.
-  void forward(const DepthwiseMap& map, const ConstHeadsView& x, const ConstHeadsView& residual, const HeadsView& y, Context& ctx) const;
+  void forward(const DepthwiseMap& map, const ConstHeadsView& x, DType x_dtype, const ConstHeadsView& residual, const HeadsView& y, Context& ctx) const;
   // dx += the gradient, and the parameters' gradients.
   void backward(const DepthwiseMap& map, const ConstHeadsView& x, const ConstHeadsView& dy, const HeadsView& dx, Context& ctx) const;
 

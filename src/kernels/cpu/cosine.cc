@@ -5,8 +5,11 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cmath>
+#include <type_traits>
 
+#include "kernels/cpu/bf16-inl.h"
 #include "kernels/cpu/loops-inl.h"
 #include "kernels/cpu/row_layout.h"
 
@@ -25,20 +28,30 @@ HWY_INLINE void for_row_groups(int64_t rows, int64_t channels, Context& context,
   });
 }
 
-void unit_rows(const UnitRowsArgs& a, Context& context) {
+// X: float, or uint16_t for bfloat16.
+template <class X>
+void unit_rows_of(const UnitRowsArgs& a, Context& context) {
+  constexpr bool kFloats = std::is_same_v<X, float>;
   const float epsilon = static_cast<float>(a.epsilon);
   for_row_groups(a.x_rows.rows(), a.channels, context, [&]<int R>(int64_t row) {
     const DF d;
     const D4 d4;
-    const float* x[R];
+    const X* x[R];
     VF square[R];
     for (int r = 0; r < R; ++r) {
-      x[r] = f32(a.x) + row_offset(a.x_rows, row + r);
+      x[r] = static_cast<const X*>(a.x) + row_offset(a.x_rows, row + r);
       square[r] = hn::Zero(d);
     }
-    ForVectors(0, a.channels, [&](int64_t, auto load, auto) {
+    const auto rest = [&](int64_t c) { return static_cast<size_t>(std::min<int64_t>(kLanes, a.channels - c)); };
+    const auto load_x = [&](const X* from, int64_t c, auto load) HWY_ATTR {
+      if constexpr (kFloats)
+        return load(from);
+      else
+        return c + kLanes <= a.channels ? LoadBf16(from + c) : LoadBf16Tail(from + c, rest(c));
+    };
+    ForVectors(0, a.channels, [&](int64_t c, auto load, auto) {
       for (int r = 0; r < R; ++r) {
-        const VF v = load(x[r]);
+        const VF v = load_x(x[r], c, load);
         square[r] = hn::MulAdd(v, v, square[r]);
       }
     });
@@ -49,10 +62,19 @@ void unit_rows(const UnitRowsArgs& a, Context& context) {
     for (int r = 0; r < R; ++r) {
       if (a.norm) f32(a.norm)[row + r] = norm[r];
       const VF scale = hn::Set(d, inverse[r]);
-      Transform(0, a.channels, f32(a.y) + row_offset(a.y_rows, row + r), [scale](VF v) { return hn::Mul(v, scale); }, x[r]);
+      X* y = static_cast<X*>(a.y) + row_offset(a.y_rows, row + r);
+      ForVectors(0, a.channels, [&](int64_t c, auto load, auto store) {
+        const VF v = hn::Mul(load_x(x[r], c, load), scale);
+        if constexpr (kFloats)
+          store(v, y);
+        else
+          c + kLanes <= a.channels ? StoreBf16(v, y + c) : StoreBf16Tail(v, y + c, rest(c));
+      });
     }
   });
 }
+
+void unit_rows(const UnitRowsArgs& a, Context& context) { a.bf16 ? unit_rows_of<uint16_t>(a, context) : unit_rows_of<float>(a, context); }
 
 // With y = x / n: dx = (dy - y <y, dy>) / n where n = |x|, dx = dy / n where n = epsilon, a constant.
 void unit_rows_backward(const UnitRowsBackwardArgs& a, Context& context) {

@@ -4,9 +4,13 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/depthwise.cc"
 #include "kernels/cpu/isa.h"
 
+#include <type_traits>
+
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "core/check.h"
+#include "kernels/cpu/bf16-inl.h"
 #include "kernels/cpu/loops-inl.h"
 
 #ifndef FOVEA_KERNELS_CPU_DEPTHWISE_NEIGHBOURS
@@ -71,8 +75,9 @@ class Neighbours {
   int64_t up_ = 0, down_ = 0;    // neighbouring rows in the block: -1 or 0, 0 or 1
 };
 
-inline const float* token_row(const ConstHeadsView& v, int64_t b, int64_t token) {
-  return f32(v.data) + b * v.batch_stride + token * v.token_stride;
+template <class X = float>
+const X* token_row(const ConstHeadsView& v, int64_t b, int64_t token) {
+  return static_cast<const X*>(v.data) + b * v.batch_stride + token * v.token_stride;
 }
 inline float* token_row(const HeadsView& v, int64_t b, int64_t token) {
   return f32(v.data) + b * v.batch_stride + token * v.token_stride;
@@ -92,24 +97,33 @@ namespace fovea::HWY_NAMESPACE::depthwise_file {
 
 using namespace depthwise;  // NOLINT: the parts of this file without vectors
 
+// X: float, or uint16_t for bfloat16.
+template <class X>
 struct Taps {
-  const float* x[kTaps];
+  const X* x[kTaps];
   const float* weight[kTaps];
   int count = 0;
 };
 
 // y = before + bias + the sum of N taps; before and bias may be null.
-template <int N>
-HWY_INLINE void sum_taps(const Taps& taps, int64_t channels, const float* before, const float* bias, float* y) {
-  ForVectors(0, channels, [&](int64_t, auto load, auto store) {
+template <int N, class X>
+HWY_INLINE void sum_taps(const Taps<X>& taps, int64_t channels, const float* before, const float* bias, float* y) {
+  ForVectors(0, channels, [&](int64_t c, auto load, auto store) {
+    const auto load_x = [&](const X* x) HWY_ATTR {
+      if constexpr (std::is_same_v<X, float>)
+        return load(x);
+      else
+        return c + kLanes <= channels ? LoadBf16(x + c) : LoadBf16Tail(x + c, static_cast<size_t>(channels - c));
+    };
     VF sum = before ? load(before) : hn::Zero(DF());
     if (bias) sum = hn::Add(sum, load(bias));
-    for (int i = 0; i < N; ++i) sum = hn::MulAdd(load(taps.x[i]), load(taps.weight[i]), sum);
+    for (int i = 0; i < N; ++i) sum = hn::MulAdd(load_x(taps.x[i]), load(taps.weight[i]), sum);
     store(sum, y);
   });
 }
 
-HWY_INLINE void sum_taps(const Taps& taps, int64_t channels, const float* before, const float* bias, float* y) {
+template <class X>
+HWY_INLINE void sum_taps(const Taps<X>& taps, int64_t channels, const float* before, const float* bias, float* y) {
   switch (taps.count) {
     case 0: return sum_taps<0>(taps, channels, before, bias, y);
     case 1: return sum_taps<1>(taps, channels, before, bias, y);
@@ -125,17 +139,18 @@ HWY_INLINE void sum_taps(const Taps& taps, int64_t channels, const float* before
 }
 
 // y(t) = before(t) + bias + sum over neighbours n of weights[tap] · x(n), weights (9, C); a token that is not there: before(t).
+template <class X>
 void gather(const Depthwise3x3Args& a, const ConstHeadsView& x, const float* weights, const float* bias, const ConstHeadsView& before,
             const HeadsView& y, Context& context) {
   parallel_for(context, a.batch * a.height * a.width, kTaps * a.channels, [&](int64_t begin, int64_t end) {
     Neighbours at(a, begin);
     for (int64_t item = begin; item < end; ++item, at.next()) {
       const int64_t b = at.batch(), token = at.token();
-      Taps taps;
+      Taps<X> taps;
       const bool there = at.there();
       if (there)
         at.for_each([&](int64_t n, int tap) {
-          taps.x[taps.count] = token_row(x, b, n);
+          taps.x[taps.count] = token_row<X>(x, b, n);
           taps.weight[taps.count++] = weights + tap * a.channels;
         });
       sum_taps(taps, a.channels, before.data ? token_row(before, b, token) : nullptr, there ? bias : nullptr, token_row(y, b, token));
@@ -147,7 +162,7 @@ void depthwise3x3(const Depthwise3x3Args& a, Context& context) {
   ArenaScope scope(context.scratch());
   float* weights = context.scratch().take<float>(kTaps * a.channels);
   transpose_taps(a.weight, a.channels, false, weights);
-  gather(a, a.x, weights, f32(a.bias), a.residual, a.y, context);
+  a.x_bf16 ? gather<uint16_t>(a, a.x, weights, f32(a.bias), a.residual, a.y, context) : gather<float>(a, a.x, weights, f32(a.bias), a.residual, a.y, context);
 }
 
 // Tokens whose taps are listed before the channels are gone through: their rows stay in the caches meanwhile.
@@ -228,11 +243,12 @@ void parameter_gradients(const Depthwise3x3BackwardArgs& args, Context& context)
 // dx(n) += sum over the tokens t that see n of weight[tap of n in t] · G(t): t are n's neighbours, through the opposite taps.
 void depthwise3x3_backward(const Depthwise3x3BackwardArgs& args, Context& context) {
   const Depthwise3x3Args& a = args.forward;
+  check(!a.x_bf16, "the convolution's backward reads x as floats");
   if (args.dx.data) {
     ArenaScope scope(context.scratch());
     float* weights = context.scratch().take<float>(kTaps * a.channels);
     transpose_taps(a.weight, a.channels, true, weights);
-    gather(a, args.dy, weights, nullptr, args.dx, args.dx, context);
+    gather<float>(a, args.dy, weights, nullptr, args.dx, args.dx, context);
   }
   if (args.dweight || args.dbias) parameter_gradients(args, context);
 }

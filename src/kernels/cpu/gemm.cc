@@ -119,7 +119,7 @@ void finish_rows(const GemmFinish& f, const Act& act) {
       V y = act(v);
       if (plus != nullptr) y = hn::Add(y, hn::LoadU(d, plus + j));
       if (c16 != nullptr)
-        convert_vector(y, c16 + j);
+        StoreBf16(y, c16 + j);
       else
         hn::StoreU(y, d, c + j);
     }
@@ -134,9 +134,7 @@ void finish_rows(const GemmFinish& f, const Act& act) {
       StoreTail(y, d, c + j, tail);
       continue;
     }
-    HWY_ALIGN uint16_t part[kLanes];
-    convert_vector(y, part);
-    std::memcpy(c16 + j, part, tail * sizeof(uint16_t));
+    StoreBf16Tail(y, c16 + j, tail);
   }
 }
 

@@ -13,6 +13,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "kernels/cpu/bf16-inl.h"
 #include "kernels/cpu/gemm_bf16.h"
 #include "kernels/cpu/gemm_int8.h"
 #include "kernels/cpu/row_statistics-inl.h"
@@ -29,24 +30,8 @@ constexpr int64_t kMaxWidth = 2 * kLanes;
 
 // ---- operands -------------------------------------------------------------------------------------------------------
 
-using DU = hn::RebindToUnsigned<D>;
 using DS = hn::RebindToSigned<D>;
 constexpr float kLevels = 127;
-
-// To the nearest bfloat16, ties to even, in the upper halves; a NaN stays one.
-HWY_INLINE hn::Vec<DU> round_to_bf16(V v) {
-  const DU du;
-  const auto bits = hn::BitCast(du, v);
-  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fff)));
-  const auto nan = hn::Or(bits, hn::Set(du, 0x400000));
-  return hn::IfThenElse(hn::RebindMask(du, hn::Eq(v, v)), rounded, nan);
-}
-
-HWY_INLINE void convert_vector(V v, uint16_t* to) {
-  const hn::Rebind<uint16_t, D> d16;
-  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(DS(), hn::ShiftRight<16>(round_to_bf16(v)))), d16, to);
-}
 
 // A row as it stands, or normalised on the way: vectors of its elements; what lies behind its end counts as zeros. Cheap ones are read twice
 // rather than kept.
@@ -59,15 +44,8 @@ struct PlainRow {
 struct Bf16Row {
   static constexpr bool kCheap = true;
   const uint16_t* x;
-  HWY_INLINE V load(int64_t i) const {
-    const hn::Rebind<uint16_t, D> d16;
-    return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(DU(), hn::LoadU(d16, x + i))));
-  }
-  HWY_INLINE V load_tail(int64_t i, size_t n) const {
-    HWY_ALIGN uint16_t part[hn::MaxLanes(d)] = {};
-    std::memcpy(part, x + i, n * sizeof(uint16_t));
-    return Bf16Row{part}.load(0);
-  }
+  HWY_INLINE V load(int64_t i) const { return LoadBf16(x + i); }
+  HWY_INLINE V load_tail(int64_t i, size_t n) const { return LoadBf16Tail(x + i, n); }
 };
 struct NormalisedRow {
   static constexpr bool kCheap = false;
@@ -110,9 +88,7 @@ HWY_INLINE float convert_row(OperandForm form, const Row& row, int64_t k, float*
     return 1;
   }
   if (form == OperandForm::kBF16Float) {
-    for_row(row, k, [&](V v, int64_t i) HWY_ATTR {
-      hn::StoreU(hn::BitCast(d, hn::And(round_to_bf16(v), hn::Set(du, 0xffff0000u))), d, out + i);
-    });
+    for_row(row, k, [&](V v, int64_t i) HWY_ATTR { hn::StoreU(RoundedToBf16(v), d, out + i); });
     return 1;
   }
   if (form == OperandForm::kUint8) {  // likewise
@@ -263,25 +239,21 @@ void pack_transposed(const GemmPack& p) {
 
 // Rows of b rounded to bf16, as floats.
 void pack_bf16_rows(const GemmPack& p) {
-  const DU du;
-  const hn::Rebind<uint16_t, D> d16;
-  const auto upper = hn::Set(du, 0xffff0000u);
-  // Row k in the upper halves, lanes from j on; what lies behind b counts as zeros.
+  // Lanes of row k from j on; what lies behind b counts as zeros.
   const auto load = [&](int64_t k, int64_t j) HWY_ATTR {
-    if (j >= p.columns) return hn::Zero(du);
-    const int64_t count = std::min(kLanes, p.columns - j);
+    if (j >= p.columns) return hn::Zero(d);
+    const size_t count = static_cast<size_t>(std::min(kLanes, p.columns - j));
+    const bool whole = j + kLanes <= p.columns;
     if (p.b_bf16) {
       const uint16_t* b = reinterpret_cast<const uint16_t*>(p.b) + k * p.b_stride + j;
-      HWY_ALIGN uint16_t part[kLanes] = {};
-      if (count < kLanes) std::memcpy(part, b, static_cast<size_t>(count) * sizeof(uint16_t));
-      return hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(d16, count < kLanes ? part : b)));
+      return whole ? LoadBf16(b) : LoadBf16Tail(b, count);
     }
     const float* b = p.b + k * p.b_stride + j;
-    return hn::And(round_to_bf16(count < kLanes ? LoadTail(d, b, static_cast<size_t>(count)) : hn::LoadU(d, b)), upper);
+    return RoundedToBf16(whole ? hn::LoadU(d, b) : LoadTail(d, b, count));
   };
   float* out = p.out;
   for (int64_t k = 0; k < p.k; ++k, out += p.width)
-    for (int64_t j = 0; j < p.width; j += kLanes) hn::StoreU(hn::BitCast(d, load(k, j)), d, out + j);
+    for (int64_t j = 0; j < p.width; j += kLanes) hn::StoreU(load(k, j), d, out + j);
 }
 
 // Columns as rows in the operand's form, then like floats.
@@ -323,11 +295,9 @@ void pack(const GemmPack& p) {
 
 void add_rows(const GemmPack& p) {
   constexpr int64_t kVectors = 4;
-  const hn::Rebind<uint16_t, D> d16;
-  const DU du;
   const auto load = [&](int64_t k, int64_t j) HWY_ATTR {
     if (!p.b_bf16) return hn::LoadU(d, p.b + k * p.b_stride + j);
-    return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p.b) + k * p.b_stride + j))));
+    return LoadBf16(reinterpret_cast<const uint16_t*>(p.b) + k * p.b_stride + j);
   };
   int64_t j = 0;
   for (; j + kVectors * kLanes <= p.columns; j += kVectors * kLanes) {

@@ -9,8 +9,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 #include <hwy/contrib/math/math-inl.h>
-#include "kernels/cpu/grouped_attention_relative-inl.h"
-#include "kernels/cpu/jit_attention.h"
+#include "kernels/cpu/grouped_attention_generated-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fovea::HWY_NAMESPACE::grouped_attention_file {
@@ -34,51 +33,10 @@ int32_t chunk_queries(const Call& call) {
 // Queries of a task from which on values are brought together: fewer do not read them often enough.
 constexpr int32_t kQueriesWorthPacking = 64;
 
-// Scores up to 2^24 around the reference point of a row are summed as they are; others move the point to the maximum.
-constexpr float kSafeExponent = 24.0f;
-
-struct Workspace {
-  int32_t* codes;   // (chunk)
-  int32_t* labels;
-  float *max, *sum, *lse;  // the row's reference point, sum of 2^(score - max), and result
-  float *q, *out;   // (chunk, width)
-  const float** v_rows;  // (block keys)
-  float* s;         // (kTileRows, kMaxBlockKeys)
-  float* v;         // (block keys, width)
-  KeyBlock block;
-  int32_t block_keys;
-  RelativeWorkspace relative;
-
-  Workspace(Cutter cutter, int32_t chunk, int32_t keys, const Call& call, const RelativeCall* relative_call)
-      : Workspace(cutter, chunk, keys, call.a.head_dim, call.width, call.exclusions, relative_call) {}
-  static int64_t bytes(int32_t chunk, int32_t keys, const Call& call, const RelativeCall* relative_call) {
-    const int64_t head_dim = call.a.head_dim, width = call.width;
-    return 2 * Cutter::bytes<int32_t>(chunk) + 3 * Cutter::bytes<float>(chunk) +
-           2 * Cutter::bytes<float>(chunk * width) + Cutter::bytes<const float*>(keys) + Cutter::bytes<float>(kTileRows * kMaxBlockKeys) +
-           Cutter::bytes<float>(keys * width) + KeyBlock::bytes(keys, head_dim, call.exclusions) +
-           RelativeWorkspace::bytes(relative_call, chunk, keys, kTileRows, width);
-  }
-
- private:
-  Workspace(Cutter cutter, int32_t chunk, int32_t keys, int64_t head_dim, int64_t width, int64_t exclusions,
-            const RelativeCall* relative_call)
-      : codes(cutter.take<int32_t>(chunk)),
-        labels(cutter.take<int32_t>(chunk)),
-        max(cutter.take<float>(chunk)),
-        sum(cutter.take<float>(chunk)),
-        lse(cutter.take<float>(chunk)),
-        q(cutter.take<float>(chunk * width)),
-        out(cutter.take<float>(chunk * width)),
-        v_rows(cutter.take<const float*>(keys)),
-        s(cutter.take<float>(kTileRows * kMaxBlockKeys)),
-        v(cutter.take<float>(keys * width)),
-        block(cutter, keys, head_dim, exclusions),
-        block_keys(keys),
-        relative(cutter, relative_call, chunk, keys, kTileRows, width) {}
-};
-
-// Rows [r, r + rows) of scores become 2^(score - max); sums and, where the reference point moves, outputs follow.
-void softmax_tile(Workspace& w, int64_t width, int32_t r, int32_t rows, Seen seen) {
+// Rows [r, r + rows) of scores become 2^(score - max); sums and, where the reference point moves, outputs follow. In bf16 the powers are rounded
+// once they are summed, and points are whole numbers, which leave the rounding as it is.
+void softmax_tile(const Call& call, Workspace& w, int32_t r, int32_t rows, Seen seen) {
+  const int64_t width = call.width;
   const D d;
   V most[kTileRows];
   V up = hn::Set(d, kNegInf), low = hn::Set(d, -kNegInf);
@@ -103,7 +61,7 @@ void softmax_tile(Workspace& w, int64_t width, int32_t r, int32_t rows, Seen see
   if (!safe) {
     for (int32_t i = 0; i < rows; ++i) {
       float& point = w.max[r + i];
-      const float m = max_of_lanes(most[i]);
+      const float greatest = max_of_lanes(most[i]), m = call.a.bf16 ? std::ceil(greatest) : greatest;
       if (!(m > point)) continue;
       const float factor = point == kNegInf ? 0.0f : exp2(point - m);
       point = m;
@@ -118,129 +76,91 @@ void softmax_tile(Workspace& w, int64_t width, int32_t r, int32_t rows, Seen see
     V sum = hn::Zero(d);
     for (int32_t j = seen.begin; j < seen.end; ++j) {
       const V e = exp2(d, hn::Sub(hn::Load(d, s + j * kLanes), point));
-      hn::Store(e, d, s + j * kLanes);
+      hn::Store(call.a.bf16 ? RoundedToBf16(e) : e, d, s + j * kLanes);
       sum = hn::Add(sum, e);
     }
     w.sum[r + i] += sum_of_lanes(sum);
   }
 }
 
-// Queries [r, r + rows) against the block's panels by generated code, with zero as the reference point of all rows. Stops before the first
-// panel whose scores want another, and returns it.
-int32_t generated_tile(const Call& call, Workspace& w, const TokenGroups::Group& group, const Queries& q, const Rows& q_rows, int32_t slot,
-                       int32_t r, int32_t rows, int64_t h) {
-  bool begun = true;
-  for (int32_t i = 0; i < rows; ++i) {
-    if (w.max[r + i] != kNegInf && w.max[r + i] != 0) return 0;
-    begun = begun && w.max[r + i] == 0;
-  }
-  const KeyBlock& block = w.block;
-  const LaidBias* laid = call.laid_bias(group);
-  const bool labels = call.labels && group.mixed_labels;
-  const float* q_of[kAttentionTileRows];
-  uint64_t penalised[kAttentionTileRows];
-  HWY_ALIGN float sums[kAttentionTileRows * kLanes] = {};
-  for (int32_t i = 0; i < rows; ++i) q_of[i] = q_rows.row(w.codes[r + i]);
-  AttentionTile t;
-  t.q = q_of;
-  t.head_dim = call.a.head_dim;
-  t.scale = call.scale(h) * kLog2E;
-  t.penalty = call.groups.rule_of(group).region_penalty * kLog2E;
-  t.greatest = kSafeExponent;
-  t.bias_stride = laid ? laid->stride * static_cast<int64_t>(sizeof(float)) : 0;
-  t.p = w.s;
-  t.out = w.out + r * call.width;
-  t.out_stride = call.width * static_cast<int64_t>(sizeof(float));
-  t.sum = sums;
-  int32_t panel = 0;
-  for (; panel < block.panels.pieces; ++panel) {
-    const int32_t first = block.panels.begin(panel), vectors = block.panels.begin(panel + 1) - first;
-    t.keys_t = block.keys_t + first * kLanes * call.a.head_dim;
-    t.bias = (laid ? laid->data + (h * call.bias_of(group).queries + slot + r) * laid->stride + block.first : block.start) + first * kLanes;
-    t.v = w.v_rows + first * kLanes;
-    t.keys = std::min(vectors * kLanes, block.count - first * kLanes);
-    t.least = begun ? kNegInf : -kSafeExponent;
-    if (labels) {
-      for (int32_t i = 0; i < rows; ++i) penalised[i] = differing(block.labels + first * kLanes, vectors, q.labels[r + i]);
-      t.penalised = penalised;
-    }
-    if (jit_attention_tile(rows, vectors, call.a.head_dim)(&t) == 0) break;
-    begun = true;
-  }
-  if (panel == 0) return 0;
-  const D d;
-  for (int32_t i = 0; i < rows; ++i) {
-    w.max[r + i] = 0;
-    w.sum[r + i] += sum_of_lanes(hn::Load(d, sums + i * kLanes));
-  }
-  return panel;
-}
-
 // Rows of so many bytes come from the memory; asking for fewer before they are read costs more than it saves.
 bool beyond_cache(const GroupedAttentionArgs& a) {
   constexpr int64_t kCacheBytes = int64_t{8} << 20;
-  return a.batch * a.heads * a.head_dim * (a.queries + 2 * a.keys) * static_cast<int64_t>(sizeof(float)) > kCacheBytes;
+  return a.batch * a.heads * a.head_dim * (a.queries + 2 * a.keys) * (a.bf16 ? 2 : 4) > kCacheBytes;
 }
 
 // Asks for the queries' rows of this head and the next, and for where the results go.
 void fetch_rows(const Call& call, const int32_t* codes, int32_t n, const Rows& q_rows, int64_t b, int64_t h) {
   const GroupedAttentionArgs& a = call.a;
-  const float* out = static_cast<const float*>(a.out.data) + b * a.out.batch_stride + h * a.out.head_stride;
+  const int64_t size = a.out_bf16 ? 2 : 4;
+  const char* out = static_cast<const char*>(a.out.data) + (b * a.out.batch_stride + h * a.out.head_stride) * size;
   for (int32_t i = 0; i < n; ++i) {
     if (!plan::is_token(codes[i])) continue;
     q_rows.fetch(codes[i], a.head_dim);
     q_rows.fetch_next_head(codes[i], a.head_dim);
-    prefetch<true>(out + codes[i] * a.out.token_stride, a.head_dim);
+    prefetch<true>(reinterpret_cast<const float*>(out + codes[i] * a.out.token_stride * size), a.head_dim * size / 4);
   }
 }
 
-// Outputs (not yet divided by sums) and row statistics of query slots [begin, end) of a group.
+// Outputs (not yet divided by sums) and row statistics of query slots [begin, end) of a group. Rows that are `finished` have their results where they
+// belong, and the code of padding.
 void attend(const Call& call, const RelativeCall* relative, Workspace& w, const TokenGroups::Group& group, int64_t b, int64_t h,
-            int32_t begin, int32_t end) {
+            int32_t begin, int32_t end, FinishedRows finished = {}) {
   const GroupedAttentionArgs& a = call.a;
   const int32_t n = end - begin;
   if (n == 0) return;
   plan::SlotCursor query_cursor(call.groups, group.query_runs);
   query_cursor.skip(begin);
   query_cursor.read(n, w.codes);
-  const Rows q_rows(a.q, {}, nullptr, a.head_dim, b, h);
+  const Rows q_rows(a.q, {}, nullptr, a.head_dim, b, h, a.bf16);
   const bool fetches = std::max(group.queries, group.keys) <= kFewRows && beyond_cache(a);
   if (fetches) fetch_rows(call, w.codes, n, q_rows, b, h);
   const float factor = call.scale(h) * kLog2E;
-  bool q_packed = false, v_packed = false;
+  bool q_packed = false, k_packed = false, v_packed = false;
   const auto pack_queries = [&] {
-    for (int32_t i = 0; i < n && !q_packed; ++i) pack_row(q_rows.row(w.codes[i]), a.head_dim, factor, w.q + i * call.width);
+    for (int32_t i = 0; i < n && !q_packed; ++i) pack_row(q_rows, w.codes[i], a.head_dim, factor, w.q + i * call.width);
     q_packed = true;
   };
-  const bool generated = kLanes == 16 && relative == nullptr && plain_scores(call, group) && jit_attention_tile(1, 1, a.head_dim) != nullptr;
+  const bool generated = relative == nullptr && plain_scores(call, group) && can_generate(call);
+  const plan::Pieces blocks(call.vectors(group.keys), w.block_keys / kLanes);
+  if (!generated || blocks.pieces > 1 || group.keys == 0) finished = {};
   if (!generated) pack_queries();
   if (relative) relative_queries(*relative, call, w.relative, w.codes, n, factor, h, w.q);
-  std::fill_n(w.out, n * call.width, 0.0f);
+  if (!finished.first) std::fill_n(w.out, n * call.width, 0.0f);
   std::fill_n(w.max, n, kNegInf);
   std::fill_n(w.sum, n, 0.0f);
   const Queries queries{w.q, w.codes, call.labels ? call.groups.query_labels.data() + group.query_slot + begin : nullptr};
   const plan::RowBounds bounds = plan::bounds_of(w.codes, n);
   const PairRule& rule = call.groups.rule_of(group);
 
-  const Rows k_rows(a.k, a.memory_k, a.pad_k, a.head_dim, b, h), v_rows(a.v, a.memory_v, a.pad_v, a.head_dim, b, h);
+  const Rows k_rows(a.k, a.memory_k, a.pad_k, a.head_dim, b, h, a.bf16), v_rows(a.v, a.memory_v, a.pad_v, a.head_dim, b, h, a.bf16);
   plan::SlotCursor key_cursor(call.groups, group.key_runs);
-  const plan::Pieces blocks(call.vectors(group.keys), w.block_keys / kLanes);
-  const plan::Pieces tiles(n, generated ? kAttentionTileRows : kTileRows);
-  const auto pack_values = [&](int32_t keys) {
-    for (int32_t i = 0; i < keys && !v_packed; ++i) pack_row(v_rows.row(w.block.codes[i]), a.head_dim, 1.0f, w.v + i * call.width);
+  const auto pack_keys = [&] {
+    if (!k_packed) w.block.pack_keys(call, group, k_rows);
+    k_packed = true;
+  };
+  const auto pack_values = [&] {
+    for (int32_t i = 0; i < w.block.count && !v_packed; ++i) pack_row(v_rows, w.block.codes[i], a.head_dim, 1.0f, w.v + i * call.width);
     v_packed = true;
   };
-  // Queries [r, r + rows), at most kTileRows, against the block from a panel on.
-  const auto tile_from = [&](int32_t r, int32_t rows, int32_t panel) {
-    const Seen seen = score_tile(call, group, w.block, queries, begin, r, rows, b, h, w.s, kMaxBlockKeys, panel);
-    if (seen.empty()) return;
-    if (relative) add_relative(*relative, call, w.relative, h, r, rows, seen, w.s, kMaxBlockKeys);
-    softmax_tile(w, call.width, r, rows, seen);
-    float* o = w.out + r * call.width;
-    const int64_t from = seen.begin * kLanes, to = std::min(seen.end * kLanes, w.block.count);
-    product(false, rows, static_cast<int32_t>(call.width / kLanes),
-            {.a = w.s + from, .a_stride = kMaxBlockKeys, .b = w.v + from * call.width, .b_stride = call.width,
-             .depth = to - from, .init = o, .init_stride = call.width, .c = o, .c_stride = call.width});
+  // Queries [r, r + rows) against the block from a panel on.
+  const auto tiles_from = [&](int32_t first, int32_t count, int32_t panel) {
+    pack_queries();
+    pack_keys();
+    pack_values();
+    const plan::Pieces parts(count, kTileRows);
+    for (int32_t part = 0; part < parts.pieces; ++part) {
+      const int32_t r = first + parts.begin(part), rows = parts.begin(part + 1) - parts.begin(part);
+      const Seen seen = score_tile(call, group, w.block, queries, begin, r, rows, b, h, w.s, kMaxBlockKeys, panel);
+      if (seen.empty()) continue;
+      if (relative) add_relative(*relative, call, w.relative, h, r, rows, seen, w.s, kMaxBlockKeys);
+      softmax_tile(call, w, r, rows, seen);
+      float* o = w.out + r * call.width;
+      const int64_t from = seen.begin * kLanes, to = std::min(seen.end * kLanes, w.block.count);
+      product(false, rows, static_cast<int32_t>(call.width / kLanes),
+              {.a = w.s + from, .a_stride = kMaxBlockKeys, .b = w.v + from * call.width, .b_stride = call.width,
+               .depth = to - from, .init = o, .init_stride = call.width, .c = o, .c_stride = call.width});
+    }
   };
   for (int32_t block = 0; block < blocks.pieces && group.keys > 0; ++block) {
     const int32_t keys = std::min(blocks.begin(block + 1) * kLanes, group.keys) - blocks.begin(block) * kLanes;
@@ -249,23 +169,35 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
       key_cursor.skip(keys);
       continue;
     }
-    w.block.load(call, group, key_cursor, blocks.begin(block), blocks.begin(block + 1), k_rows, b);
+    w.block.load(call, group, key_cursor, blocks.begin(block), blocks.begin(block + 1), b);
+    k_packed = v_packed = false;
     if (relative) relative_keys(*relative, w.relative, w.block);
     for (int32_t i = 0; i < keys && fetches; ++i) v_rows.fetch_next_head(w.block.codes[i], a.head_dim);
-    v_packed = false;
     const bool fast = generated && !w.block.needs_start(call, group);
-    if (!fast || n > kQueriesWorthPacking || a.head_dim % kLanes != 0) pack_values(keys);
-    if (fast)
-      for (int32_t i = 0; i < keys; ++i) w.v_rows[i] = v_packed ? w.v + i * call.width : v_rows.row(w.block.codes[i]);
+    if (fast && a.bf16) {
+      pack_pairs(call, w, group, k_rows, v_rows);
+      const plan::Pieces tiles(n, bf16_tile_rows(a.head_dim));
+      for (int32_t tile = 0; tile < tiles.pieces; ++tile)
+        bf16_tile(call, w, group, queries, q_rows, begin, tiles.begin(tile), tiles.begin(tile + 1) - tiles.begin(tile), h, finished,
+                  [&](int32_t r, int32_t rows) {
+                    if (finished.first) std::fill_n(w.out + r * call.width, rows * call.width, 0.0f);
+                    tiles_from(r, rows, 0);
+                  });
+      continue;
+    }
+    if (finished.first) std::fill_n(w.out, n * call.width, 0.0f);
+    if (!fast) {
+      tiles_from(0, n, 0);
+      continue;
+    }
+    pack_keys();
+    if (n > kQueriesWorthPacking || a.head_dim % kLanes != 0) pack_values();
+    for (int32_t i = 0; i < keys; ++i) w.v_rows[i] = v_packed ? w.v + i * call.width : v_rows.row(w.block.codes[i]);
+    const plan::Pieces tiles(n, kAttentionTileRows);
     for (int32_t tile = 0; tile < tiles.pieces; ++tile) {
       const int32_t r = tiles.begin(tile), rows = tiles.begin(tile + 1) - r;
-      const int32_t panel = fast ? generated_tile(call, w, group, queries, q_rows, begin, r, rows, h) : 0;
-      if (panel == w.block.panels.pieces) continue;
-      pack_queries();
-      pack_values(keys);
-      const plan::Pieces parts(rows, kTileRows);
-      for (int32_t part = 0; part < parts.pieces; ++part)
-        tile_from(r + parts.begin(part), parts.begin(part + 1) - parts.begin(part), panel);
+      const int32_t panel = generated_tile(call, w, group, queries, q_rows, begin, r, rows, h, w.s);
+      if (panel < w.block.panels.pieces) tiles_from(r, rows, panel);
     }
   }
 }
@@ -294,12 +226,24 @@ void mix_row(float* HWY_RESTRICT row, float keep, const float* HWY_RESTRICT o, f
       });
 }
 
+void round_row(uint16_t* HWY_RESTRICT row, const float* HWY_RESTRICT o, float factor, int64_t head_dim) {
+  const V f = hn::Set(D(), factor);
+  for_vectors(
+      head_dim, [&](int64_t i) HWY_ATTR { StoreBf16(hn::Mul(f, hn::LoadU(D(), o + i)), row + i); },
+      [&](int64_t i, int32_t n) HWY_ATTR { StoreBf16Tail(hn::Mul(f, load_partial(o + i, n)), row + i, static_cast<size_t>(n)); });
+}
+
 void scale_row(float* HWY_RESTRICT row, const float* HWY_RESTRICT o, float factor, int64_t head_dim) {
   const D d;
   const V f = hn::Set(d, factor);
   for_vectors(
       head_dim, [&](int64_t i) HWY_ATTR { hn::StoreU(hn::Mul(f, hn::Load(d, o + i)), d, row + i); },
       [&](int64_t i, int32_t n) HWY_ATTR { store_partial(hn::Mul(f, hn::Load(d, o + i)), row + i, n); });
+}
+
+// Of a batch element and head, where results are stored so.
+uint16_t* bf16_out(const GroupedAttentionArgs& a, int64_t b, int64_t h) {
+  return static_cast<uint16_t*>(a.out.data) + b * a.out.batch_stride + h * a.out.head_stride;
 }
 
 // Hands the results of query slots [begin, begin + n) over. Every row once (kAssign), or added (kMean), or merged by the
@@ -315,9 +259,13 @@ void deliver(const Call& call, const Workspace& w, const TokenGroups::Group& gro
     const bool token = plan::is_token(w.codes[i]);
     if (lse) lse[i] = token ? w.lse[i] : kNegInf;
     if (!token) continue;
-    float* row = out + w.codes[i] * a.out.token_stride;
     const float* o = w.out + i * call.width;
     const float inverse = w.max[i] == kNegInf ? 0.0f : 1.0f / w.sum[i];
+    if (a.out_bf16) {
+      round_row(bf16_out(a, b, h) + w.codes[i] * a.out.token_stride, o, inverse, a.head_dim);
+      continue;
+    }
+    float* row = out + w.codes[i] * a.out.token_stride;
     switch (call.groups.reduction) {
       case Reduction::kAssign: scale_row(row, o, inverse, a.head_dim); break;
       case Reduction::kMean: mix_row(row, 1.0f, o, inverse, a.head_dim); break;
@@ -336,13 +284,30 @@ void deliver(const Call& call, const Workspace& w, const TokenGroups::Group& gro
 
 void zero_rows(const Call& call, int64_t b, int64_t h) {
   const GroupedAttentionArgs& a = call.a;
-  float* out = static_cast<float*>(a.out.data) + b * a.out.batch_stride + h * a.out.head_stride;
-  for (int64_t n = 0; n < a.queries; ++n) std::fill_n(out + n * a.out.token_stride, a.head_dim, 0.0f);
+  const int64_t size = a.out_bf16 ? 2 : 4;
+  char* out = static_cast<char*>(a.out.data) + (b * a.out.batch_stride + h * a.out.head_stride) * size;
+  for (int64_t n = 0; n < a.queries; ++n) std::memset(out + n * a.out.token_stride * size, 0, static_cast<size_t>(a.head_dim * size));
 }
 
-void grouped_attention(const GroupedAttentionArgs& a, Context& ctx) {
-  if (a.batch == 0 || a.heads == 0 || a.queries == 0) return;
+// Pad rows (H, D) rounded for products in bfloat16.
+const void* rounded_pads(const GroupedAttentionArgs& a, const void* pads, Context& ctx) {
+  if (pads == nullptr) return pads;
+  auto* to = ctx.scratch().take<uint16_t>(a.heads * a.head_dim);
+  round_row(to, static_cast<const float*>(pads), 1.0f, a.heads * a.head_dim);
+  return to;
+}
+
+void grouped_attention(const GroupedAttentionArgs& args, Context& ctx) {
+  if (args.batch == 0 || args.heads == 0 || args.queries == 0) return;
+  check(!args.bf16 || args.relative == nullptr, "attention with a relative term multiplies floats");
+  check(!args.out_bf16 || (args.bf16 && args.groups->reduction == Reduction::kAssign),
+        "attention writes bfloat16 where it multiplies in it and each row occurs once");
   ArenaScope scope(ctx.scratch());
+  GroupedAttentionArgs a = args;
+  if (a.bf16) {
+    a.pad_k = rounded_pads(a, args.pad_k, ctx);
+    a.pad_v = rounded_pads(a, args.pad_v, ctx);
+  }
   Call call(a);
   const TokenGroups& groups = call.groups;
   prepare_bias(call, ctx);
@@ -379,7 +344,9 @@ void grouped_attention(const GroupedAttentionArgs& a, Context& ctx) {
         // Causal chunks cost more the later they are: taken in turn from both ends, any contiguous share costs the same.
         if (groups.rule_of(group).causal) chunk = chunk % 2 == 0 ? chunk / 2 : chunks.pieces - 1 - chunk / 2;
         const int32_t begin = chunks.begin(chunk), end = chunks.begin(chunk + 1);
-        attend(call, relative, w, group, b, h, begin, end);
+        FinishedRows finished;
+        if (a.out_bf16 && a.lse == nullptr) finished = {bf16_out(a, b, h), a.out.token_stride};
+        attend(call, relative, w, group, b, h, begin, end, finished);
         deliver(call, w, group, b, h, begin, end - begin, nullptr);
       }
     });

@@ -31,7 +31,7 @@ struct Call {
 
   explicit Call(const GroupedAttentionArgs& args)
       : a(args), groups(*args.groups), width(plan::round_up(args.head_dim, kLanes)), labels(!groups.query_labels.empty()) {
-    check(args.head_dim >= 1 && args.head_dim <= 256, "grouped attention: head_dim {} is not in [1, 256]", args.head_dim);
+    check(args.head_dim >= 1 && args.head_dim <= kMaxHeadDim, "grouped attention: head_dim {} is not in [1, 256]", args.head_dim);
     for (const PairRule& rule : groups.rules) exclusions = std::max(exclusions, static_cast<int64_t>(rule.exclusions.size()));
   }
 
@@ -195,9 +195,8 @@ struct KeyBlock {
     return p;
   }
 
-  // Reads the next slots of the cursor, vectors [vector_begin, vector_end) of the group's keys. `copies` as pack_panels has it.
-  void load(const Call& call, const TokenGroups::Group& group, plan::SlotCursor& cursor, int32_t vector_begin,
-            int32_t vector_end, const Rows& rows, int64_t b, float* copies = nullptr) {
+  // Reads the next slots of the cursor, vectors [vector_begin, vector_end) of the group's keys; pack_keys comes after.
+  void load(const Call& call, const TokenGroups::Group& group, plan::SlotCursor& cursor, int32_t vector_begin, int32_t vector_end, int64_t b) {
     first = vector_begin * kLanes;
     vectors = vector_end - vector_begin;
     count = std::min(vectors * kLanes, group.keys - first);
@@ -236,6 +235,9 @@ struct KeyBlock {
       consecutive = count > 0 && codes[0] >= 0;
       for (int32_t i = 1; i < count; ++i) consecutive = consecutive && codes[i] == codes[0] + i;
     }
+  }
+  // `copies` as pack_panels has it.
+  void pack_keys(const Call& call, const TokenGroups::Group& group, const Rows& rows, float* copies = nullptr) const {
     pack_panels(rows, codes, count, panels, call.a.head_dim, keys_t, copies, group.keys <= kFewRows);
   }
 

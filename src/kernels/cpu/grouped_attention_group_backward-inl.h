@@ -221,7 +221,8 @@ class GroupBackward {
         continue;
       }
       const bool gives_queries = work == Work::kQueries || work == Work::kBoth;
-      keys.load(call_, group_, cursor, key_blocks_.begin(block), key_blocks_.begin(block + 1), k_rows, b_, gives_queries ? w_.keys : nullptr);
+      keys.load(call_, group_, cursor, key_blocks_.begin(block), key_blocks_.begin(block + 1), b_);
+      keys.pack_keys(call_, group_, k_rows, gives_queries ? w_.keys : nullptr);
       if (bc_.relative) relative_keys(*bc_.relative, w_.relative, keys);
       keys_begun_ = false;
       if (gives_keys && (bc_.assign_dkv || w_.written_keys))

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/cpu/bf16-inl.h"
 #include "kernels/cpu/grouped_attention_plan.h"
 #include "kernels/cpu/jit_product.h"
 
@@ -129,34 +130,50 @@ HWY_INLINE void prefetch(const float* row, int64_t width) {
   asm volatile("");  // GCC takes a function of nothing but prefetches for one without effects, and its calls away
 }
 
-// Rows of one head of one batch element by their codes.
+constexpr int64_t kMaxHeadDim = 256;
+
+// Rows of one head of one batch element by their codes, stored as floats or as bfloat16.
 class Rows {
  public:
-  Rows(const ConstHeadsView& token, const ConstHeadsView& memory, const void* pad, int64_t head_dim, int64_t b, int64_t h)
-      : token_(at(token, b, h)),
+  Rows(const ConstHeadsView& token, const ConstHeadsView& memory, const void* pad, int64_t head_dim, int64_t b, int64_t h, bool bf16 = false)
+      : bf16_(bf16),
+        token_(at(token, b, h)),
         memory_(at(memory, b, h)),
-        pad_(pad ? static_cast<const float*>(pad) + h * head_dim : zeros()),
-        token_stride_(token.token_stride),
-        memory_stride_(memory.token_stride) {}
+        pad_(pad ? static_cast<const char*>(pad) + h * head_dim * size() : reinterpret_cast<const char*>(zeros())),
+        token_stride_(token.token_stride * size()),
+        memory_stride_(memory.token_stride * size()) {}
 
-  const float* row(int32_t code) const {
-    if (plan::is_token(code)) return token_ + code * token_stride_;
-    return code == plan::kPadCode ? pad_ : memory_ + plan::memory_code(code) * memory_stride_;
+  const float* row(int32_t code) const { return reinterpret_cast<const float*>(address(code)); }  // of floats
+  const uint16_t* bf16_row(int32_t code) const { return reinterpret_cast<const uint16_t*>(address(code)); }
+  bool bf16() const { return bf16_; }
+  // Pairs of bfloat16, to be moved as if they were floats: rows of half as many elements.
+  Rows as_pairs() const {
+    Rows pairs = *this;
+    pairs.bf16_ = false;
+    return pairs;
   }
   // Asks for the memory of a row that is read soon, and of the same row's next head: its place is known to be mapped and close.
-  HWY_INLINE void fetch(int32_t code, int64_t width) const { prefetch<false>(row(code), width); }
-  HWY_INLINE void fetch_next_head(int32_t code, int64_t width) const { prefetch<false>(row(code) + width, width); }
+  HWY_INLINE void fetch(int32_t code, int64_t width) const { prefetch<false>(row(code), floats(width)); }
+  HWY_INLINE void fetch_next_head(int32_t code, int64_t width) const { prefetch<false>(row(code) + floats(width), floats(width)); }
   static const float* zeros() {  // a row of any legal head_dim
-    alignas(64) static const float z[256 + 16] = {};
+    alignas(64) static const float z[kMaxHeadDim + 16] = {};
     return z;
   }
 
  private:
-  static const float* at(const ConstHeadsView& v, int64_t b, int64_t h) {
-    return v.data ? static_cast<const float*>(v.data) + b * v.batch_stride + h * v.head_stride : nullptr;
+  int64_t size() const { return bf16_ ? 2 : 4; }
+  int64_t floats(int64_t width) const { return bf16_ ? width / 2 : width; }
+  const char* at(const ConstHeadsView& v, int64_t b, int64_t h) const {
+    return v.data ? static_cast<const char*>(v.data) + (b * v.batch_stride + h * v.head_stride) * size() : nullptr;
   }
-  const float *token_, *memory_, *pad_;
-  int64_t token_stride_, memory_stride_;
+  const char* address(int32_t code) const {
+    if (plan::is_token(code)) return token_ + code * token_stride_;
+    return code == plan::kPadCode ? pad_ : memory_ + plan::memory_code(code) * memory_stride_;
+  }
+
+  bool bf16_;
+  const char *token_, *memory_, *pad_;
+  int64_t token_stride_, memory_stride_;  // bytes
 };
 
 // A row is asked for so many rows before it is read. In groups of few rows the next head follows so soon that its rows are still in a
@@ -170,6 +187,15 @@ HWY_INLINE void pack_row(const float* HWY_RESTRICT src, int64_t width, float fac
   for_vectors(
       width, [&](int64_t i) { hn::Store(hn::Mul(f, hn::LoadU(D(), src + i)), D(), dst + i); },
       [&](int64_t i, int32_t n) { hn::Store(hn::Mul(f, load_partial(src + i, n)), D(), dst + i); });
+}
+
+inline void pack_row(const Rows& rows, int32_t code, int64_t width, float factor, float* HWY_RESTRICT dst) {
+  if (!rows.bf16()) return pack_row(rows.row(code), width, factor, dst);
+  const uint16_t* src = rows.bf16_row(code);
+  const V f = hn::Set(D(), factor);
+  for_vectors(
+      width, [&](int64_t i) { hn::Store(hn::Mul(f, LoadBf16(src + i)), D(), dst + i); },
+      [&](int64_t i, int32_t n) { hn::Store(hn::Mul(f, LoadBf16Tail(src + i, static_cast<size_t>(n))), D(), dst + i); });
 }
 
 // Stores the 128-bit blocks of v to rows of dst.
@@ -190,6 +216,7 @@ inline void pack_panels(const Rows& rows, const int32_t* codes, int32_t count, c
                         float* HWY_RESTRICT dst, float* HWY_RESTRICT copies = nullptr, bool next_head = false) {
   const D d;
   const hn::Repartition<double, D> d64;
+  HWY_ALIGN float wide[4 * kMaxHeadDim];
   for (int32_t piece = 0; piece < pieces.pieces; ++piece) {
     const int32_t first = pieces.begin(piece) * kLanes, width = pieces.begin(piece + 1) * kLanes - first;
     for (int32_t k = 0; k < width; k += 4) {
@@ -202,7 +229,12 @@ inline void pack_panels(const Rows& rows, const int32_t* codes, int32_t count, c
         if (next_head) rows.fetch_next_head(codes[i], head_dim);
       }
       const float* src[4];
-      for (int32_t i = 0; i < 4; ++i) src[i] = first + k + i < count ? rows.row(codes[first + k + i]) : Rows::zeros();
+      for (int32_t i = 0; i < 4; ++i) {
+        src[i] = first + k + i < count ? rows.row(codes[first + k + i]) : Rows::zeros();
+        if (!rows.bf16() || first + k + i >= count) continue;
+        pack_row(rows, codes[first + k + i], head_dim, 1.0f, wide + i * kMaxHeadDim);
+        src[i] = wide + i * kMaxHeadDim;
+      }
       if (copies) {
         const int64_t stride = plan::round_up(head_dim, kLanes);
         for (int32_t i = 0; i < std::min(4, count - first - k); ++i) pack_row(src[i], head_dim, 1.0f, copies + (first + k + i) * stride);

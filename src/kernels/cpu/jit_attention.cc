@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstddef>
 #include <memory>
+#include <string>
 
 #include "kernels/cpu/jit_attention_code.h"
 
@@ -15,17 +16,20 @@ namespace fovea {
 namespace {
 
 constexpr int64_t kMostHeadDim = 128;
+constexpr int kBf16RowBytes = 2 * kBf16RowKeys;
 
 class ForwardCode : public AttentionTileCode {
  public:
-  ForwardCode(int rows, int vectors, int channels) : AttentionTileCode(32768, "attention", rows, vectors), channels_(channels) {
+  // Without channels there are scores alone.
+  ForwardCode(int rows, int vectors, int channels, AttentionElement element)
+      : AttentionTileCode(32768, channels > 0 ? "attention" : "attention_scores", rows, vectors, element), channels_(channels) {
     for (const Xbyak::Reg64& r : kSaved) push(r);
     Xbyak::Label unsafe, done;
     scores();
     finish_scores();
     check_range(unsafe);
     powers();
-    values();
+    if (channels_ > 0) values();
     mov(rax, 1);
     jmp(done, T_NEAR);
     L(unsafe);
@@ -47,8 +51,7 @@ class ForwardCode : public AttentionTileCode {
     mov(keys, field(offsetof(AttentionTile, keys_t)));
     mov(end, field(offsetof(AttentionTile, head_dim)));
     shl(end, 2);
-    for (int i = 0; i < rows(); ++i)
-      for (int j = 0; j < vectors(); ++j) vpxord(sum(i, j), sum(i, j), sum(i, j));
+    clear_sums();
     xor_(at, at);
     Xbyak::Label loop;
     align(32);
@@ -114,8 +117,9 @@ class ForwardCode : public AttentionTileCode {
     for (int i = 0; i < rows(); ++i) {
       for (int j = 0; j < vectors(); ++j) {
         power(table, sum(i, j), j);
-        vmovups(ptr[p + i * panel_bytes() + 64 * j], sum(i, j));
+        if (!pairs()) vmovups(ptr[p + i * panel_bytes() + 64 * j], sum(i, j));
       }
+      for (int j = 0; j < vectors() && pairs(); j += 2) keep_rounded(ptr[p + i * kBf16RowBytes + 32 * j], i, j);
       const Xbyak::Zmm t = spare(0);
       vaddps(t, sum(i, 0), ptr[total + 64 * i]);
       if (vectors() == 2) vaddps(t, t, sum(i, 1));
@@ -125,6 +129,18 @@ class ForwardCode : public AttentionTileCode {
         vaddps(t, t, spare(1));
       }
       vmovups(ptr[total + 64 * i], t);
+    }
+  }
+
+  // Vector j of row i and the next, where there is one.
+  void keep_rounded(const Xbyak::Address& to, int i, int j) {
+    const Xbyak::Zmm t = spare(j / 2);
+    if (j + 1 < vectors()) {
+      vcvtne2ps2bf16(t, sum(i, j + 1), sum(i, j));
+      vmovups(to, t);
+    } else {
+      vcvtneps2bf16(Xbyak::Ymm(t.getIdx()), sum(i, j));
+      vmovups(to, Xbyak::Ymm(t.getIdx()));
     }
   }
 
@@ -170,15 +186,107 @@ class ForwardCode : public AttentionTileCode {
   const std::array<Xbyak::Reg64, 6> kSaved = {rbx, rbp, r12, r13, r14, r15};
 };
 
+// Weighted values of pairs of bfloat16.
+class Bf16ValuesCode : public AttentionTileCode {
+ public:
+  Bf16ValuesCode(int rows, int64_t head_dim)
+      : AttentionTileCode(32768, "attention_values_" + std::to_string(head_dim), rows, 1, AttentionElement::kBf16Pair), head_dim_(static_cast<int>(head_dim)) {
+    if (head_dim_ % 16 != 0) {
+      mov(eax, (1 << head_dim_ % 16) - 1);
+      kmovw(k1, eax);
+    }
+    const int most = std::min(kMostVectors, kSums / rows), pieces = (channels() + most - 1) / most;
+    for (int piece = 0; piece < pieces; ++piece) {
+      const int first = channels() * piece / pieces;
+      set_shape(rows, channels() * (piece + 1) / pieces - first);
+      add_pairs(first);
+      hand_over(first);
+    }
+    vzeroupper();
+    ret();
+  }
+
+ private:
+  Xbyak::Address field(size_t offset) { return ptr[tile_ + static_cast<int>(offset)]; }
+  int channels() const { return (head_dim_ + 15) / 16; }  // vectors
+
+  void add_pairs(int first) {
+    const Xbyak::Reg64 &p = rsi, &v = rdx, &count = rcx;
+    mov(p, field(offsetof(Bf16Values, p)));
+    mov(v, field(offsetof(Bf16Values, v)));
+    mov(count, field(offsetof(Bf16Values, pairs)));
+    clear_sums();
+    Xbyak::Label loop;
+    align(32);
+    L(loop);
+    multiply([&](int i) { return ptr[p + i * kBf16RowBytes]; }, [&](int j) { return ptr[v + 64 * (first + j)]; });
+    add(p, 4);
+    add(v, 64 * channels());
+    dec(count);
+    jnz(loop, T_NEAR);
+  }
+
+  void hand_over(int first) {
+    const Xbyak::Reg64 &out = rsi, &stride = rdx, &rows_of_out = rsi, &factor = rdx, &row = rcx;
+    Xbyak::Label finished, done;
+    mov(out, field(offsetof(Bf16Values, out)));
+    test(out, out);
+    jz(finished, T_NEAR);
+    add(out, 64 * first);
+    mov(stride, field(offsetof(Bf16Values, out_stride)));
+    for_rows(out, stride, [&](int i, int j, const Xbyak::Address& at) {
+      vaddps(sum(i, j), sum(i, j), at);
+      vmovups(at, sum(i, j));
+    });
+    jmp(done, T_NEAR);
+    L(finished);
+    mov(rows_of_out, field(offsetof(Bf16Values, rows)));
+    mov(factor, field(offsetof(Bf16Values, factor)));
+    for (int i = 0; i < rows(); ++i) {
+      mov(row, ptr[rows_of_out + 8 * i]);
+      vbroadcastss(spare(0), ptr[factor + 4 * i]);
+      for (int j = 0; j < vectors(); ++j) {
+        const Xbyak::Ymm half(sum(i, j).getIdx());
+        const Xbyak::Address at = ptr[row + 32 * (first + j)];
+        vmulps(sum(i, j), sum(i, j), spare(0));
+        vcvtneps2bf16(half, sum(i, j));
+        if (16 * (first + j + 1) <= head_dim_)
+          vmovups(at, half);
+        else
+          vmovdqu16(at | k1, half);
+      }
+    }
+    L(done);
+  }
+
+  const int head_dim_;
+  const Xbyak::Reg64 tile_ = rdi;
+};
+
+bool has_shape(int rows, int vectors, int64_t head_dim) {
+  return rows >= 1 && rows <= kAttentionTileRows && vectors >= 1 && vectors <= kAttentionTileVectors && head_dim >= 4 && head_dim % 4 == 0;
+}
+
 }  // namespace
 
 AttentionTileKernel jit_attention_tile(int rows, int vectors, int64_t head_dim) {
-  if (!attention_code_runs() || rows < 1 || rows > kAttentionTileRows || vectors < 1 || vectors > kAttentionTileVectors || head_dim < 4 ||
-      head_dim > kMostHeadDim || head_dim % 4 != 0)
-    return nullptr;
+  if (!attention_code_runs() || !has_shape(rows, vectors, head_dim) || head_dim > kMostHeadDim) return nullptr;
   const int channels = static_cast<int>((head_dim + 15) / 16);
   static std::atomic<AttentionTileKernel> kernels[kAttentionTileRows][kAttentionTileVectors][kMostHeadDim / 16];
-  return kept_code(kernels[rows - 1][vectors - 1][channels - 1], [&] { return std::make_unique<ForwardCode>(rows, vectors, channels); });
+  return kept_code(kernels[rows - 1][vectors - 1][channels - 1],
+                   [&] { return std::make_unique<ForwardCode>(rows, vectors, channels, AttentionElement::kFloat); });
+}
+
+AttentionTileKernel jit_bf16_scores(int rows, int vectors, int64_t head_dim) {
+  if (!bf16_attention_code_runs() || !has_shape(rows, vectors, head_dim) || 2 * head_dim > kMostHeadDim) return nullptr;
+  static std::atomic<AttentionTileKernel> kernels[kAttentionTileRows][kAttentionTileVectors];
+  return kept_code(kernels[rows - 1][vectors - 1], [&] { return std::make_unique<ForwardCode>(rows, vectors, 0, AttentionElement::kBf16Pair); });
+}
+
+Bf16ValuesKernel jit_bf16_values(int rows, int64_t head_dim) {
+  if (!bf16_attention_code_runs() || rows < 1 || rows > kMostValueRows || head_dim < 8 || head_dim > kMostHeadDim || head_dim % 8 != 0) return nullptr;
+  static std::atomic<Bf16ValuesKernel> kernels[kMostValueRows][kMostHeadDim / 8];
+  return kept_code(kernels[rows - 1][head_dim / 8 - 1], [&] { return std::make_unique<Bf16ValuesCode>(rows, head_dim); });
 }
 
 }  // namespace fovea
@@ -188,6 +296,8 @@ AttentionTileKernel jit_attention_tile(int rows, int vectors, int64_t head_dim) 
 namespace fovea {
 
 AttentionTileKernel jit_attention_tile(int, int, int64_t) { return nullptr; }
+AttentionTileKernel jit_bf16_scores(int, int, int64_t) { return nullptr; }
+Bf16ValuesKernel jit_bf16_values(int, int64_t) { return nullptr; }
 
 }  // namespace fovea
 

@@ -1,5 +1,5 @@
 // The inner part of softmax attention as generated code: scores, softmax and weighted values of a few queries against a block of keys,
-// all of it in registers.
+// all of it in registers. In bfloat16 the weighted values are a tile of their own, over the keys of all panels at once.
 #pragma once
 
 #include <cstdint>
@@ -34,5 +34,29 @@ using AttentionTileKernel = int64_t (*)(const AttentionTile*);
 // For 1 to 6 rows, 1 to 4 vectors of keys and a head_dim of up to 128, a multiple of 4. Null without AVX-512, for other sizes, and where
 // the system refuses executable memory.
 AttentionTileKernel jit_attention_tile(int rows, int vectors, int64_t head_dim);
+
+inline constexpr int kBf16RowKeys = 256;  // that a row of p has room for
+
+// The scores' half of such a tile on pairs of bfloat16, each of which counts as one element of q and keys_t: a head_dim of up to 64 of them, a
+// multiple of 4. p is (rows, kBf16RowKeys) bfloat16; v, keys, out and out_stride are not looked at. Null without AVX512-BF16 as well.
+AttentionTileKernel jit_bf16_scores(int rows, int vectors, int64_t head_dim);
+
+// The other half: sums over pairs of keys of p[i, pair] · v[pair].
+struct Bf16Values {
+  const void* p = nullptr;           // (rows, kBf16RowKeys)
+  const void* v = nullptr;           // (pairs, head_dim in whole vectors) pairs of bfloat16
+  int64_t pairs = 0;                 // of keys, one at least
+  float* out = nullptr;              // (rows, head_dim in whole vectors) += the sums; or, where this is null:
+  int64_t out_stride = 0;            // bytes
+  uint16_t* const* rows = nullptr;   // (rows) of head_dim bfloat16 = the sums times factor
+  const float* factor = nullptr;     // (rows)
+};
+
+using Bf16ValuesKernel = void (*)(const Bf16Values*);
+
+inline constexpr int kMostValueRows = 12;
+
+// For 1 to 12 rows and a head_dim of bfloat16 that jit_bf16_scores has in pairs.
+Bf16ValuesKernel jit_bf16_values(int rows, int64_t head_dim);
 
 }  // namespace fovea

@@ -16,7 +16,10 @@ alignas(64) constexpr float kPowers[] = {1.0f,
                                          0.009675451570602248f,
                                          0.0012467846417011097f,
                                          0.00021612915041477332f};
-constexpr int kDegree = 6;
+// The same, 3e-6.
+alignas(64) constexpr float kShortPowers[] = {1.0000026226043701f, 0.6930038332939148f, 0.2414427548646927f, 0.052011460065841675f,
+                                              0.013534167781472206f};
+constexpr int kDegree = 6, kShortDegree = 4;
 
 }  // namespace
 
@@ -28,9 +31,15 @@ bool attention_code_runs() {
   return runs;
 }
 
+bool bf16_attention_code_runs() {
+  static const bool runs = attention_code_runs() && Xbyak::util::Cpu().has(Xbyak::util::Cpu::tAVX512_BF16);
+  return runs;
+}
+
 void AttentionTileCode::load_powers(const Xbyak::Reg64& table) {
-  mov(table, reinterpret_cast<size_t>(kPowers));
-  for (int k = 0; k < 4; ++k) vbroadcastss(right(k), ptr[table + 4 * (kDegree - k)]);
+  mov(table, reinterpret_cast<size_t>(pairs_ ? kShortPowers : kPowers));
+  const int degree = pairs_ ? kShortDegree : kDegree;
+  for (int k = 0; k < 4; ++k) vbroadcastss(right(k), ptr[table + 4 * (degree - k)]);
 }
 
 // x = 2^floor(x) · 2^(x - floor(x)).
@@ -39,7 +48,7 @@ void AttentionTileCode::power(const Xbyak::Reg64& table, const Xbyak::Zmm& x, in
   vreduceps(f, x, 1);
   vmovaps(p, right(0));
   for (int k = 1; k < 4; ++k) vfmadd213ps(p, f, right(k));
-  for (int k = kDegree - 4; k >= 0; --k) vfmadd213ps(p, f, zword_b[table + 4 * k]);
+  for (int k = (pairs_ ? kShortDegree : kDegree) - 4; k >= 0; --k) vfmadd213ps(p, f, zword_b[table + 4 * k]);
   vscalefps(x, p, x);
 }
 

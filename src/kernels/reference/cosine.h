@@ -2,6 +2,10 @@
 // 2021, 2111.09883).
 #pragma once
 
+#include <type_traits>
+
+#include "core/check.h"
+#include "core/convert.h"
 #include "kernels/reference/layer_norm.h"
 
 namespace fovea::reference {
@@ -9,15 +13,20 @@ namespace fovea::reference {
 template <class T>
 void unit_rows(const UnitRowsArgs& a, Context&) {
   using std::sqrt;
+  check(!a.bf16 || !std::is_same_v<T, Dual>, "unit rows in bfloat16 have no derivative");
   for (int64_t r = 0; r < a.x_rows.rows(); ++r) {
-    const T* x = in<T>(a.x) + row_offset(a.x_rows, r);
-    T* y = out<T>(a.y) + row_offset(a.y_rows, r);
+    const int64_t from = row_offset(a.x_rows, r), to = row_offset(a.y_rows, r);
+    const auto x = [&](int64_t c) { return a.bf16 ? T(static_cast<double>(from_bf16(in<uint16_t>(a.x)[from + c]))) : in<T>(a.x)[from + c]; };
     T square(0);
-    for (int64_t c = 0; c < a.channels; ++c) square += x[c] * x[c];
+    for (int64_t c = 0; c < a.channels; ++c) square += x(c) * x(c);
     // Compared before the root, whose derivative at zero is infinite.
     const T norm = square > T(a.epsilon * a.epsilon) ? sqrt(square) : T(a.epsilon);
     if (a.norm) out<T>(a.norm)[r] = norm;
-    for (int64_t c = 0; c < a.channels; ++c) y[c] = x[c] / norm;
+    for (int64_t c = 0; c < a.channels; ++c) {
+      const T y = x(c) / norm;
+      if (a.bf16) out<uint16_t>(a.y)[to + c] = to_bf16(static_cast<float>(value_of(y)));
+      if (!a.bf16) out<T>(a.y)[to + c] = y;
+    }
   }
 }
 

@@ -1,6 +1,8 @@
 // Depthwise 3x3 convolution inside blocks of a map, straight from the definition.
 #pragma once
 
+#include "core/check.h"
+#include "core/convert.h"
 #include "kernels/kernel_table.h"
 #include "kernels/reference/scalar.h"
 
@@ -34,6 +36,9 @@ T* token_of(const HeadsView& view, int64_t b, int64_t token) {
 
 template <class T>
 void depthwise3x3(const Depthwise3x3Args& a, Context&) {
+  const auto x = [&](int64_t b, int64_t t, int64_t c) {
+    return a.x_bf16 ? T(static_cast<double>(from_bf16(token_of<uint16_t>(a.x, b, t)[c]))) : token_of<T>(a.x, b, t)[c];
+  };
   for (int64_t b = 0; b < a.batch; ++b)
     for (int64_t t = 0; t < a.height * a.width; ++t)
       for (int64_t c = 0; c < a.channels; ++c) {
@@ -43,7 +48,7 @@ void depthwise3x3(const Depthwise3x3Args& a, Context&) {
       }
   for_each_tap(a, [&](int64_t b, int64_t token, int64_t neighbour, int64_t tap) {
     for (int64_t c = 0; c < a.channels; ++c)
-      token_of<T>(a.y, b, token)[c] += in<T>(a.weight)[c * 9 + tap] * token_of<T>(a.x, b, neighbour)[c];
+      token_of<T>(a.y, b, token)[c] += in<T>(a.weight)[c * 9 + tap] * x(b, neighbour, c);
   });
 }
 
@@ -52,6 +57,7 @@ void depthwise3x3(const Depthwise3x3Args& a, Context&) {
 template <class T>
 void depthwise3x3_backward(const Depthwise3x3BackwardArgs& args, Context&) {
   const Depthwise3x3Args& a = args.forward;
+  check(!a.x_bf16, "the convolution's backward reads x in the table's own type");
   for_each_tap(a, [&](int64_t b, int64_t token, int64_t neighbour, int64_t tap) {
     const T* g = token_of<T>(args.dy, b, token);
     for (int64_t c = 0; c < a.channels; ++c) {

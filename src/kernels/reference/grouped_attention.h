@@ -2,7 +2,10 @@
 // one loop over the key slots. The only shortcut is that a group's slots are listed once before its queries.
 #pragma once
 
+#include <type_traits>
+
 #include "core/check.h"
+#include "core/convert.h"
 #include "kernels/kernel_table.h"
 #include "kernels/reference/relative_term.h"
 #include "kernels/reference/scalar.h"
@@ -167,12 +170,55 @@ void merge_lse(const GroupedAttentionArgs& a, int64_t b, int64_t h, Slot* querie
   }
 }
 
+inline int64_t memory_rows(const TokenGroups& groups) {
+  int64_t rows = 0;
+  for (const Run& run : groups.runs)
+    if (run.source == RowSource::kMemory)
+      rows = std::max({rows, int64_t{run.begin} + 1, run.begin + int64_t{run.count - 1} * run.stride + 1});
+  return rows;
+}
+
 template <class T>
-void grouped_attention(const GroupedAttentionArgs& a, Context& ctx) {
+T rounded_to_bf16(T x) {
+  return T(static_cast<double>(from_bf16(to_bf16(static_cast<float>(value_of(x))))));
+}
+
+// The same attention on operands in the table's own type; what a row's 2^x is rounded to is up to the caller.
+template <class T>
+GroupedAttentionArgs with_wide_operands(const GroupedAttentionArgs& a, Context& ctx) {
+  const auto padding = [&](const void* pad) -> const void* {
+    if (!pad) return pad;
+    T* rounded = ctx.scratch().take<T>(a.heads * a.head_dim);
+    for (int64_t i = 0; i < a.heads * a.head_dim; ++i) rounded[i] = rounded_to_bf16(in<T>(pad)[i]);
+    return rounded;
+  };
+  const int64_t memory = memory_rows(*a.groups);
+  GroupedAttentionArgs wide = a;
+  wide.q = widened<T>(a.q, a.batch, a.queries, a.heads, a.head_dim, ctx);
+  wide.k = widened<T>(a.k, a.batch, a.keys, a.heads, a.head_dim, ctx);
+  wide.v = widened<T>(a.v, a.batch, a.keys, a.heads, a.head_dim, ctx);
+  wide.memory_k = widened<T>(a.memory_k, a.batch, memory, a.heads, a.head_dim, ctx);
+  wide.memory_v = widened<T>(a.memory_v, a.batch, memory, a.heads, a.head_dim, ctx);
+  wide.pad_k = padding(a.pad_k);
+  wide.pad_v = padding(a.pad_v);
+  if (a.out_bf16) wide.out = {ctx.scratch().take<T>(a.batch * a.queries * a.heads * a.head_dim), a.queries * a.heads * a.head_dim, a.heads * a.head_dim, a.head_dim};
+  return wide;
+}
+
+// The reference point of a row's weights: the greatest score, or as much more as makes it a whole number in base 2.
+inline double reference_point(double greatest, bool bf16) {
+  return bf16 && std::isfinite(greatest) ? std::ceil(greatest / std::log(2.0)) * std::log(2.0) : greatest;
+}
+
+template <class T>
+void grouped_attention(const GroupedAttentionArgs& args, Context& ctx) {
   using std::exp;
   using std::log;
-  const TokenGroups& groups = *a.groups;
+  const TokenGroups& groups = *args.groups;
+  check(!args.bf16 || (!std::is_same_v<T, Dual> && !args.relative), "attention in bf16 has no derivative and no relative term");
+  check(!args.out_bf16 || (args.bf16 && groups.reduction == Reduction::kAssign), "attention writes bfloat16 where it multiplies in it and each row occurs once");
   ArenaScope scope(ctx.scratch());
+  const GroupedAttentionArgs a = args.bf16 ? with_wide_operands<T>(args, ctx) : args;
   Slot* queries = ctx.scratch().take<Slot>(groups.max_queries);
   Slot* keys = ctx.scratch().take<Slot>(groups.max_keys);
   T* p = ctx.scratch().take<T>(groups.max_keys);
@@ -196,11 +242,13 @@ void grouped_attention(const GroupedAttentionArgs& a, Context& ctx) {
           }
           T sum(0);
           bool any = false;
+          max = reference_point(max, a.bf16);
           for (int64_t j = 0; j < group.keys; ++j) {
             if (value_of(p[j]) == kMinusInfinity) continue;
             any = true;
-            const T weight = exp(p[j] - T(max));
+            T weight = exp(p[j] - T(max));
             sum += weight;
+            if (a.bf16) weight = rounded_to_bf16(weight);
             if (const T* v = scores.value(j))
               for (int64_t d = 0; d < a.head_dim; ++d) o[d] += weight * v[d];
           }
@@ -231,6 +279,9 @@ void grouped_attention(const GroupedAttentionArgs& a, Context& ctx) {
         T* lse = out<T>(a.lse) + (b * a.heads + h) * groups.query_slots;
         for (int64_t s = 0; s < groups.query_slots; ++s) lse[s] = slot_lse[s];
       }
+      for (int64_t n = 0; args.out_bf16 && n < a.queries; ++n)
+        for (int64_t d = 0; d < a.head_dim; ++d)
+          row_of<uint16_t>(args.out, b, n, h)[d] = to_bf16(static_cast<float>(value_of(row_of<T>(a.out, b, n, h)[d])));
     }
   }
 }
@@ -245,7 +296,7 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
   using std::exp;
   const GroupedAttentionArgs& a = args.forward;
   const TokenGroups& groups = *a.groups;
-  check(a.lse != nullptr && a.out.data != nullptr, "grouped attention's backward needs the forward's out and lse");
+  check(a.lse != nullptr && a.out.data != nullptr && !a.bf16, "grouped attention's backward needs the forward's out and lse, in the table's own type");
   ArenaScope scope(ctx.scratch());
   Slot* queries = ctx.scratch().take<Slot>(groups.max_queries);
   Slot* keys = ctx.scratch().take<Slot>(groups.max_keys);
@@ -256,10 +307,7 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
   int64_t* counts = ctx.scratch().take<int64_t>(a.queries);
 
   // Zeros first, since rows collect from every group; memory rows are as many as the runs name.
-  int64_t memory_rows = 0;
-  for (const Run& run : groups.runs)
-    if (run.source == RowSource::kMemory)
-      memory_rows = std::max({memory_rows, int64_t{run.begin} + 1, run.begin + int64_t{run.count - 1} * run.stride + 1});
+  const int64_t of_memory = memory_rows(groups);
   for (int64_t b = 0; b < a.batch; ++b)
     for (int64_t h = 0; h < a.heads; ++h) {
       for (int64_t n = 0; n < a.queries; ++n) zero_row(row_of<T>(args.dq, b, n, h), a.head_dim);
@@ -268,7 +316,7 @@ void grouped_attention_backward(const GroupedAttentionBackwardArgs& args, Contex
         zero_row(row_of<T>(args.dv, b, n, h), a.head_dim);
       }
       if (!args.dmemory_k.data) continue;
-      for (int64_t n = 0; n < memory_rows; ++n) {
+      for (int64_t n = 0; n < of_memory; ++n) {
         zero_row(row_of<T>(args.dmemory_k, b, n, h), a.head_dim);
         zero_row(row_of<T>(args.dmemory_v, b, n, h), a.head_dim);
       }

@@ -1,0 +1,190 @@
+// Grouped attention's forward by generated tiles, and the memory that it works in.
+
+#if defined(FOVEA_GROUPED_ATTENTION_GENERATED_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef FOVEA_GROUPED_ATTENTION_GENERATED_INL_H_
+#undef FOVEA_GROUPED_ATTENTION_GENERATED_INL_H_
+#else
+#define FOVEA_GROUPED_ATTENTION_GENERATED_INL_H_
+#endif
+
+#include "kernels/cpu/attention_bf16.h"
+#include "kernels/cpu/grouped_attention_relative-inl.h"
+#include "kernels/cpu/jit_attention.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fovea::HWY_NAMESPACE::grouped_attention_tile {
+
+// Scores up to 2^24 around the reference point of a row are summed as they are; others move the point to the maximum.
+constexpr float kSafeExponent = 24.0f;
+
+struct Workspace {
+  int32_t* codes;   // (chunk)
+  int32_t* labels;
+  float *max, *sum, *lse;  // the row's reference point, sum of 2^(score - max), and result
+  float *q, *out;   // (chunk, width)
+  const float** v_rows;  // (block keys)
+  float* s;         // (kTileRows, kMaxBlockKeys), or as many bytes of what is rounded
+  float* v;         // (block keys, width)
+  float *k_pairs, *v_pairs;  // in bf16: keys_t and v in pairs, of channels and of keys
+  KeyBlock block;
+  int32_t block_keys;
+  RelativeWorkspace relative;
+
+  Workspace(Cutter cutter, int32_t chunk, int32_t keys, const Call& call, const RelativeCall* relative_call)
+      : Workspace(cutter, chunk, keys, call.a.head_dim, call.width, call.a.bf16 ? keys : 0, call.exclusions, relative_call) {}
+  static int64_t bytes(int32_t chunk, int32_t keys, const Call& call, const RelativeCall* relative_call) {
+    const int64_t head_dim = call.a.head_dim, width = call.width, paired_keys = call.a.bf16 ? keys : 0;
+    return 2 * Cutter::bytes<int32_t>(chunk) + 3 * Cutter::bytes<float>(chunk) +
+           2 * Cutter::bytes<float>(chunk * width) + Cutter::bytes<const float*>(keys) + Cutter::bytes<float>(kTileRows * kMaxBlockKeys) +
+           Cutter::bytes<float>(keys * width) + 2 * Cutter::bytes<float>(paired_keys * width / 2) + KeyBlock::bytes(keys, head_dim, call.exclusions) +
+           RelativeWorkspace::bytes(relative_call, chunk, keys, kTileRows, width);
+  }
+
+ private:
+  Workspace(Cutter cutter, int32_t chunk, int32_t keys, int64_t head_dim, int64_t width, int64_t paired_keys, int64_t exclusions,
+            const RelativeCall* relative_call)
+      : codes(cutter.take<int32_t>(chunk)),
+        labels(cutter.take<int32_t>(chunk)),
+        max(cutter.take<float>(chunk)),
+        sum(cutter.take<float>(chunk)),
+        lse(cutter.take<float>(chunk)),
+        q(cutter.take<float>(chunk * width)),
+        out(cutter.take<float>(chunk * width)),
+        v_rows(cutter.take<const float*>(keys)),
+        s(cutter.take<float>(kTileRows * kMaxBlockKeys)),
+        v(cutter.take<float>(keys * width)),
+        k_pairs(cutter.take<float>(paired_keys * width / 2)),
+        v_pairs(cutter.take<float>(paired_keys * width / 2)),
+        block(cutter, keys, head_dim, exclusions),
+        block_keys(keys),
+        relative(cutter, relative_call, chunk, keys, kTileRows, width) {}
+};
+
+// Whether tiles for such attention can be generated here.
+inline bool can_generate(const Call& call) {
+  if (kLanes != 16) return false;
+  return call.a.bf16 ? jit_bf16_values(1, call.a.head_dim) != nullptr && jit_bf16_scores(1, 1, call.a.head_dim / 2) != nullptr
+                     : jit_attention_tile(1, 1, call.a.head_dim) != nullptr;
+}
+
+// Queries [r, r + rows) against the block's panels by generated code, with zero as the reference point of all rows. Stops before the first
+// panel whose scores want another, and returns it. In bf16 scores alone, weights going to `p`: all panels, or none count.
+inline int32_t generated_tile(const Call& call, Workspace& w, const TokenGroups::Group& group, const Queries& q, const Rows& q_rows, int32_t slot,
+                              int32_t r, int32_t rows, int64_t h, float* p) {
+  bool begun = true;
+  for (int32_t i = 0; i < rows; ++i) {
+    if (w.max[r + i] != kNegInf && w.max[r + i] != 0) return 0;
+    begun = begun && w.max[r + i] == 0;
+  }
+  const KeyBlock& block = w.block;
+  const LaidBias* laid = call.laid_bias(group);
+  const bool labels = call.labels && group.mixed_labels, bf16 = call.a.bf16;
+  const float* q_of[kAttentionTileRows];
+  uint64_t penalised[kAttentionTileRows];
+  HWY_ALIGN float sums[kAttentionTileRows * kLanes] = {};
+  for (int32_t i = 0; i < rows; ++i) q_of[i] = q_rows.row(w.codes[r + i]);
+  AttentionTile t;
+  t.q = q_of;
+  t.head_dim = bf16 ? call.a.head_dim / 2 : call.a.head_dim;
+  t.scale = call.scale(h) * kLog2E;
+  t.penalty = call.groups.rule_of(group).region_penalty * kLog2E;
+  t.greatest = kSafeExponent;
+  t.bias_stride = laid ? laid->stride * static_cast<int64_t>(sizeof(float)) : 0;
+  t.out = w.out + r * call.width;
+  t.out_stride = call.width * static_cast<int64_t>(sizeof(float));
+  t.sum = sums;
+  int32_t panel = 0;
+  for (; panel < block.panels.pieces; ++panel) {
+    const int32_t first = block.panels.begin(panel), vectors = block.panels.begin(panel + 1) - first;
+    t.keys_t = (bf16 ? w.k_pairs : block.keys_t) + first * kLanes * t.head_dim;
+    t.bias = (laid ? laid->data + (h * call.bias_of(group).queries + slot + r) * laid->stride + block.first : block.start) + first * kLanes;
+    t.p = bf16 ? p + first * kLanes / 2 : p;
+    t.v = w.v_rows + first * kLanes;
+    t.keys = std::min(vectors * kLanes, block.count - first * kLanes);
+    t.least = begun ? kNegInf : -kSafeExponent;
+    if (labels) {
+      for (int32_t i = 0; i < rows; ++i) penalised[i] = differing(block.labels + first * kLanes, vectors, q.labels[r + i]);
+      t.penalised = penalised;
+    }
+    const AttentionTileKernel kernel = bf16 ? jit_bf16_scores(rows, vectors, t.head_dim) : jit_attention_tile(rows, vectors, t.head_dim);
+    if (kernel(&t) == 0) break;
+    begun = true;
+  }
+  if (panel == 0 || (bf16 && panel < block.panels.pieces)) return 0;
+  const D d;
+  for (int32_t i = 0; i < rows; ++i) {
+    w.max[r + i] = 0;
+    w.sum[r + i] += sum_of_lanes(hn::Load(d, sums + i * kLanes));
+  }
+  return panel;
+}
+
+// Rows of a tile in bf16, as many as registers hold with their values.
+inline int32_t bf16_tile_rows(int64_t head_dim) {
+  const auto vectors = static_cast<int32_t>((head_dim + kLanes - 1) / kLanes);
+  const int32_t pieces = (vectors + kAttentionTileVectors - 1) / kAttentionTileVectors;
+  return std::min(kMostValueRows, kAttentionTileRows * kAttentionTileVectors / ((vectors + pieces - 1) / pieces));
+}
+
+// Keys and values of the block in pairs.
+inline void pack_pairs(const Call& call, Workspace& w, const TokenGroups::Group& group, const Rows& k_rows, const Rows& v_rows) {
+  const KeyBlock& block = w.block;
+  pack_panels(k_rows.as_pairs(), block.codes, block.count, block.panels, call.a.head_dim / 2, w.k_pairs, nullptr, group.keys <= kFewRows);
+  for (int32_t i = 0; i < block.count; ++i) w.v_rows[i] = v_rows.row(block.codes[i]);
+  pack_value_pairs(w.v_rows, block.count, call.a.head_dim, w.v_pairs);
+}
+
+// Where rows go that nothing is to come for: the heads' own in bfloat16.
+struct FinishedRows {
+  uint16_t* first = nullptr;  // of the batch element and head; null: sums go to the workspace
+  int64_t stride = 0;
+};
+
+// Queries [r, r + rows), up to bf16_tile_rows, against the block in bf16. `slow(r, rows)` is called for what wants another reference point than zero. Rows that
+// are finished get the code of padding.
+template <class Slow>
+void bf16_tile(const Call& call, Workspace& w, const TokenGroups::Group& group, const Queries& q, const Rows& q_rows, int32_t slot, int32_t r,
+               int32_t rows, int64_t h, const FinishedRows& finished, Slow&& slow) {
+  const plan::Pieces parts(rows, kAttentionTileRows);
+  bool all = true, scored[2] = {};
+  const auto weights = [&](int32_t part) { return w.s + parts.begin(part) * (kBf16RowKeys / 2); };
+  for (int32_t part = 0; part < parts.pieces; ++part) {
+    const int32_t first = parts.begin(part), n = parts.begin(part + 1) - first;
+    scored[part] = generated_tile(call, w, group, q, q_rows, slot, r + first, n, h, weights(part)) > 0;
+    all = all && scored[part];
+  }
+  const auto add_values = [&](int32_t part, int32_t first, int32_t n) {
+    uint16_t* to[kMostValueRows];
+    float factor[kMostValueRows];
+    Bf16Values v;
+    v.p = weights(part);
+    v.v = w.v_pairs;
+    v.pairs = (w.block.count + 1) / 2;
+    if (finished.first) {
+      for (int32_t i = 0; i < n; ++i) {
+        int32_t& code = w.codes[first + i];
+        to[i] = plan::is_token(code) ? finished.first + code * finished.stride : reinterpret_cast<uint16_t*>(w.out + (first + i) * call.width);
+        code = plan::kPadCode;
+        factor[i] = 1.0f / w.sum[first + i];
+      }
+      v.rows = to;
+      v.factor = factor;
+    } else {
+      v.out = w.out + first * call.width;
+      v.out_stride = call.width * static_cast<int64_t>(sizeof(float));
+    }
+    jit_bf16_values(n, call.a.head_dim)(&v);
+  };
+  if (all) return add_values(0, r, rows);
+  for (int32_t part = 0; part < parts.pieces; ++part) {
+    const int32_t first = r + parts.begin(part), n = parts.begin(part + 1) - parts.begin(part);
+    if (scored[part]) add_values(part, first, n);
+  }
+  for (int32_t part = 0; part < parts.pieces; ++part)
+    if (!scored[part]) slow(r + parts.begin(part), parts.begin(part + 1) - parts.begin(part));
+}
+
+}  // namespace fovea::HWY_NAMESPACE::grouped_attention_tile
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard
