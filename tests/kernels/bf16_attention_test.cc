@@ -252,7 +252,9 @@ TEST(Bf16Attention, NotANumberIsNotHidden) {
       a.out = {out.data(), 0, d, d};
       t.grouped_attention(a, ctx);
       for (int64_t i = 0; i < n; ++i)
-        if (broken > 0 || i == 35) EXPECT_TRUE(std::isnan(from_bf16(out[static_cast<size_t>(i * d + 3)]))) << "row " << i << " of " << broken;
+        if (broken > 0 || i == 35) {
+          EXPECT_TRUE(std::isnan(from_bf16(out[static_cast<size_t>(i * d + 3)]))) << "row " << i << " of " << broken;
+        }
     }
   });
 }

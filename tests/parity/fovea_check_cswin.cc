@@ -71,7 +71,7 @@ void lepe_attention(CheckCase& c, bool channels_first) {
   a.forward.out = view(out, 0);
   a.forward.lse = lse.data;
   c.ctx.kernels().grouped_attention(a.forward, c.ctx);
-  get_v.forward(map, a.forward.v, view(out, 0), view(y, 0), c.ctx);
+  get_v.forward(map, a.forward.v, c.ctx.dtype(), view(out, 0), view(y, 0), c.ctx);
   c.output("y", y);
 
   const Tensor dy = c.upstream("y"), dqkv = c.memory(qkv.shape);

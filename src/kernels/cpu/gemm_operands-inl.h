@@ -68,7 +68,7 @@ HWY_INLINE void for_row(const Row& row, int64_t k, F&& f) {
   if (i < k) f(row.load_tail(i, static_cast<size_t>(k - i)), i);
 }
 
-// A row of k floats in the operand's form. Memory behind it is written up to the next whole vector of the form, and `scratch` (k up to
+// A row of k floats in the operand's form; none of bfloat16 in pairs of bfloat16, which it has already. Memory behind it is written up to the next whole vector of the form, and `scratch` (k up to
 // the next whole vector) of rows that are kept. Returns the scale of integers: a row of zeros has scale 0, one that is not finite NaN, so that its products
 // are.
 template <class Row>
@@ -79,12 +79,10 @@ HWY_INLINE float convert_row(OperandForm form, const Row& row, int64_t k, float*
     return 1;
   }
   if (form == OperandForm::kBF16) {  // asked for where the processor multiplies such numbers
-    const float* x = scratch;
-    if constexpr (std::is_same_v<Row, PlainRow>)
-      x = row.x;
-    else
-      for_row(row, k, [&](V v, int64_t i) HWY_ATTR { hn::StoreU(v, d, scratch + i); });
-    round_row_natively(x, k, out);
+    if constexpr (std::is_same_v<Row, NormalisedRow>)
+      normalise_row_natively(row.x, hn::GetLane(row.mean), hn::GetLane(row.rstd), row.gamma, row.beta, k, out);
+    else if constexpr (std::is_same_v<Row, PlainRow>)
+      round_row_natively(row.x, k, out);
     return 1;
   }
   if (form == OperandForm::kBF16Float) {

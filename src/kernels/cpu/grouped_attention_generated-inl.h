@@ -81,8 +81,12 @@ inline int32_t generated_tile(const Call& call, Workspace& w, const TokenGroups:
   const bool labels = call.labels && group.mixed_labels, bf16 = call.a.bf16;
   const float* q_of[kAttentionTileRows];
   uint64_t penalised[kAttentionTileRows];
-  HWY_ALIGN float sums[kAttentionTileRows * kLanes] = {};
-  for (int32_t i = 0; i < rows; ++i) q_of[i] = q_rows.row(w.codes[r + i]);
+  const D d;
+  HWY_ALIGN float sums[kAttentionTileRows * kLanes];
+  for (int32_t i = 0; i < rows; ++i) {
+    q_of[i] = q_rows.row(w.codes[r + i]);
+    hn::Store(hn::Zero(d), d, sums + i * kLanes);
+  }
   AttentionTile t;
   t.q = q_of;
   t.head_dim = bf16 ? call.a.head_dim / 2 : call.a.head_dim;
@@ -111,7 +115,6 @@ inline int32_t generated_tile(const Call& call, Workspace& w, const TokenGroups:
     begun = true;
   }
   if (panel == 0 || (bf16 && panel < block.panels.pieces)) return 0;
-  const D d;
   for (int32_t i = 0; i < rows; ++i) {
     w.max[r + i] = 0;
     w.sum[r + i] += sum_of_lanes(hn::Load(d, sums + i * kLanes));
@@ -129,7 +132,16 @@ inline int32_t bf16_tile_rows(int64_t head_dim) {
 // Keys and values of the block in pairs.
 inline void pack_pairs(const Call& call, Workspace& w, const TokenGroups::Group& group, const Rows& k_rows, const Rows& v_rows) {
   const KeyBlock& block = w.block;
-  pack_panels(k_rows.as_pairs(), block.codes, block.count, block.panels, call.a.head_dim / 2, w.k_pairs, nullptr, group.keys <= kFewRows);
+  for (int32_t i = 0; i < block.count; ++i) {
+    w.v_rows[i] = k_rows.row(block.codes[i]);
+    if (group.keys <= kFewRows) k_rows.fetch_next_head(block.codes[i], call.a.head_dim);
+  }
+  for (int32_t panel = 0; panel < block.panels.pieces; ++panel) {
+    const int32_t first = block.panels.begin(panel), end = block.panels.begin(panel + 1), stride = (end - first) * kLanes;
+    float* out = w.k_pairs + first * kLanes * (call.a.head_dim / 2);
+    for (int32_t vector = first; vector < end; ++vector, out += kLanes)
+      pack_key_pairs(w.v_rows + vector * kLanes, std::min(kLanes, block.count - vector * kLanes), call.a.head_dim, out, stride);
+  }
   for (int32_t i = 0; i < block.count; ++i) w.v_rows[i] = v_rows.row(block.codes[i]);
   pack_value_pairs(w.v_rows, block.count, call.a.head_dim, w.v_pairs);
 }

@@ -146,12 +146,6 @@ class Rows {
   const float* row(int32_t code) const { return reinterpret_cast<const float*>(address(code)); }  // of floats
   const uint16_t* bf16_row(int32_t code) const { return reinterpret_cast<const uint16_t*>(address(code)); }
   bool bf16() const { return bf16_; }
-  // Pairs of bfloat16, to be moved as if they were floats: rows of half as many elements.
-  Rows as_pairs() const {
-    Rows pairs = *this;
-    pairs.bf16_ = false;
-    return pairs;
-  }
   // Asks for the memory of a row that is read soon, and of the same row's next head: its place is known to be mapped and close.
   HWY_INLINE void fetch(int32_t code, int64_t width) const { prefetch<false>(row(code), floats(width)); }
   HWY_INLINE void fetch_next_head(int32_t code, int64_t width) const { prefetch<false>(row(code) + floats(width), floats(width)); }
