@@ -137,6 +137,7 @@ void set_option(ModelConfig& config, const std::string& key, const std::string& 
     found = true;
   });
   require(found, "--set {}={}: there is no such key{}; the keys are {}", key, value, did_you_mean(key, known), fmt::join(known, ", "));
+  if (key == "crop") config.input.resize_size.clear();  // which would go before it
   // Grey statistics for colour images and the reverse are the common case: one number serves all channels.
   for (auto* list : {&config.input.mean, &config.input.std})
     if (list->size() == 1) list->assign(static_cast<size_t>(std::max<int64_t>(1, config.input.channels)), list->front());

@@ -205,7 +205,7 @@ Settings completed(const ModelConfig& config, Settings settings) {
   return settings;
 }
 
-OpenedModel open_file(const std::string& path, const LoadOptions& options, const Request& request, const std::string& untold_attention) {
+OpenedModel open_file(const std::string& path, const LoadOptions& options, Request request, const std::string& untold_attention) {
   require(options.attention.empty(), "'{}' holds weights of one attention; another one (--attention) can be chosen for a preset only", path);
   OpenedModel opened;
   opened.file = open_weights(path);
@@ -237,6 +237,7 @@ OpenedModel open_file(const std::string& path, const LoadOptions& options, const
     }
     config = stranger_config(file, model, settings, size, loaded.assumed);
     apply_settings(config, completed(config, settings));
+    if (!told) std::tie(request.height, request.width) = size;
     if (told && std::ssize(told->class_names) == config.classes) config.class_names = told->class_names;
     if (told && config.hierarchical()) std::tie(config.input.height, config.input.width) = size;
     dialect = model.dialect;

@@ -6,8 +6,10 @@
 #include <tuple>
 
 #include "core/check.h"
+#include "tasks/customary_input.h"
 #include "tasks/facts.h"
 #include "tasks/home_windows.h"
+#include "tasks/preprocess.h"
 #include "tasks/stated_input.h"
 #include "tasks/stranger_families.h"
 
@@ -47,7 +49,7 @@ const ModelConfig* preset_in_name(const std::string& path, const ModelConfig& li
 
 namespace {
 
-// Of the images that the weights are for: what the file tells, what the preset in its name has, what is stated beside it, what is
+// Of the images that the weights are for: what the file tells, what is stated beside it, what the preset in its name has, what is
 // usual, what the user asks for.
 void choose_size(ModelConfig& c, const Stranger& s, const ModelConfig* preset, const StatedInput& stated, std::pair<int64_t, int64_t> asked,
                  const Assume& assume) {
@@ -55,12 +57,11 @@ void choose_size(ModelConfig& c, const Stranger& s, const ModelConfig* preset, c
     c.input.height = c.input.width = side;
   } else if (const auto home = windows_beside(s.file.path()).image; c.hierarchical() && home) {
     std::tie(c.input.height, c.input.width) = *home;
+  } else if (stated.size) {
+    std::tie(c.input.height, c.input.width) = *stated.size;
   } else if (preset) {
     c.input.height = preset->input.height;
     c.input.width = preset->input.width;
-  } else if (stated.size.size() == 3) {
-    c.input.height = stated.size[1];
-    c.input.width = stated.size[2];
   } else if (c.hierarchical()) {
     c.input.height = c.input.width = customary_side(c, s.model);
     if (asked.first == 0) assume("height", fmt::format("{} and width={}", c.input.height, c.input.width));
@@ -71,40 +72,31 @@ void choose_size(ModelConfig& c, const Stranger& s, const ModelConfig* preset, c
   }
 }
 
+// What is stated beside the file goes before the preset in its name, and that before the customs of its home.
 void choose_preprocessing(ModelConfig& c, const Stranger& s, const ModelConfig* preset, const StatedInput& stated, const Assume& assume) {
-  const size_t channels = static_cast<size_t>(std::max<int64_t>(1, c.input.channels));
   if (preset) {
     const int64_t height = c.input.height, width = c.input.width;
     c.input = preset->input;
     c.input.height = height;
     c.input.width = width;
-  }
-  if (!preset) {
-    c.input.mean = channels == 3 ? InputConfig().mean : std::vector<double>(channels, 0.5);
-    c.input.std = channels == 3 ? InputConfig().std : std::vector<double>(channels, 0.5);
-    c.input.crop_pct = c.input.height <= 64 || c.input.height >= 384 ? 1.0 : 0.9;  // small images are used whole
+  } else {
+    apply_customs(s.model.dialect ? s.model.dialect->name : std::string_view(), c);
     set_customary_fitting(c.input, s.model);
   }
-  if (stated.mean.size() == channels && stated.std.size() == channels) {
-    c.input.mean = stated.mean;
-    c.input.std = stated.std;
-  } else {
-    assume("mean", fmt::format("{}", fmt::join(c.input.mean, ",")));
-    assume("std", fmt::format("{}", fmt::join(c.input.std, ",")));
+  apply_stated(stated, c.input);
+  if (!stated.file.empty()) return;
+  // A crop and a size before it stand for each other.
+  const bool scale_is_set = is_set(s.settings, "crop") || is_set(s.settings, "resize_size");
+  for (const auto& [key, value] : preprocessing_facts(c.input)) {
+    const bool scale = key == "crop" || key == "resize_size";
+    if ((key != "resize" || value != InputConfig().resize) && !(scale && scale_is_set)) assume(key, value);
   }
-  if (stated.crop > 0) {
-    c.input.crop_pct = stated.crop;
-  } else {
-    assume("crop", fmt::format("{}", c.input.crop_pct));
-  }
-  if (!stated.interpolation.empty()) c.input.interpolation = stated.interpolation;
-  else assume("interpolation", c.input.interpolation);
 }
 
 }  // namespace
 
 ModelConfig stranger_config(const WeightFile& file, const RecognisedModel& m, const Settings& settings,
-                            std::pair<int64_t, int64_t> size, std::vector<std::string>& assumed) {
+                            std::pair<int64_t, int64_t>& size, std::vector<std::string>& assumed) {
   require(m.integer("patch_norm") == 0, "'{}' normalises its patches, which this version's ViT does not do", file.path());
   ModelConfig c;
   c.name = std::filesystem::path(file.path()).stem().string();
@@ -128,7 +120,9 @@ ModelConfig stranger_config(const WeightFile& file, const RecognisedModel& m, co
     if (!is_set(settings, key)) assumed.push_back(fmt::format("{}={}{}", key, value, from));
   };
   choose_size(c, stranger, preset, stated, size, assume);
+  if (size.first == 0 && stated.size) size = *stated.size;
   choose_preprocessing(c, stranger, preset, stated, assume);
+  if (std::ssize(stated.class_names) == c.classes) c.class_names = stated.class_names;
   if (m.kind.starts_with("swin")) finish_swin(c, stranger, preset, assume);
   else if (m.kind == "cswin") finish_cswin(c, stranger, preset, assume);
   else finish_vit(c, stranger, preset, assume);

@@ -8,10 +8,11 @@
 
 namespace fovea {
 
-// `size`: the input size that the user asked for, or zeros; it decides where the file does not tell.
+// `size`: the input size that the user asked for, or zeros; it decides where the file does not tell. Where nothing was asked for and
+// a file beside states the size of pictures, it becomes that one, which may be another than that of the weights' position table.
 // Throws Error saying what to set when the file does not tell and nothing can be assumed.
 ModelConfig stranger_config(const WeightFile& file, const RecognisedModel& model, const Settings& settings,
-                            std::pair<int64_t, int64_t> size, std::vector<std::string>& assumed);
+                            std::pair<int64_t, int64_t>& size, std::vector<std::string>& assumed);
 
 // The facts of a model as recognisers state them (key_map.h), for writing it in a dialect.
 RecognisedModel facts_of(const ModelConfig& config);

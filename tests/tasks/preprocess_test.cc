@@ -55,6 +55,7 @@ TEST(PreprocessConfig, IsKeptAsJson) {
   EXPECT_EQ(back.input.resize, "squash");
   EXPECT_EQ(back.input.crop_rounding, "down");
   EXPECT_TRUE(configured({{"resize_size", "232"}, {"resize_size", ""}}).input.resize_size.empty());
+  EXPECT_TRUE(configured({{"resize_size", "232"}, {"crop", "0.8"}}).input.resize_size.empty());  // the later one is meant
 }
 
 TEST(PreprocessConfig, NonsenseIsOneError) {

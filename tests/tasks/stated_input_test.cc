@@ -1,0 +1,234 @@
+#include "tasks/stated_input.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "core/check.h"
+#include "cli/run_cli.h"
+#include "tasks/customary_input.h"
+#include "tasks/load_model.h"
+#include "tasks/preprocess.h"
+#include "weights/safetensors.h"
+
+namespace fovea {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
+using Numbers = std::vector<double>;
+using Sizes = std::vector<int64_t>;
+
+// The files beside a checkpoint that need not be there itself.
+class Beside {
+ public:
+  Beside& with(const char* name, const std::string& text) {
+    std::ofstream(folder_ / name) << text;
+    return *this;
+  }
+  StatedInput read() const { return stated_beside(folder_ / "model.safetensors"); }
+  const TemporaryFolder& folder() const { return folder_; }
+
+ private:
+  TemporaryFolder folder_;
+};
+
+InputConfig applied(const StatedInput& s, int64_t height, int64_t width) {
+  InputConfig input;
+  input.height = height;
+  input.width = width;
+  apply_stated(s, input);
+  return input;
+}
+
+TEST(StatedInput, NothingIsStatedWithoutFilesOrByOtherKinds) {
+  Beside b;
+  for (const char* text : {"", "[1, 2]", "no JSON {", "{}", R"({"model_type": "bert", "hidden_size": 768})"}) {
+    b.with("config.json", text);
+    const StatedInput s = b.read();
+    EXPECT_TRUE(s.file.empty() && s.mean.empty() && !s.size && !s.crop && !s.interpolation && s.class_names.empty()) << text;
+  }
+  std::filesystem::create_directory(b.folder() / "preprocessor_config.json");
+  EXPECT_TRUE(b.read().file.empty());
+}
+
+TEST(StatedInput, TimmsConfiguration) {
+  Beside b;
+  b.with("config.json", R"({"architecture": "eva02_base_patch14_448", "num_classes": 2, "label_names": ["n1", "n2"],
+    "label_descriptions": {"n1": "one", "n2": "two, second"},
+    "pretrained_cfg": {"input_size": [3, 448, 336], "fixed_input_size": true, "interpolation": "lanczos", "crop_pct": 0.95, "crop_mode": "squash",
+      "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "test_input_size": [3, 512, 512]}})");
+  const StatedInput s = b.read();
+  EXPECT_EQ(s.file, "config.json");
+  EXPECT_EQ(s.size, std::pair(int64_t{448}, int64_t{336}));
+  EXPECT_EQ(s.class_names, (std::vector<std::string>{"one", "two, second"}));
+  const InputConfig input = applied(s, 448, 336);
+  EXPECT_EQ(input.interpolation, "lanczos");
+  EXPECT_EQ(input.resize, "squash");
+  EXPECT_EQ(input.crop_rounding, "even");
+  EXPECT_EQ(input.crop_pct, 0.95);
+  EXPECT_EQ(input.mean, (Numbers{0.1, 0.2, 0.3}));
+  EXPECT_EQ(input.std, (Numbers{0.4, 0.5, 0.6}));
+}
+
+// What timm.data.resolve_data_config adds; older files have the keys at the top.
+TEST(StatedInput, TimmsDefaults) {
+  Beside b;
+  b.with("config.json", R"({"input_size": [3, 224, 224], "crop_pct": null, "interpolation": "", "mean": null})");
+  const InputConfig input = applied(b.read(), 224, 224);
+  EXPECT_EQ(input.crop_pct, 0.875);
+  EXPECT_EQ(input.resize, "shorter");
+  EXPECT_EQ(input.mean, (Numbers{0.485, 0.456, 0.406}));
+  EXPECT_EQ(input.std, (Numbers{0.229, 0.224, 0.225}));
+  EXPECT_EQ(input.interpolation, "bicubic");
+}
+
+// google/vit-base-patch16-224 before and after sizes became dictionaries.
+TEST(StatedInput, HuggingFacesViT) {
+  Beside b;
+  for (const char* text :
+       {R"({"do_normalize": true, "do_resize": true, "feature_extractor_type": "ViTFeatureExtractor", "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+            "resample": 2, "size": 224})",
+        R"({"image_processor_type": "ViTImageProcessorFast", "size": {"height": 224, "width": 224}, "rescale_factor": 0.00392156862745098})"}) {
+    const StatedInput s = b.with("preprocessor_config.json", text).read();
+    EXPECT_EQ(s.file, "preprocessor_config.json");
+    EXPECT_EQ(s.size, std::pair(int64_t{224}, int64_t{224}));
+    const InputConfig input = applied(s, 224, 224);
+    EXPECT_EQ(input.resize, "squash");
+    EXPECT_EQ(input.crop_pct, 1.0);
+    EXPECT_TRUE(input.resize_size.empty());
+    EXPECT_EQ(input.interpolation, "bilinear");
+    EXPECT_EQ(input.mean, (Numbers{0.5, 0.5, 0.5}));
+  }
+}
+
+TEST(StatedInput, HuggingFacesDeiTAndDinov2) {
+  Beside b;
+  b.with("preprocessor_config.json", R"({"crop_size": 224, "do_center_crop": true, "feature_extractor_type": "DeiTFeatureExtractor",
+    "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 3, "size": 256})");
+  const InputConfig deit = applied(b.read(), 224, 224);
+  EXPECT_EQ(deit.resize, "squash");
+  EXPECT_EQ(deit.resize_size, Sizes{256});
+  EXPECT_EQ(deit.interpolation, "bicubic");
+  EXPECT_EQ(deit.crop_rounding, "down");
+
+  b.with("preprocessor_config.json", R"({"image_processor_type": "BitImageProcessor", "crop_size": {"height": 224, "width": 224}, "do_center_crop": true,
+    "do_convert_rgb": true, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 3, "size": {"shortest_edge": 256}})");
+  const StatedInput dinov2 = b.read();
+  EXPECT_EQ(dinov2.size, std::pair(int64_t{224}, int64_t{224}));
+  // The weights are for 518 pixels; at the stated 224 the numbers are the stated ones.
+  const InputConfig input = applied(dinov2, 518, 518);
+  EXPECT_EQ(input.resize, "shorter");
+  EXPECT_EQ(preprocess_of(input, 224, 224).resize_height, 256);
+  EXPECT_EQ(preprocess_of(input, 224, 224).resize_width, 256);
+}
+
+TEST(StatedInput, WhatProcessorsLeaveOut) {
+  Beside b;
+  b.with("preprocessor_config.json", R"({"image_processor_type": "ViTImageProcessor", "do_resize": false, "do_normalize": false})");
+  InputConfig input = applied(b.read(), 224, 224);
+  EXPECT_EQ(input.resize, "none");
+  EXPECT_EQ(input.mean, (Numbers{0, 0, 0}));
+  EXPECT_EQ(input.std, (Numbers{1, 1, 1}));
+  b.with("preprocessor_config.json", R"({"image_processor_type": "ViTImageProcessor", "do_rescale": false, "image_mean": [127.5], "image_std": 255})");
+  input = applied(b.read(), 224, 224);
+  EXPECT_EQ(input.mean, (Numbers{0.5, 0.5, 0.5}));
+  EXPECT_EQ(input.std, (Numbers{1, 1, 1}));
+  b.with("preprocessor_config.json", R"({"image_processor_type": "DeiTImageProcessor"})");
+  EXPECT_EQ(applied(b.read(), 224, 224).resize_size, Sizes{256});
+  b.with("preprocessor_config.json", R"({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 224}, "crop_pct": 0.875})");
+  input = applied(b.read(), 224, 224);
+  EXPECT_EQ(input.resize, "shorter");
+  EXPECT_EQ(input.resize_size, Sizes{256});
+  b.with("preprocessor_config.json", R"({"image_processor_type": "ViTImageProcessor", "size": {"height": 192, "width": 320}, "resample": 1})");
+  EXPECT_EQ(b.read().size, std::pair(int64_t{192}, int64_t{320}));
+  EXPECT_EQ(applied(b.read(), 192, 320).interpolation, "lanczos");
+}
+
+TEST(StatedInput, HuggingFacesClassNames) {
+  Beside b;
+  b.with("config.json", R"({"model_type": "vit", "image_size": 384, "id2label": {"1": "b", "0": "a, first", "2": "c"}})");
+  EXPECT_EQ(b.read().class_names, (std::vector<std::string>{"a, first", "b", "c"}));
+  EXPECT_EQ(b.read().size, std::pair(int64_t{384}, int64_t{384}));
+  EXPECT_TRUE(b.read().file.empty());  // no preprocessing
+  for (const char* text : {R"({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}})", R"({"id2label": {"0": "a", "2": "c"}})", R"({"id2label": {"0": 3}})",
+                           R"({"id2label": []})", R"({"label_names": [1, 2]})"})
+    EXPECT_TRUE(b.with("config.json", text).read().class_names.empty()) << text;
+}
+
+TEST(StatedInput, NonsenseNamesTheFile) {
+  Beside b;
+  for (const char* text : {R"({"size": {"height": 0, "width": 3}})", R"({"size": {"shortest_edge": -1}})", R"({"size": 99999999})", R"({"resample": 9})",
+                           R"({"rescale_factor": -1})", R"({"image_processor_type": "ConvNextImageProcessor", "crop_pct": 2})",
+                           R"({"size": 18446744073709551615})"}) {
+    b.with("preprocessor_config.json", text);
+    EXPECT_THAT([&] { b.read(); }, ThrowsMessage<Error>(HasSubstr("preprocessor_config.json: "))) << text;
+  }
+  b.with("preprocessor_config.json", R"({"size": 1e300, "resample": 2.5, "image_mean": "x"})");  // of other kinds: as if not stated
+  EXPECT_EQ(b.read().size, std::pair(int64_t{224}, int64_t{224}));
+  b.with("config.json", R"({"pretrained_cfg": {"input_size": [3, 0, 0]}})");
+  EXPECT_THAT([&] { b.read(); }, ThrowsMessage<Error>(HasSubstr("config.json: input_size")));
+  b.with("config.json", R"({"crop_pct": 1.5})");
+  EXPECT_THAT([&] { b.read(); }, ThrowsMessage<Error>(HasSubstr("config.json: crop_pct must be in (0, 1]")));
+}
+
+// The weights' position table is for 224 pixels; pictures come as the processor says, unless the user says otherwise.
+TEST(StatedInput, ALoadedModelTakesWhatIsStated) {
+  Beside b;
+  LoadOptions two;
+  two.set = {{"classes", "2"}};
+  const LoadedModel tiny = load_model("vit_tiny_patch16_224", two, DType::kF32);
+  std::vector<TensorToWrite> tensors;
+  for (const Param& p : tiny.classifier->params().params()) tensors.push_back({p.name, DType::kF32, p.shape, p.value.data});
+  const std::string file = b.folder() / "model.safetensors";
+  write_safetensors(file, tensors, {});
+  b.with("preprocessor_config.json", R"({"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 220}, "crop_size": 192, "image_mean": [0.1, 0.2, 0.3]})");
+  b.with("config.json", R"({"id2label": {"0": "cat", "1": "dog"}})");
+  const LoadedModel m = load_model(file, {}, DType::kF32);
+  EXPECT_EQ(m.height, 192);
+  EXPECT_EQ(m.classifier->config().input.height, 224);
+  EXPECT_EQ(preprocess_of(m.classifier->config().input, m.height, m.width).resize_height, 220);
+  EXPECT_EQ(m.classifier->config().input.mean, (Numbers{0.1, 0.2, 0.3}));
+  EXPECT_EQ(m.classifier->config().class_names, (std::vector<std::string>{"cat", "dog"}));
+  EXPECT_THAT(m.assumed, ::testing::Not(::testing::Contains(HasSubstr("mean="))));
+  LoadOptions asked;
+  asked.height = 224;
+  asked.set = {{"mean", "0.4"}};
+  const LoadedModel other = load_model(file, asked, DType::kF32);
+  EXPECT_EQ(other.height, 224);
+  EXPECT_EQ(other.classifier->config().input.mean, (Numbers{0.4, 0.4, 0.4}));
+  b.with("config.json", R"({"id2label": {"0": "cat", "1": "dog", "2": "cow"}})");  // of another model
+  EXPECT_TRUE(load_model(file, {}, DType::kF32).classifier->config().class_names.empty());
+}
+
+TEST(CustomaryInput, GoesByHomeSizeAndArchitecture) {
+  const auto custom = [](const char* dialect, ModelConfig c, int64_t size) {
+    c.input.height = c.input.width = size;
+    apply_customs(dialect, c);
+    return c.input;
+  };
+  ModelConfig vit, swin;
+  swin.family = "swin";
+  swin.dim = 96;
+  const InputConfig input = custom("huggingface-swin", swin, 224);
+  EXPECT_EQ(input.resize, "squash");
+  EXPECT_EQ(input.interpolation, "bicubic");
+  EXPECT_EQ(input.mean, (Numbers{0.485, 0.456, 0.406}));
+  EXPECT_EQ(custom("torchvision-swin", swin, 224).resize_size, Sizes{232});
+  swin.depths = {2, 2, 18, 2};
+  EXPECT_EQ(custom("torchvision-swin", swin, 224).resize_size, Sizes{246});
+  swin.swin_version = 2;
+  EXPECT_EQ(custom("torchvision-swinv2", swin, 256).resize_size, Sizes{260});
+  swin.dim = 128;
+  EXPECT_EQ(custom("torchvision-swinv2", swin, 256).resize_size, Sizes{272});
+  EXPECT_EQ(custom("microsoft-swin", swin, 192).resize_size, Sizes{219});
+  EXPECT_EQ(custom("microsoft-swin", swin, 384).resize, "squash");
+  EXPECT_EQ(custom("timm", vit, 224).crop_pct, 0.9);
+  EXPECT_EQ(custom("timm", vit, 32).crop_pct, 1.0);
+  vit.input.channels = 1;
+  EXPECT_EQ(custom("timm", vit, 224).mean, Numbers{0.5});
+}
+
+}  // namespace
+}  // namespace fovea
