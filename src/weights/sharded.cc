@@ -87,7 +87,7 @@ std::optional<std::string> weights_in_folder(const std::string& folder) {
   for (const auto& entry : fs::directory_iterator(folder, ignored))
     if (entry.path().filename().string().ends_with(kIndexEnd)) indices.push_back(entry.path().string());
   std::ranges::sort(indices);
-  require(indices.size() < 2, "'{}' holds several checkpoints; name one of them ('{}', '{}', ...)", folder, indices[0], indices[1]);
+  if (indices.size() > 1) fail("'{}' holds several checkpoints; name one of them ('{}', '{}', ...)", folder, indices[0], indices[1]);
   if (indices.empty()) return std::nullopt;
   return indices[0];
 }

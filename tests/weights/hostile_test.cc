@@ -94,9 +94,9 @@ std::string npy_of(const std::string& shape, const std::string& data = std::stri
 
 // Replaces the field `offset` bytes after every `signature` by `value`.
 template <class T>
-std::string patched(std::string bytes, const std::string& signature, size_t offset, T value) {
+std::string patched(std::string bytes, const std::string& signature, int64_t offset, T value) {
   for (size_t at = 0; (at = bytes.find(signature, at)) != std::string::npos; at += signature.size())
-    std::memcpy(bytes.data() + at + offset, &value, sizeof value);
+    std::memcpy(bytes.data() + static_cast<int64_t>(at) + offset, &value, sizeof value);
   return bytes;
 }
 // An archive whose headers say that every entry unpacks to `size` bytes.
@@ -160,7 +160,7 @@ const Attack kAttacks[] = {
     {"zip pickle, a name twice", [] { return torch_zip_of(pickled_dict(pickled_text("w") + pickled_tensor(0, {1}, {1}) + pickled_text("w") + pickled_tensor(0, {2}, {1}))); }, "names 'w' twice"},
     {"zip pickle, a name twice by nesting", [] { return torch_zip_of(pickled_dict(pickled_text("a.w") + pickled_tensor(0, {1}, {1}) + pickled_text("a") + "}(" + pickled_text("w") + pickled_tensor(0, {2}, {1}) + "u")); }, "two tensors named 'a.w'"},
     {"legacy, a name twice", [] { return legacy_of(pickled_dict(pickled_text("w") + pickled_tensor(0, {1}, {1}) + pickled_text("w") + pickled_tensor(0, {2}, {1}))); }, "names 'w' twice"},
-    {"npz, a name twice", [] { return patched(zip_of({{"a.npy", npy_of("()")}, {"b.npy", npy_of("()")}}), ".npy", static_cast<size_t>(-1), 'a'); }, "two entries named 'a.npy'"},
+    {"npz, a name twice", [] { return patched(zip_of({{"a.npy", npy_of("()")}, {"b.npy", npy_of("()")}}), ".npy", -1, 'a'); }, "two entries named 'a.npy'"},
     // Code instead of weights.
     {"zip pickle, code", [] { return torch_zip_of("\x80\x02" "cos\nsystem\n(" + pickled_text("touch executed") + "tR."); }, "'os.system'"},
     {"legacy, code", [] { return legacy_of("\x80\x02" "cos\nsystem\n(" + pickled_text("touch executed") + "tR.", 0, ""); }, "'"},
