@@ -96,9 +96,9 @@ TEST(ConvertDialect, TypesChangeOrStay) {
   small.set = small_models()[0].set;
   const std::string half = folder / "half.safetensors", kept = folder / "kept.safetensors";
   EXPECT_EQ(convert("vit_tiny_patch16_224", half, small).dtype, "bf16");
-  for (const WeightTensor& t : open_weights(half).tensors()) EXPECT_EQ(t.type, StoredType::kBF16);
+  for (const WeightFile file = open_weights(half); const WeightTensor& t : file.tensors()) EXPECT_EQ(t.type, StoredType::kBF16);
   EXPECT_EQ(convert(half, kept, to_dialect("lucidrains-vit")).dtype, "bf16");
-  for (const WeightTensor& t : open_weights(kept).tensors()) EXPECT_EQ(t.type, StoredType::kBF16);
+  for (const WeightFile file = open_weights(kept); const WeightTensor& t : file.tensors()) EXPECT_EQ(t.type, StoredType::kBF16);
   const std::string wide = folder / "wide.safetensors", narrow = folder / "narrow.safetensors";
   convert(half, wide, to_dialect("timm", "f64"));
   convert(wide, narrow, to_dialect("timm", "bf16"));
