@@ -64,8 +64,9 @@ class HuggingFaceViT(HuggingFace):
     def transform(self):
         if not self.processor:
             return None
-        from transformers import ViTImageProcessor
-        p = ViTImageProcessor(**{k: v for k, v in self.beside()["preprocessor_config.json"].items() if k != "image_processor_type"})
+        # The backend that resizes pictures; the other one resizes tensors, to slightly different values.
+        from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+        p = ViTImageProcessorPil(**{k: v for k, v in self.beside()["preprocessor_config.json"].items() if k != "image_processor_type"})
         return lambda image: p(image, return_tensors="pt")["pixel_values"][0]
 
 
