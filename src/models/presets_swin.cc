@@ -42,11 +42,11 @@ ModelPreset for_22k(ModelPreset p, const std::string& official = "") {
   return p;
 }
 
-ModelPreset swin(const SwinRow& row, int64_t window, int64_t size) {
+// What a row of either table says, for images of `size` pixels.
+template <class Row>
+ModelConfig stages_of(const Row& row, const char* family, int64_t size) {
   ModelConfig c;
-  c.name = fmt::format("swin_{}_patch4_window{}_{}", row.size, window, size);
-  c.family = "swin";
-  c.attention = fmt::format("window:size={}", window);
+  c.family = family;
   c.patch = 4;
   c.dim = row.dim;
   c.depths = row.depths;
@@ -54,22 +54,21 @@ ModelPreset swin(const SwinRow& row, int64_t window, int64_t size) {
   c.norm_epsilon = 1e-5;
   c.drop_path = row.drop_path;
   set_input_size(c, size, size == 224 ? 0.9 : 1.0);
+  return c;
+}
+
+ModelPreset swin(const SwinRow& row, int64_t window, int64_t size) {
+  ModelConfig c = stages_of(row, "swin", size);
+  c.name = fmt::format("swin_{}_patch4_window{}_{}", row.size, window, size);
+  c.attention = fmt::format("window:size={}", window);
   return {c, fmt::format("Swin V1, windows of {0}x{0}, {1} channels in its first stage", window, row.dim)};
 }
 
 ModelPreset cswin(const CSwinRow& row, int64_t size) {
-  ModelConfig c;
+  ModelConfig c = stages_of(row, "cswin", size);
   c.name = fmt::format("cswin_{}_{}", row.size, size);
-  c.family = "cswin";
   const int64_t stripe = size / 32;
   c.attention = fmt::format("cross_shaped:stripe=1/cross_shaped:stripe=2/cross_shaped:stripe={}/cross_shaped:branches=1", stripe);
-  c.patch = 4;
-  c.dim = row.dim;
-  c.depths = row.depths;
-  c.stage_heads = row.heads;
-  c.norm_epsilon = 1e-5;
-  c.drop_path = row.drop_path;
-  set_input_size(c, size, size == 224 ? 0.9 : 1.0);
   ModelPreset p{c, fmt::format("CSWin, stripes of 1, 2, {} tokens, {} channels in its first stage", stripe, row.dim), {}};
   p.aliases.push_back(fmt::format("CSWin_{}_{}_{}_{}", row.dim, row.depths_text, row.size, size));
   if (size == 224) p.aliases.push_back(fmt::format("cswin_{}", row.size));
