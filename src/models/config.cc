@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 
+#include "core/json.h"
 #include "core/text.h"
 #include "embed/resample.h"
 
@@ -113,11 +114,7 @@ ModelConfig config_from_json(const std::string& text, const std::string& where) 
   visit_fields(c, [&](const char* name, auto& member) {
     using T = std::remove_reference_t<decltype(member)>;
     if (!j.contains(name)) return;
-    try {
-      member = j[name].template get<T>();
-    } catch (const Json::exception&) {
-      fail("{}: the model configuration's '{}' is {}, expected {}", where, name, j[name].dump(), kind_of<T>());
-    }
+    if (!read_json(j[name], member)) fail("{}: the model configuration's '{}' is {}, expected {}", where, name, j[name].dump(), kind_of<T>());
   });
   try {
     validate(c);

@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/check.h"
+#include "core/json.h"
 #include "fovea/info.h"
 #include "weights/safetensors.h"
 
@@ -78,11 +80,8 @@ TrainingState load_checkpoint(const std::string& path, Classifier& model, AdamW&
   const Json j = Json::parse(entry->second, nullptr, false);
   TrainingState state;
   visit_state(state, [&](const char* name, auto& member) {
-    try {
-      member = j.at(name).template get<std::remove_reference_t<decltype(member)>>();
-    } catch (const Json::exception&) {
-      fail("'{}': the training state has no valid '{}'; the file is broken", path, name);
-    }
+    const auto at = j.find(name);
+    require(at != j.end() && read_json(*at, member), "'{}': the training state has no valid '{}'; the file is broken", path, name);
   });
   require(state.epoch >= 0 && state.step >= 0 && state.batch >= 0, "'{}': the training state is out of range; the file is broken", path);
   size_t expected = 2;

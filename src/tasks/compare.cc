@@ -10,6 +10,7 @@
 #include <optional>
 #include <sstream>
 
+#include "core/json.h"
 #include "fovea/evaluate.h"
 #include "report/csv.h"
 #include "report/text_file.h"
@@ -273,25 +274,19 @@ class Comparing {
   std::optional<CompareTrial> read_trial(const fs::path& file, int64_t contender, int64_t seed) {
     if (!fs::exists(file)) return std::nullopt;
     const Json j = Json::parse(read_text(file), nullptr, false);
-    if (!j.is_object()) return std::nullopt;
-    try {
-      CompareTrial t;
-      t.contender = contender;
-      t.seed = seed;
-      t.top1 = j.at("top1");
-      t.top5 = j.at("top5");
-      t.loss = j.at("loss");
-      t.val_top1 = j.at("val_top1");
-      t.best_epoch = j.at("best_epoch");
-      t.epochs = j.at("epochs");
-      t.seconds = j.at("seconds");
-      t.train_images_per_s = j.at("train_images_per_s").is_number() ? j.at("train_images_per_s").get<double>() : kNaN;
-      result_.split = j.at("split");
-      result_.images = j.at("images");
-      return t;
-    } catch (const Json::exception&) {
+    const auto read = [&](const char* name, auto& member) {
+      const auto at = j.find(name);
+      return at != j.end() && read_json(*at, member);
+    };
+    CompareTrial t;
+    t.contender = contender;
+    t.seed = seed;
+    if (!read("top1", t.top1) || !read("top5", t.top5) || !read("loss", t.loss) || !read("val_top1", t.val_top1) ||
+        !read("best_epoch", t.best_epoch) || !read("epochs", t.epochs) || !read("seconds", t.seconds) || !read("split", result_.split) ||
+        !read("images", result_.images))
       return std::nullopt;  // made anew
-    }
+    if (!read("train_images_per_s", t.train_images_per_s)) t.train_images_per_s = kNaN;
+    return t;
   }
 
   void measure_costs() {

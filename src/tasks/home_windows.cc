@@ -5,6 +5,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "core/json.h"
+
 namespace fovea {
 
 namespace {
@@ -14,9 +16,8 @@ using WindowJson = nlohmann::json;
 constexpr size_t kMostNumbers = 64;
 
 std::optional<int64_t> number_in(const WindowJson& j) {
-  if (!j.is_number_integer()) return std::nullopt;
-  const auto n = j.get<int64_t>();
-  return n >= 0 && n <= 16384 ? std::optional(n) : std::nullopt;
+  int64_t n = 0;
+  return read_json(j, n) && n >= 0 && n <= 16384 ? std::optional(n) : std::nullopt;
 }
 
 // A number, or one or a [height, width] for each stage.

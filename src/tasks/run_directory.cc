@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "core/check.h"
+#include "core/json.h"
 #include "fovea/info.h"
 #include "report/text_file.h"
 
@@ -80,11 +81,8 @@ RunConfig from_text(const std::string& text, const std::string& where) {
   config.model = config_from_json(j["model"].dump(), where);
   const auto read = [&](const char* part) {
     return [&, part](const char* name, auto& member) {
-      try {
-        member = j[part].at(name).template get<std::remove_reference_t<decltype(member)>>();
-      } catch (const Json::exception&) {
-        fail("'{}': {}.{} is missing or of the wrong kind", where, part, name);
-      }
+      const auto at = j[part].find(name);
+      require(at != j[part].end() && read_json(*at, member), "'{}': {}.{} is missing or of the wrong kind", where, part, name);
     };
   };
   visit_options(config.options, read("training"));

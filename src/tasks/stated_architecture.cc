@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/json.h"
 
 namespace fovea {
 
@@ -22,13 +23,9 @@ constexpr std::pair<std::string_view, std::string_view> kActivations[] = {
 
 template <class T>
 T stated(const ArchitectureJson& j, const char* key, T otherwise) {
+  T value{};
   const auto it = j.find(key);
-  if (it == j.end()) return otherwise;
-  try {
-    return it->get<T>();
-  } catch (const ArchitectureJson::exception&) {  // of another kind than expected: as if it were not stated
-    return otherwise;
-  }
+  return it != j.end() && read_json(*it, value) ? value : otherwise;  // of another kind than expected: as if it were not stated
 }
 
 }  // namespace

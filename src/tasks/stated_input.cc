@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
+#include "core/json.h"
 
 namespace fovea {
 
@@ -31,17 +32,13 @@ template <class T>
 std::optional<T> stated(const ForeignJson& j, const char* key) {
   const auto it = j.is_object() ? j.find(key) : j.end();
   if (it == j.end() || it->is_null()) return std::nullopt;
-  try {
-    return it->get<T>();
-  } catch (const ForeignJson::exception&) {
-    return std::nullopt;
+  if constexpr (std::same_as<T, ForeignJson>) {
+    return *it;
+  } else {
+    T value{};
+    if constexpr (std::integral<T> && !std::same_as<T, bool>) require(!it->is_number_integer() || read_json(*it, value), "{} is out of range: {}", key, it->dump());
+    return read_json(*it, value) ? std::optional(std::move(value)) : std::nullopt;
   }
-}
-
-// A whole number; one with a fraction or an exponent is none.
-std::optional<int64_t> whole(const ForeignJson& j, const char* key) {
-  const auto value = stated<ForeignJson>(j, key);
-  return value && value->is_number_integer() ? std::optional(value->get<int64_t>()) : std::nullopt;
 }
 
 int64_t side(int64_t pixels, const std::string& what) {
@@ -102,11 +99,11 @@ struct Sides {
 };
 
 Sides sides_of(const ForeignJson& j, const char* key, int64_t otherwise, bool square) {
-  if (const auto one = whole(j, key)) return {side(*one, key), side(*one, key), !square};
+  if (const auto one = stated<int64_t>(j, key)) return {side(*one, key), side(*one, key), !square};
   if (const auto two = stated<std::vector<int64_t>>(j, key); two && two->size() == 2) return {side((*two)[0], key), side((*two)[1], key)};
   const ForeignJson dictionary = stated<ForeignJson>(j, key).value_or(nullptr);
-  if (const auto shortest = whole(dictionary, "shortest_edge")) return {side(*shortest, key), side(*shortest, key), true};
-  const auto height = whole(dictionary, "height"), width = whole(dictionary, "width");
+  if (const auto shortest = stated<int64_t>(dictionary, "shortest_edge")) return {side(*shortest, key), side(*shortest, key), true};
+  const auto height = stated<int64_t>(dictionary, "height"), width = stated<int64_t>(dictionary, "width");
   if (height && width) return {side(*height, key), side(*width, key)};
   return {otherwise, otherwise, !square};
 }
@@ -137,7 +134,7 @@ void read_processor(const ForeignJson& j, StatedInput& s) {
   read_normalisation(j, processor, s);
   s.crop_rounding = "down";
   s.interpolation = processor.interpolation;
-  if (const auto code = whole(j, "resample")) s.interpolation = interpolation_of_code(*code);
+  if (const auto code = stated<int64_t>(j, "resample")) s.interpolation = interpolation_of_code(*code);
 
   Sides to = sides_of(j, "size", processor.size, processor.square);
   const bool resized = stated<bool>(j, "do_resize").value_or(true);

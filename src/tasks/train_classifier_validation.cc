@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/convert.h"
+#include "core/json.h"
 #include "ops/pack_weights.h"
 #include "tasks/train_classifier_setup.h"
 #include "train/classification_step.h"
@@ -102,23 +103,24 @@ std::string Validation::to_json() const {
 Validation Validation::from_json(const std::string& text) {
   const Json j = Json::parse(text, nullptr, false);
   Validation v;
-  try {
-    v.metrics = {j.at("loss_sum"), j.at("correct"), j.at("images")};
-    const int64_t classes = j.at("classes");
-    if (classes <= 0 || classes > 100000) return {};
-    v.confusion = ConfusionMatrix(classes);
-    for (const Json& cell : j.at("confusion")) {
-      const int64_t t = cell.at(0), p = cell.at(1);
-      if (std::min(t, p) < 0 || std::max(t, p) >= classes) return {};
-      v.confusion.add(t, p, cell.at(2));
-    }
-    for (const Json& m : j.at("mistakes")) {
-      const Mistake mistake{m.at(0), m.at(1), m.at(2), m.at(3)};
-      if (std::min(mistake.true_class, mistake.predicted_class) < 0 || std::max(mistake.true_class, mistake.predicted_class) >= classes) return {};
-      v.mistakes.push_back(mistake);
-    }
-  } catch (const Json::exception&) {
+  const auto field = [&](const char* name, auto& out) { return j.contains(name) && read_json(j[name], out); };
+  int64_t classes = 0;
+  if (!j.is_object() || !field("loss_sum", v.metrics.loss_sum) || !field("correct", v.metrics.correct) || !field("images", v.metrics.images) ||
+      !field("classes", classes) || classes <= 0 || classes > 100000 || !j.contains("confusion") || !j.contains("mistakes"))
     return {};
+  const auto is_class = [&](int64_t c) { return c >= 0 && c < classes; };
+  v.confusion = ConfusionMatrix(classes);
+  for (const Json& cell : j["confusion"]) {
+    std::vector<int64_t> c;
+    if (!read_json(cell, c) || c.size() != 3 || !is_class(c[0]) || !is_class(c[1])) return {};
+    v.confusion.add(c[0], c[1], c[2]);
+  }
+  for (const Json& item : j["mistakes"]) {
+    Mistake m;
+    if (!item.is_array() || item.size() != 4 || !read_json(item[0], m.index) || !read_json(item[1], m.true_class) ||
+        !read_json(item[2], m.predicted_class) || !read_json(item[3], m.probability) || !is_class(m.true_class) || !is_class(m.predicted_class))
+      return {};
+    v.mistakes.push_back(m);
   }
   return v;
 }
