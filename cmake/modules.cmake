@@ -88,6 +88,6 @@ endfunction()
 # files; sanitizer builds go without, so that they find missing includes.
 function(fovea_unity target)
   if(FOVEA_UNITY AND NOT FOVEA_SANITIZE)
-    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE BATCH UNITY_BUILD_BATCH_SIZE 4)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE BATCH UNITY_BUILD_BATCH_SIZE 8)
   endif()
 endfunction()

@@ -256,6 +256,7 @@ class TileCode : public JitCode {
     const Xbyak::Zmm a(28), piece(29), t(30), r(31);
     const bool relu = end_.activation == Activation::kRelu;
     const int degree = end_.bf16 ? 3 : 5;
+    constexpr uint8_t kSmallerMagnitude = 0b1010;  // vrangeps: the lesser of two magnitudes, without a sign
     const Xbyak::Reg64& table = prefetch_step_;
     const auto constant = [&](size_t at) { return zword_b[table + static_cast<int>(at)]; };
     if (relu) {
@@ -270,14 +271,12 @@ class TileCode : public JitCode {
           vmaxps(x, a, x);  // the second operand where one is not a number: it must stay visible
           continue;
         }
-        vpslld(a, x, 1);  // without the sign
-        vpsrld(a, a, 1);
-        vminps(a, a, constant(offsetof(GeluTable, bound)));
-        vbroadcastss(piece, ptr[table + static_cast<int>(offsetof(GeluTable, to_integer))]);
-        vmovaps(t, piece);
-        vfmadd231ps(piece, a, constant(offsetof(GeluTable, inverse_width)));
-        vsubps(t, piece, t);
-        vfmsub231ps(t, a, constant(offsetof(GeluTable, inverse_width)));
+        vrangeps(a, x, constant(offsetof(GeluTable, bound)), kSmallerMagnitude);
+        vbroadcastss(t, ptr[table + static_cast<int>(offsetof(GeluTable, inverse_width))]);
+        vmovaps(piece, t);
+        vfmadd213ps(piece, a, constant(offsetof(GeluTable, to_integer)));
+        vsubps(r, piece, constant(offsetof(GeluTable, to_integer)));
+        vfmsub213ps(t, a, r);
         const auto coefficients = [&](int n) { return ptr[table + static_cast<int>(offsetof(GeluTable, coefficients)) + 64 * n]; };
         vpermps(r, piece, coefficients(degree));
         for (int n = degree - 1; n >= 0; --n) {
