@@ -12,6 +12,7 @@
 #include "core/context.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/gemm_bench.h"
+#include "kernels/cpu/gemm_tile.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/jit.h"
 
@@ -270,6 +271,40 @@ TEST_P(Gemm, LongSumsAreCutIntoBlocks) {
         t.scatter = false;
         run_case(table(), t);
       }
+}
+
+// A sum that grew from its bias would round every product to the bias' last place.
+TEST_P(Gemm, ALargeBiasRoundsOnceARun) {
+  constexpr float kBias = 8.0f;
+  const Rng rng(5);
+  for (const int64_t k : {33, 128, 300}) {
+    const int64_t m = 15, n = 33;
+    Matrix a(m, k, 0, 0, kNaN), b(k, n, 0, 0, kNaN);
+    a.fill(rng.fork(1), -0.03, 0.03);
+    b.fill(rng.fork(2), -0.03, 0.03);
+    const std::vector<float> bias(static_cast<size_t>(n), kBias);
+    std::vector<float> c(static_cast<size_t>(m * n));
+    GemmArgs g;
+    g.m = m;
+    g.n = n;
+    g.k = k;
+    g.a = a.p();
+    g.a_stride = a.stride;
+    g.b = b.p();
+    g.b_stride = b.stride;
+    g.bias = bias.data();
+    g.c = c.data();
+    g.c_stride = n;
+    Context ctx(table(), DType::kF32, 1);
+    table().gemm(g, ctx);
+    const double runs = std::ceil(static_cast<double>(k) / kSumRun), bound = 0.51 * kEps * kBias * runs;
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t j = 0; j < n; ++j) {
+        double exact = kBias;
+        for (int64_t l = 0; l < k; ++l) exact += static_cast<double>(a.p()[i * a.stride + l]) * b.p()[l * b.stride + j];
+        ASSERT_NEAR(c[static_cast<size_t>(i * n + j)], exact, bound) << "k " << k << " row " << i << " column " << j;
+      }
+  }
 }
 
 TEST_P(Gemm, RowsThatShareCacheSetsAreCopied) {

@@ -27,17 +27,21 @@ template <int kVectors, AOrder kOrder, int kRows>
 void tile_rows(const GemmTile& t, int64_t row) {
   const int64_t a_stride = t.a_stride / 4;
   const int64_t i_step = kOrder == AOrder::kRows ? a_stride : 1, k_step = kOrder == AOrder::kRows ? 1 : a_stride;
+  constexpr bool kRuns = sums_in_runs(kOrder, TileType::kF32);
   V acc[kRows][kVectors];
+  V kept[kRows][kVectors];  // the start and the runs that are finished
   for (int i = 0; i < kRows; ++i)
-    for (int j = 0; j < kVectors; ++j) acc[i][j] = hn::LoadU(d, t.start + j * kLanes);
+    for (int j = 0; j < kVectors; ++j) {
+      kept[i][j] = hn::LoadU(d, t.start + j * kLanes);
+      acc[i][j] = kRuns ? hn::Zero(d) : kept[i][j];
+    }
   const float* a = t.k == 0 ? t.a : t.a + row * i_step;  // A may be null where there is no k
   const float* b = t.b;
-  V kept[kRows][kVectors];  // of finished runs
   for (int64_t k = 0; k < t.k; ++k, a += k_step, b += kVectors * kLanes) {
-    if (sums_in_runs(kOrder, TileType::kF32) && k > 0 && k % kSumRun == 0)
+    if (kRuns && k > 0 && k % kSumRun == 0)
       for (int i = 0; i < kRows; ++i)
         for (int j = 0; j < kVectors; ++j) {
-          kept[i][j] = k == kSumRun ? acc[i][j] : hn::Add(acc[i][j], kept[i][j]);
+          kept[i][j] = hn::Add(acc[i][j], kept[i][j]);
           acc[i][j] = hn::Zero(d);
         }
     V bv[kVectors];
@@ -47,7 +51,7 @@ void tile_rows(const GemmTile& t, int64_t row) {
       for (int j = 0; j < kVectors; ++j) acc[i][j] = hn::MulAdd(av, bv[j], acc[i][j]);
     }
   }
-  if (sums_in_runs(kOrder, TileType::kF32) && t.k > kSumRun)
+  if (kRuns)
     for (int i = 0; i < kRows; ++i)
       for (int j = 0; j < kVectors; ++j) acc[i][j] = hn::Add(acc[i][j], kept[i][j]);
   for (int i = 0; i < kRows; ++i) {

@@ -47,7 +47,8 @@ constexpr int prefetch_lines(AOrder order) { return order == AOrder::kColumns ? 
 enum class TileType : uint8_t { kF32, kBF16, kInt8 };
 
 // The rounding of long sums in f32 would show beside that of libraries whose sums are short: runs of kSumRun steps are summed apart, then
-// added in their order. Operands in columns come in short blocks anyway, and those that are rounded hide it.
+// added in their order. Each begins at zero, `start` being added like a run before the first: products are mostly smaller than a bias, and so
+// are then the rounding errors of their sum. Operands in columns come in short blocks anyway, and those that are rounded hide it.
 inline constexpr int64_t kSumRun = 128;
 constexpr bool sums_in_runs(AOrder order, TileType type) { return order == AOrder::kRows && type == TileType::kF32; }
 

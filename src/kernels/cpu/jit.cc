@@ -72,10 +72,15 @@ class TileCode : public JitCode {
       lea(a_[1], ptr[a_stride_ + a_stride_ * 2]);
     }
     ask_for_addend();
-    mov(b_, field(offsetof(GemmTile, start)));
-    for (int j = 0; j < vectors_; ++j) vmovups(acc(0, j), ptr[b_ + j * vector_bytes()]);
-    for (int i = 1; i < rows_; ++i)
-      for (int j = 0; j < vectors_; ++j) vmovaps(acc(i, j), acc(0, j));
+    if (sums_in_runs(order_, type_)) {
+      for (int i = 0; i < rows_; ++i)
+        for (int j = 0; j < vectors_; ++j) zero(acc(i, j));
+    } else {
+      mov(b_, field(offsetof(GemmTile, start)));
+      for (int j = 0; j < vectors_; ++j) vmovups(acc(0, j), ptr[b_ + j * vector_bytes()]);
+      for (int i = 1; i < rows_; ++i)
+        for (int j = 0; j < vectors_; ++j) vmovaps(acc(i, j), acc(0, j));
+    }
     mov(b_, field(offsetof(GemmTile, b)));
     mov(count_, field(offsetof(GemmTile, k)));
     mov(prefetch_, field(offsetof(GemmTile, prefetch)));
@@ -138,16 +143,17 @@ class TileCode : public JitCode {
     }
   }
 
-  // Sums of finished runs wait on the stack.
+  void zero(const Xbyak::Xmm& x) { wide_ ? vpxord(x, x, x) : vxorps(x, x, x); }
+
+  // Sums of finished runs wait on the stack, where `start` is the first; a single run has it added in the end.
   void runs() {
     const Xbyak::Reg64 &left = r13, &old_stack = rbp;
     const int bytes = rows_ * panel_bytes();
-    Xbyak::Label run, last, done;
+    Xbyak::Label run, last, single, done;
     const auto for_sums = [&](auto&& f) {
       for (int i = 0; i < rows_; ++i)
         for (int j = 0; j < vectors_; ++j) f(acc(i, j), ptr[rsp + i * panel_bytes() + j * vector_bytes()]);
     };
-    const auto zero = [&](const Xbyak::Xmm& x) { wide_ ? vpxord(x, x, x) : vxorps(x, x, x); };
     push(left);
     push(old_stack);
     mov(old_stack, rsp);
@@ -156,8 +162,14 @@ class TileCode : public JitCode {
     mov(left, count_);
     cmp(left, static_cast<uint32_t>(kSumRun));
     jle(last, T_NEAR);
-    zero(a_vec(0));
-    for_sums([&](const Xbyak::Xmm&, const Xbyak::Address& kept) { vmovaps(kept, a_vec(0)); });
+    const Xbyak::Reg64& start = count_;  // which k_loops() has used up, or is about to be given
+    const auto load_start = [&] {
+      mov(start, field(offsetof(GemmTile, start)));
+      for (int j = 0; j < vectors_; ++j) vmovups(b_vec(j), ptr[start + j * vector_bytes()]);
+    };
+    load_start();
+    for (int i = 0; i < rows_; ++i)
+      for (int j = 0; j < vectors_; ++j) vmovaps(ptr[rsp + i * panel_bytes() + j * vector_bytes()], b_vec(j));
     L(run);
     mov(count_, static_cast<uint32_t>(kSumRun));
     sub(left, static_cast<uint32_t>(kSumRun));
@@ -173,8 +185,13 @@ class TileCode : public JitCode {
     mov(count_, left);
     k_loops();
     cmp(field(offsetof(GemmTile, k)), static_cast<uint32_t>(kSumRun));
-    jle(done, T_NEAR);
+    jle(single, T_NEAR);
     for_sums([&](const Xbyak::Xmm& sum, const Xbyak::Address& kept) { vaddps(sum, sum, kept); });
+    jmp(done, T_NEAR);
+    L(single);
+    load_start();
+    for (int i = 0; i < rows_; ++i)
+      for (int j = 0; j < vectors_; ++j) vaddps(acc(i, j), acc(i, j), b_vec(j));
     L(done);
     mov(rsp, old_stack);
     pop(old_stack);
