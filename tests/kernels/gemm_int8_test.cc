@@ -35,8 +35,8 @@ class RowToBytes : public testing::TestWithParam<bool> {
     for (const float v : x) greatest = std::max(greatest, std::fabs(v));
     ASSERT_EQ(scale, greatest / 127) << k;
     for (size_t i = 0; i < x.size(); ++i) {
-      const float level = greatest > 0 ? x[i] * (127 / greatest) : 0;
-      ASSERT_EQ(out[i], static_cast<int>(std::nearbyint(level)) + 128) << "element " << i << " of " << k;
+      const float level = std::fma(x[i], greatest > 0 ? 127 / greatest : 0.0f, 0x1.8p23F) - 0x1.8p23F;  // rounded once
+      ASSERT_EQ(out[i], static_cast<int>(level) + 128) << "element " << i << " of " << k;
     }
     for (size_t i = x.size(); i < static_cast<size_t>(written); ++i) ASSERT_EQ(out[i], 128) << "behind " << k;
     for (size_t i = static_cast<size_t>(written); i < out.size(); ++i) ASSERT_EQ(out[i], 7) << "behind " << k;

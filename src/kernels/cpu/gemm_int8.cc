@@ -7,65 +7,91 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <limits>
 
-#define FOVEA_INT8_CODE __attribute__((target("avx512f,avx512bw,avx512vl")))
+#define FOVEA_INT8_CODE __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 
 namespace fovea {
 
 namespace {
 
-constexpr int64_t kOfVector = 16, kOfStore = 4 * kOfVector;
+constexpr int64_t kOfVector = 16, kOfPair = 2 * kOfVector, kOfStore = 4 * kOfVector;
 constexpr float kMostLevel = 127;
+// Added to a level, it leaves level + 128, rounded to even, in the lowest byte of the sum.
+constexpr float kToByte = 0x1.8p23F + 128;
 
-__mmask16 lanes_of(int64_t count) { return static_cast<__mmask16>((1u << std::clamp<int64_t>(count, 0, kOfVector)) - 1); }
+template <class Mask>
+Mask lanes_of(int64_t count) {
+  constexpr int64_t kLanes = 8 * sizeof(Mask);
+  return count >= kLanes ? static_cast<Mask>(~Mask{0}) : static_cast<Mask>((uint64_t{1} << std::max<int64_t>(count, 0)) - 1);
+}
 
-// Packing works in blocks of 128 bits, so a block of each of four vectors lies beside those of the others.
-alignas(64) constexpr int32_t kByteOrder[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
-
+// Sums with kToByte of a row's elements, which come in twos of vectors, as words; packing these to bytes works in blocks of 128 bits, and
+// kOrder puts the fours of bytes in order. Without their signs numbers are in the order of their bits, and what is not finite comes last: the
+// greatest magnitude is found as such.
 struct FloatRow {
+  alignas(64) static constexpr int32_t kOrder[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
   const float* x;
-  FOVEA_INT8_CODE __m512 load(int64_t i) const { return _mm512_loadu_ps(x + i); }
-  FOVEA_INT8_CODE __m512 load(int64_t i, __mmask16 there) const { return _mm512_maskz_loadu_ps(there, x + i); }
-  // The largest magnitude as bits: without their signs numbers are in the order of these, and what is not finite comes last.
+
   FOVEA_INT8_CODE uint32_t greatest(int64_t k) const {
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
     __m512i most[4] = {};
     int64_t i = 0;
     for (; i + kOfStore <= k; i += kOfStore)
       for (int v = 0; v < 4; ++v) most[v] = _mm512_max_epu32(most[v], _mm512_and_si512(magnitude, _mm512_loadu_si512(x + i + v * kOfVector)));
+    if (i + kOfPair <= k) {
+      for (int v = 0; v < 2; ++v) most[v] = _mm512_max_epu32(most[v], _mm512_and_si512(magnitude, _mm512_loadu_si512(x + i + v * kOfVector)));
+      i += kOfPair;
+    }
     for (; i < k; i += kOfVector)
-      most[0] = _mm512_max_epu32(most[0], _mm512_and_si512(magnitude, _mm512_maskz_loadu_epi32(lanes_of(k - i), x + i)));
+      most[2] = _mm512_max_epu32(most[2], _mm512_and_si512(magnitude, _mm512_maskz_loadu_epi32(lanes_of<__mmask16>(k - i), x + i)));
     return _mm512_reduce_max_epu32(_mm512_max_epu32(_mm512_max_epu32(most[0], most[1]), _mm512_max_epu32(most[2], most[3])));
+  }
+  FOVEA_INT8_CODE void load(int64_t i, __m512& a, __m512& b) const {
+    a = _mm512_loadu_ps(x + i);
+    b = _mm512_loadu_ps(x + i + kOfVector);
+  }
+  FOVEA_INT8_CODE void load(int64_t i, int64_t count, __m512& a, __m512& b) const {
+    a = _mm512_maskz_loadu_ps(lanes_of<__mmask16>(count), x + i);
+    b = _mm512_maskz_loadu_ps(lanes_of<__mmask16>(count - kOfVector), x + i + kOfVector);
+  }
+  FOVEA_INT8_CODE static __m512i words(__m512i a, __m512i b) {
+    const __m512i above = _mm512_set1_epi32(std::bit_cast<int32_t>(kToByte) - 128);
+    return _mm512_packus_epi32(_mm512_sub_epi32(a, above), _mm512_sub_epi32(b, above));
   }
 };
 
+// Even elements in the first, odd ones in the second.
 struct Bfloat16Row {
+  alignas(64) static constexpr int32_t kOrder[16] = {0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15};
   const uint16_t* x;
-  FOVEA_INT8_CODE static __m512 widened(__m256i v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16)); }
-  FOVEA_INT8_CODE __m512 load(int64_t i) const { return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i))); }
-  FOVEA_INT8_CODE __m512 load(int64_t i, __mmask16 there) const { return widened(_mm256_maskz_loadu_epi16(there, x + i)); }
+
   FOVEA_INT8_CODE uint32_t greatest(int64_t k) const {
     const __m512i magnitude = _mm512_set1_epi16(0x7fff);
     __m512i most[2] = {};
     int64_t i = 0;
     for (; i + kOfStore <= k; i += kOfStore)
-      for (int v = 0; v < 2; ++v) most[v] = _mm512_max_epu16(most[v], _mm512_and_si512(magnitude, _mm512_loadu_si512(x + i + v * 2 * kOfVector)));
-    for (; i < k; i += 2 * kOfVector) {
-      const auto there = static_cast<__mmask32>((uint64_t{1} << std::min<int64_t>(k - i, 2 * kOfVector)) - 1);
-      most[0] = _mm512_max_epu16(most[0], _mm512_and_si512(magnitude, _mm512_maskz_loadu_epi16(there, x + i)));
+      for (int v = 0; v < 2; ++v) most[v] = _mm512_max_epu16(most[v], _mm512_and_si512(magnitude, _mm512_loadu_si512(x + i + v * kOfPair)));
+    if (i + kOfPair <= k) {
+      most[0] = _mm512_max_epu16(most[0], _mm512_and_si512(magnitude, _mm512_loadu_si512(x + i)));
+      i += kOfPair;
     }
+    if (i < k) most[1] = _mm512_max_epu16(most[1], _mm512_and_si512(magnitude, _mm512_maskz_loadu_epi16(lanes_of<__mmask32>(k - i), x + i)));
     const __m512i pairs = _mm512_max_epu16(most[0], most[1]);
     return _mm512_reduce_max_epu32(_mm512_max_epu32(_mm512_slli_epi32(pairs, 16), _mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u)))));
   }
+  FOVEA_INT8_CODE static void widen(__m512i both, __m512& a, __m512& b) {
+    a = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+    b = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+  }
+  FOVEA_INT8_CODE void load(int64_t i, __m512& a, __m512& b) const { widen(_mm512_loadu_si512(x + i), a, b); }
+  FOVEA_INT8_CODE void load(int64_t i, int64_t count, __m512& a, __m512& b) const {
+    widen(_mm512_maskz_loadu_epi16(lanes_of<__mmask32>(count), x + i), a, b);
+  }
+  FOVEA_INT8_CODE static __m512i words(__m512i a, __m512i b) { return _mm512_mask_blend_epi16(0xaaaaaaaa, a, _mm512_slli_epi32(b, 16)); }
 };
-
-FOVEA_INT8_CODE inline __m512i bytes_of(__m512 v0, __m512 v1, __m512 v2, __m512 v3) {
-  const __m512i low = _mm512_packs_epi32(_mm512_cvtps_epi32(v0), _mm512_cvtps_epi32(v1)), high = _mm512_packs_epi32(_mm512_cvtps_epi32(v2), _mm512_cvtps_epi32(v3));
-  const __m512i packed = _mm512_permutexvar_epi32(_mm512_load_si512(kByteOrder), _mm512_packs_epi16(low, high));
-  return _mm512_xor_si512(packed, _mm512_set1_epi8(static_cast<char>(0x80)));
-}
 
 template <class Row>
 FOVEA_INT8_CODE float to_bytes(const Row& row, int64_t k, uint8_t* out) {
@@ -75,16 +101,30 @@ FOVEA_INT8_CODE float to_bytes(const Row& row, int64_t k, uint8_t* out) {
     std::memset(out, 0, static_cast<size_t>(k));
     return std::numeric_limits<float>::quiet_NaN();
   }
-  float greatest;
-  std::memcpy(&greatest, &bits, sizeof(greatest));
-  const __m512 inverse = _mm512_set1_ps(greatest > 0 ? kMostLevel / greatest : 0.0f);
+  const auto greatest = std::bit_cast<float>(bits);
+  const __m512 inverse = _mm512_set1_ps(greatest > 0 ? kMostLevel / greatest : 0.0f), to_byte = _mm512_set1_ps(kToByte);
+  const __m512i order = _mm512_load_si512(Row::kOrder);
+  const auto words = [&](__m512 a, __m512 b) FOVEA_INT8_CODE {
+    return Row::words(_mm512_castps_si512(_mm512_fmadd_ps(a, inverse, to_byte)), _mm512_castps_si512(_mm512_fmadd_ps(b, inverse, to_byte)));
+  };
+  const auto bytes = [&](__m512i first, __m512i second) FOVEA_INT8_CODE { return _mm512_permutexvar_epi32(order, _mm512_packus_epi16(first, second)); };
+  __m512 a, b, c, d;
   int64_t i = 0;
-  const auto level = [&](int64_t v) FOVEA_INT8_CODE { return _mm512_mul_ps(row.load(i + v * kOfVector), inverse); };
-  for (; i + kOfStore <= k; i += kOfStore) _mm512_storeu_si512(out + i, bytes_of(level(0), level(1), level(2), level(3)));
+  for (; i + kOfStore <= k; i += kOfStore) {
+    row.load(i, a, b);
+    row.load(i + kOfPair, c, d);
+    _mm512_storeu_si512(out + i, bytes(words(a, b), words(c, d)));
+  }
+  const auto half = [&](__m512i first) FOVEA_INT8_CODE { return _mm512_castsi512_si256(bytes(first, first)); };
+  if (i + kOfPair <= k) {
+    row.load(i, a, b);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), half(words(a, b)));
+    i += kOfPair;
+  }
   if (i < k) {
-    const auto rest = [&](int64_t v) FOVEA_INT8_CODE { return _mm512_mul_ps(row.load(i + v * kOfVector, lanes_of(k - i - v * kOfVector)), inverse); };
+    row.load(i, k - i, a, b);
     const int64_t behind = (k - i + kOfVector - 1) / kOfVector * kOfVector;
-    _mm512_mask_storeu_epi8(out + i, behind == kOfStore ? ~__mmask64{0} : (__mmask64{1} << behind) - 1, bytes_of(rest(0), rest(1), rest(2), rest(3)));
+    _mm256_mask_storeu_epi8(out + i, lanes_of<__mmask32>(behind), half(words(a, b)));
   }
   return greatest / kMostLevel;
 }
