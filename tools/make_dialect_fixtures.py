@@ -5,7 +5,7 @@
     tools/make_dialect_fixtures.py tests/fixtures/dialects
 
 A folder holds the checkpoint (model.safetensors or model.npz), config.json where the home writes one, and expected.safetensors: for
-each size an image x.HxW, tokens.HxW after the last norm and logits.HxW of the home's float64 run; metadata "settings" has what
+each size an image x.HxW, tokens.HxW after the last norm, pooled.HxW (attention pooling) and logits.HxW of the home's float64 run; metadata "settings" has what
 fovea must be told, as key=value. Models of timm stand in for code bases that are no packages (facebookresearch, OpenMMLab, JAX),
 renamed; their position tables are resampled here by the rule of the home.
 """
@@ -56,12 +56,14 @@ def write(folder, name, tensors, results, settings=(), config=None):
     if config:
         (to / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     expected = {}
-    for size, (tokens, logits) in results.items():
+    for size, (tokens, logits, *pooled) in results.items():
         key = f"{size[0]}x{size[1]}"
         expected["x." + key] = image(size).float()
         expected["tokens." + key] = tokens.detach().float().contiguous()
         if logits is not None:
             expected["logits." + key] = logits.detach().float().contiguous()
+        for p in pooled:
+            expected["pooled." + key] = p.detach().float().contiguous()
     save_file(expected, to / "expected.safetensors", metadata={"settings": " ".join(settings)})
 
 
@@ -92,6 +94,8 @@ def run_timm(model, size, how):
     with torch.no_grad():
         tokens = m.forward_features(x)
         logits = m.forward_head(tokens) if m.num_classes else None
+        if m.attn_pool is not None:
+            return tokens, logits, m.forward_head(tokens, pre_logits=True)
     return tokens, logits
 
 
@@ -111,6 +115,9 @@ def timm_cases(folder):
         ("timm_mean", dict(class_token=False, global_pool="avg"), []),
         ("timm_clip", dict(pre_norm=True, norm_layer=lambda c, **k: torch.nn.LayerNorm(c, eps=1e-5), act_layer=timm.layers.get_act_layer("quick_gelu")),
          ["activation=quick_gelu"]),
+        ("timm_attention_pool", dict(class_token=False, global_pool="map", num_classes=0, act_layer=timm.layers.get_act_layer("gelu_tanh")), ["activation=gelu_tanh"]),
+        ("timm_attention_pool_registers", dict(class_token=False, reg_tokens=2, global_pool="map", init_values=0.1), []),
+        ("timm_attention_pool_prefix", dict(class_token=False, reg_tokens=2, global_pool="map", pool_include_prefix=True), ["pool_prefix=true"]),
         ("timm_gated", dict(init_values=0.1, num_classes=0, **GATED), []),
         ("timm_no_last_norm", dict(final_norm=False, num_classes=0, reg_tokens=2, no_embed_class=True), []),
     ]:
@@ -179,6 +186,48 @@ def jax_cases(folder):
     write(folder, "jax_vit", t, timm_results(model, ANTIALIASED))
 
 
+def big_vision_cases(folder):
+    g = np.random.default_rng(1)
+    draw = lambda *shape: (0.3 * g.standard_normal(shape)).astype("float32")
+    t = {"embedding/kernel": draw(4, 4, 3, 8), "embedding/bias": draw(8), "pos_embedding": draw(1, 16, 8), "Transformer/encoder_norm/scale": 1 + draw(8),
+         "Transformer/encoder_norm/bias": draw(8), "MAPHead_0/probe": draw(1, 1, 8)}
+    for b, norms in [("Transformer/encoderblock_0/", 2), ("Transformer/encoderblock_1/", 2), ("MAPHead_0/", 1)]:
+        for n in range(norms):
+            t[f"{b}LayerNorm_{n}/scale"], t[f"{b}LayerNorm_{n}/bias"] = 1 + draw(8), draw(8)
+        for n in ("query", "key", "value"):
+            t[f"{b}MultiHeadDotProductAttention_0/{n}/kernel"], t[f"{b}MultiHeadDotProductAttention_0/{n}/bias"] = draw(8, 2, 4), draw(2, 4)
+        t[b + "MultiHeadDotProductAttention_0/out/kernel"], t[b + "MultiHeadDotProductAttention_0/out/bias"] = draw(2, 4, 8), draw(8)
+        t[b + "MlpBlock_0/Dense_0/kernel"], t[b + "MlpBlock_0/Dense_0/bias"] = draw(8, 16), draw(16)
+        t[b + "MlpBlock_0/Dense_1/kernel"], t[b + "MlpBlock_0/Dense_1/bias"] = draw(16, 8), draw(8)
+    t = {"params/img/" + k: v for k, v in t.items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        file = f"{scratch}/siglip.npz"
+        np.savez(file, **t)
+        model = VisionTransformer(**{**SMALL, "num_classes": 0}, class_token=False, global_pool="map").eval()
+        model.load_pretrained(file)
+    write(folder, "jax_big_vision", t, timm_results(model, ANTIALIASED))
+
+
+def openclip_cases(folder):
+    """timm's own reader of OpenAI's names says what they mean; its head has a bias of zeros."""
+    from timm.models.vision_transformer import checkpoint_filter_fn
+    model = perturbed(VisionTransformer(**SMALL, pre_norm=True, norm_layer=lambda c, **k: torch.nn.LayerNorm(c, eps=1e-5), act_layer=timm.layers.get_act_layer("quick_gelu")))
+    model.head.bias.data.zero_()
+    state = renamed(model.state_dict(), ("^cls_token", "class_embedding"), ("^pos_embed", "positional_embedding"), (r"^patch_embed\.proj", "conv1"), ("^norm_pre", "ln_pre"),
+                    (r"^blocks", "transformer.resblocks"), (r"\.norm(\d)", r".ln_\1"), (r"attn\.qkv\.", "attn.in_proj_"), (r"attn\.proj", "attn.out_proj"), (r"mlp\.fc1", "mlp.c_fc"),
+                    (r"mlp\.fc2", "mlp.c_proj"), ("^norm", "ln_post"), (r"^head\.weight", "proj"))
+    del state["head.bias"]
+    state |= {"class_embedding": state["class_embedding"][0, 0], "positional_embedding": state["positional_embedding"][0], "proj": state["proj"].T}
+    whole = {"visual." + k: v.contiguous() for k, v in state.items()}
+    again = VisionTransformer(**SMALL, pre_norm=True)
+    again.load_state_dict(checkpoint_filter_fn(dict(whole), again), strict=True)
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values()))
+    results = timm_results(model, ANTIALIASED)
+    write(folder, "openclip_vit", state, results, ["heads=2", "activation=quick_gelu"])
+    text = {"positional_embedding": torch.randn(3, 8), "transformer.resblocks.0.attn.in_proj_weight": torch.randn(24, 8), "ln_final.weight": torch.ones(8), "logit_scale": torch.ones(1)}
+    write(folder, "openclip_whole", whole | text, results, ["heads=2", "activation=quick_gelu"])
+
+
 # ---- torchvision -----------------------------------------------------------------------------------------------------
 
 
@@ -238,8 +287,48 @@ def huggingface_cases(folder):
                 extra.unlink()
 
 
+def huggingface_tower_cases(folder):
+    """Image towers: alone, beside a tower of text, with a projection, with a classifier."""
+    T = transformers
+    tower = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, image_size=16, patch_size=4)
+    text = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=4, max_position_embeddings=3, bos_token_id=0, eos_token_id=1, pad_token_id=2)
+    siglip, clip = T.SiglipVisionConfig(**tower), T.CLIPVisionConfig(**tower, projection_dim=5)
+    both = lambda cls, vision, **more: cls(vision_config=vision.to_dict(), text_config=text, attn_implementation="sdpa", **more)
+    stated = ("architectures", "model_type", "vision_config", "num_attention_heads", "layer_norm_eps", "hidden_act", "image_size", "hidden_size")
+
+    def run(model, size):
+        m = copy.deepcopy(model).double()
+        with torch.no_grad():
+            body = getattr(m, "vision_model", m)
+            out = body(image(size), interpolate_pos_encoding=True)
+            tokens = out.last_hidden_state
+            if hasattr(m, "classifier"):
+                return tokens, m(image(size), interpolate_pos_encoding=True).logits
+            if "Siglip" in type(m).__name__:
+                return tokens, None, out.pooler_output
+            tokens = body.post_layernorm(tokens)
+            return tokens, m(image(size), interpolate_pos_encoding=True).image_embeds if hasattr(m, "visual_projection") else None
+
+    for name, model in [
+        ("huggingface_siglip", T.SiglipModel(both(T.SiglipConfig, siglip))),
+        ("huggingface_siglip_bare", T.SiglipVisionModel(siglip)),
+        ("huggingface_siglip_classifier", T.SiglipForImageClassification(both(T.SiglipConfig, siglip, num_labels=3))),
+        ("huggingface_clip", T.CLIPVisionModelWithProjection(clip)),
+        ("huggingface_clip_bare", T.CLIPVisionModel(clip)),
+        ("huggingface_clip_classifier", T.CLIPForImageClassification(both(T.CLIPConfig, clip, num_labels=3))),
+    ]:
+        perturbed(model)
+        results = {size: run(model, size) for size in SIZES}
+        with tempfile.TemporaryDirectory() as scratch:
+            model.save_pretrained(scratch)
+            state, config = load_file(f"{scratch}/model.safetensors"), json.loads(pathlib.Path(f"{scratch}/config.json").read_text())
+        if "vision_config" in config:
+            config["vision_config"] = {k: v for k, v in config["vision_config"].items() if k in stated}
+        write(folder, name, state, results, config={k: config[k] for k in stated if k in config})
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    for cases in (timm_cases, facebook_cases, mmpretrain_cases, jax_cases, torchvision_cases, huggingface_cases):
+    for cases in (timm_cases, facebook_cases, mmpretrain_cases, jax_cases, big_vision_cases, openclip_cases, torchvision_cases, huggingface_cases, huggingface_tower_cases):
         cases(sys.argv[1])

@@ -67,14 +67,16 @@ struct Features {
   };
   std::vector<Stage> pyramid;                         // hierarchical models: each stage's output before merging
 
+  std::vector<float> pooled;                          // (batch, channels) of models that pool by attention (SigLIP's image features); else empty
+
   int64_t classes = 0;                                // 0: the model has no classification head
   std::vector<float> logits;                          // (batch, classes)
 };
 
 // Writes features to a .npz or .safetensors file, as a whole or not at all:
 //   tokens (batch, tokens, channels), prefix_tokens (how many of the first are no part of the map), grid (height, width of the map),
-//   stride; stage1, stage2, ... (batch, channels, height, width) and strides (one for each of them); logits (batch, classes); and,
-//   in a .npz, files: the names `files` of the images.
+//   stride; stage1, stage2, ... (batch, channels, height, width) and strides (one for each of them); pooled (batch, channels); logits
+//   (batch, classes); and, in a .npz, files: the names `files` of the images.
 // A .safetensors file holds the names and `model` in its metadata. Throws Error for another ending, or when writing fails.
 void save_features(const Features& features, const std::string& out, const std::vector<std::string>& files, const std::string& model);
 

@@ -84,6 +84,7 @@ struct AttentionConfig {
   double norm_epsilon = 1e-6;  // of qk_norm
   bool cosine = false;     // Swin V2: q and k of length one, exp(min(logit_scale, ln 100)) per head for 1 / sqrt(D), no bias on k
   bool cross = false;      // separate projections q, k, v instead of one fused qkv
+  bool fused_kv = false;   // of cross attention: keys and values of one input, by one projection kv
   int64_t key_dim = 0;     // Ck, Cv of cross attention; 0: dim
   int64_t value_dim = 0;
   int64_t block = 0;       // index of the block in its stage: window attention shifts its windows in odd ones

@@ -6,11 +6,11 @@ namespace fovea {
 
 namespace {
 
-TokenGroups everybody_meets(int64_t queries, int64_t keys, bool causal) {
+TokenGroups everybody_meets(int64_t queries, int64_t first_key, int64_t keys, bool causal) {
   TokenGroups g;
   g.begin_group();
   g.add_query_run({0, 1, static_cast<int32_t>(queries)});
-  g.add_key_run({0, 1, static_cast<int32_t>(keys)});
+  g.add_key_run({static_cast<int32_t>(first_key), 1, static_cast<int32_t>(keys - first_key)});
   g.end_group();
   g.only_rule().causal = causal;
   g.keys_disjoint = true;
@@ -22,8 +22,8 @@ TokenGroups everybody_meets(int64_t queries, int64_t keys, bool causal) {
 
 const TokenGroups& GlobalGeometry::groups(const AttentionInputs& in, Context& ctx) const {
   const int64_t queries = in.grid.tokens(), keys = in.key_input.empty() ? queries : in.key_input.dim(1);
-  return ctx.cached<TokenGroups>(fmt::format("global {} {} {}", queries, keys, in.causal),
-                                 [&] { return everybody_meets(queries, keys, in.causal); });
+  return ctx.cached<TokenGroups>(fmt::format("global {} {} {} {}", queries, first_key_, keys, in.causal),
+                                 [&] { return everybody_meets(queries, first_key_, keys, in.causal); });
 }
 
 std::vector<PairPattern> GlobalGeometry::pattern(const TokenGrid&, bool causal) const { return {{{PairTerm::all(causal)}}}; }

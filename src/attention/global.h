@@ -7,9 +7,15 @@ namespace fovea {
 
 class GlobalGeometry : public AttentionGeometry {
  public:
+  // Keys before `first_key` are left out (prefix tokens, where a latent query pools the map).
+  explicit GlobalGeometry(int64_t first_key = 0) : first_key_(first_key) {}
+
   const TokenGroups& groups(const AttentionInputs& in, Context& ctx) const override;
   std::vector<PairPattern> pattern(const TokenGrid& grid, bool causal) const override;
   double pairs(const TokenGrid& grid) const override;
+
+ private:
+  int64_t first_key_;
 };
 
 class GlobalAttention : public MultiHeadAttention {

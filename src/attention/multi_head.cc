@@ -41,6 +41,7 @@ MultiHeadAttention::MultiHeadAttention(const Scope& scope, const AttentionConfig
     : config_(with_defaults(config)), geometry_(std::move(geometry)) {
   require(!config_.cosine || (!config_.cross && !config_.qk_norm),
           "cosine attention normalises q and k by itself and has no second input: build it without qk_norm and cross");
+  require(!config_.fused_kv || (config_.cross && config_.key_dim == config_.value_dim), "one projection of keys and values is for cross attention to one input");
   if (config_.cosine) {
     logit_scale_ = scope.param("logit_scale", Shape{config_.heads, 1, 1}, Init::constant(kFirstLogitScale), Decay::kNo);
     if (config_.qkv_bias) {
@@ -51,8 +52,12 @@ MultiHeadAttention::MultiHeadAttention(const Scope& scope, const AttentionConfig
   const Bias bias = config_.qkv_bias && !config_.cosine ? Bias::kYes : Bias::kNo;
   if (config_.cross) {
     q_.emplace(scope / "q", config_.dim, inner(), bias);
-    k_.emplace(scope / "k", config_.key_dim, inner(), bias);
-    v_.emplace(scope / "v", config_.value_dim, inner(), bias);
+    if (config_.fused_kv) {
+      kv_.emplace(scope / "kv", config_.key_dim, 2 * inner(), bias);
+    } else {
+      k_.emplace(scope / "k", config_.key_dim, inner(), bias);
+      v_.emplace(scope / "v", config_.value_dim, inner(), bias);
+    }
   } else {
     qkv_.emplace(scope / "qkv", config_.dim, 3 * inner(), bias);
     if (geometry_->has_position()) qkv_->read_plain();  // two products, one of tokens with their places
@@ -209,12 +214,21 @@ void MultiHeadAttention::project(const AttentionInputs& in, Record& r, Tape* tap
             value.shape);
     r.keys = key.dim(1);
     r.q = ctx.activation(Shape{batch, n, inner()}, tape);
-    r.k = ctx.activation(Shape{batch, r.keys, inner()}, tape);
-    r.v = ctx.activation(Shape{batch, r.keys, inner()}, tape);
     q_->apply(in.x, r.q, {}, ctx);
-    k_->apply(key, r.k, {}, ctx);
-    v_->apply(value, r.v, {}, ctx);
-    r.q_token_stride = r.kv_token_stride = inner();
+    r.q_token_stride = inner();
+    if (kv_) {
+      require(in.value_input.empty(), "keys and values of one projection come from one input");
+      r.k = ctx.activation(Shape{batch, r.keys, 2 * inner()}, tape);
+      r.v = elements_from(r.k, inner());
+      r.kv_token_stride = 2 * inner();
+      kv_->apply(key, r.k, {}, ctx);
+    } else {
+      r.k = ctx.activation(Shape{batch, r.keys, inner()}, tape);
+      r.v = ctx.activation(Shape{batch, r.keys, inner()}, tape);
+      r.kv_token_stride = inner();
+      k_->apply(key, r.k, {}, ctx);
+      v_->apply(value, r.v, {}, ctx);
+    }
   }
   if (!config_.qk_norm) return;
   const auto norm = [&](const LayerNorm& layer, const Tensor& x, int64_t tokens, int64_t stride, Tensor& y, Tensor& mean,
@@ -339,7 +353,7 @@ void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& grad
   }
 
   a.dout = {dout.data, n * inner(), inner(), d};
-  Tensor dqkv, dq, dk, dv;
+  Tensor dqkv, dq, dk, dv, dkv;
   int64_t q_stride = inner(), kv_stride = inner();
   if (qkv_) {
     dqkv = scratch.take(Shape{batch, n, 3 * inner()}, ctx.dtype());
@@ -347,6 +361,12 @@ void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& grad
     dk = elements_from(dqkv, inner());
     dv = elements_from(dqkv, 2 * inner());
     q_stride = kv_stride = 3 * inner();
+  } else if (kv_) {
+    dq = scratch.take(Shape{batch, n, inner()}, ctx.dtype());
+    dkv = scratch.take(Shape{batch, r.keys, 2 * inner()}, ctx.dtype());
+    dk = dkv;
+    dv = elements_from(dkv, inner());
+    kv_stride = 2 * inner();
   } else {
     dq = scratch.take(Shape{batch, n, inner()}, ctx.dtype());
     dk = scratch.take(Shape{batch, r.keys, inner()}, ctx.dtype());
@@ -398,13 +418,17 @@ void MultiHeadAttention::backward(ConstTensor dy, const AttentionGradients& grad
   const ConstTensor key = r.in.key_input.empty() ? r.in.x : r.in.key_input;
   const ConstTensor value = r.in.value_input.empty() ? key : r.in.value_input;
   q_->backward_parameters(r.in.x, dq, ctx);
-  k_->backward_parameters(key, dk, ctx);
-  v_->backward_parameters(value, dv, ctx);
   q_->backward_input(dq, gradients.dx, Accumulate::kNo, ctx);
   const bool own_keys = !r.in.key_input.empty(), own_values = !r.in.value_input.empty();
   const Tensor dkey = own_keys ? gradients.dkey_input : gradients.dx;
   const Tensor dvalue = own_values ? gradients.dvalue_input : dkey;
   check(!dkey.empty() && !dvalue.empty(), "cross attention: no place for the gradient of the keys' or values' input");
+  if (kv_) {
+    kv_->backward_parameters(key, dkv, ctx);
+    return kv_->backward_input(dkv, dkey, own_keys ? Accumulate::kNo : Accumulate::kYes, ctx);
+  }
+  k_->backward_parameters(key, dk, ctx);
+  v_->backward_parameters(value, dv, ctx);
   k_->backward_input(dk, dkey, own_keys ? Accumulate::kNo : Accumulate::kYes, ctx);
   v_->backward_input(dv, dvalue, own_values ? Accumulate::kNo : Accumulate::kYes, ctx);
 }

@@ -10,7 +10,7 @@ namespace fovea {
 
 class MultiHeadAttention : public Attention {
  public:
-  // Parameters scope/{qkv | q, k, v}, scope/{q_norm, k_norm}, scope/proj (with project_out), and the geometry's; with
+  // Parameters scope/{qkv | q, k, v | q, kv}, scope/{q_norm, k_norm}, scope/proj (with project_out), and the geometry's; with
   // cosine scope/{logit_scale, q_bias, v_bias} and a qkv without bias.
   MultiHeadAttention(const Scope& scope, const AttentionConfig& config, std::unique_ptr<const AttentionGeometry> geometry);
 
@@ -52,7 +52,7 @@ class MultiHeadAttention : public Attention {
 
   AttentionConfig config_;
   std::unique_ptr<const AttentionGeometry> geometry_;
-  std::optional<Linear> qkv_, q_, k_, v_;  // either the first or the other three
+  std::optional<Linear> qkv_, q_, k_, v_, kv_;  // the first; or the next three; or, with fused_kv, the second and the last
   std::optional<LayerNorm> q_norm_, k_norm_;
   Param *logit_scale_ = nullptr, *q_bias_ = nullptr, *v_bias_ = nullptr;  // of cosine; the biases (H D), where there are any
   std::optional<Linear> proj_;             // with project_out; last, so that parameters are in order of use

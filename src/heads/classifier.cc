@@ -1,5 +1,7 @@
 #include "heads/classifier.h"
 
+#include "models/vit.h"
+
 namespace fovea {
 
 namespace {
@@ -13,10 +15,11 @@ struct RepresentationRecord {
   ConstTensor before_activation;
 };
 
-enum class Pooling : uint8_t { kToken, kMean, kTokenAndMean };
+enum class Pooling : uint8_t { kToken, kMean, kTokenAndMean, kAttention };
 
 Pooling pooling_of(const ModelConfig& c) {
   if (c.hierarchical() || c.pool == "avg") return Pooling::kMean;
+  if (c.pool == "map") return Pooling::kAttention;
   return c.pool == "token_avg" ? Pooling::kTokenAndMean : Pooling::kToken;
 }
 
@@ -46,6 +49,17 @@ const SideBySide& side_by_side(const TokenGrid& g, Context& ctx) {
   });
 }
 
+AttentionPoolConfig attention_pool(const ModelConfig& c) {
+  AttentionPoolConfig p;
+  p.dim = c.dim;
+  p.heads = c.heads;
+  p.mlp_hidden = mlp_width(c);
+  p.activation = activation_named(c.activation);
+  p.norm_epsilon = c.norm_epsilon;
+  if (!c.pool_prefix) p.first_token = vit_tokens(c).prefix();
+  return p;
+}
+
 }  // namespace
 
 Classifier::Classifier(const ModelConfig& config) : config_(config) {
@@ -58,6 +72,7 @@ Classifier::Classifier(const ModelConfig& config) : config_(config) {
     head_->set_outermost();
     return;
   }
+  if (pooling_of(config) == Pooling::kAttention) attn_pool_.emplace(root / "attn_pool", attention_pool(config));
   if (config.norms_pooled()) fc_norm_.emplace(root / "fc_norm", c, config.norm_epsilon);
   if (config.classes == 0) return;
   int64_t width = config.pool == "token_avg" ? 2 * c : c;
@@ -66,15 +81,15 @@ Classifier::Classifier(const ModelConfig& config) : config_(config) {
     representation_->set_outermost();
     width = config.representation;
   }
-  head_.emplace(root / "head", width, config.classes, Bias::kYes);
+  head_.emplace(root / "head", width, config.classes, config.head_bias ? Bias::kYes : Bias::kNo);
   head_->set_outermost();
   if (!config.distillation_token || !config.distillation_head) return;
   head_dist_.emplace(root / "head_dist", c, config.classes, Bias::kYes);
   head_dist_->set_outermost();
 }
 
-// (B, C) of one head: the token, or the mean over the map (and their norm); (B, 2 C): both.
-ConstTensor Classifier::pooled(const BackboneOutput& out, int head, Tape* tape, Context& ctx) const {
+// (B, C) of one head: the token, the mean over the map, or what attention pools (and their norm); (B, 2 C): token and mean.
+Tensor Classifier::pooled(const BackboneOutput& out, int head, Tape* tape, Context& ctx) const {
   const int64_t c = backbone_->channels();
   const TokenGrid& g = out.grid;
   const KernelTable& k = ctx.kernels();
@@ -82,6 +97,8 @@ ConstTensor Classifier::pooled(const BackboneOutput& out, int head, Tape* tape, 
   const Tensor p = ctx.activation(Shape{g.batch, pooling == Pooling::kTokenAndMean ? 2 * c : c}, tape);
   if (pooling == Pooling::kMean) {
     k.mean_tokens(g.batch, g.tokens(), g.prefix, c, out.features.data, p.data, ctx);
+  } else if (pooling == Pooling::kAttention) {
+    attn_pool_->forward(out.features, p, tape, ctx);
   } else if (pooling == Pooling::kToken) {
     k.gather_rows(g.batch, c, out.features.data, token_index(g, head, ctx).data(), p.data, ctx);
   } else {
@@ -98,13 +115,14 @@ ConstTensor Classifier::pooled(const BackboneOutput& out, int head, Tape* tape, 
   return normed;
 }
 
-// dfeatures (B, N, C), which kMean writes and the others add to.
-void Classifier::pooled_backward(ConstTensor dpooled, int head, const TokenGrid& g, Tensor dfeatures, Context& ctx) const {
+// dfeatures (B, N, C), which kMean and kAttention write and the others add to.
+void Classifier::pooled_backward(ConstTensor dpooled, int head, const TokenGrid& g, Tensor dfeatures, Tape& tape, Context& ctx) const {
   const int64_t c = backbone_->channels();
   const KernelTable& k = ctx.kernels();
   switch (pooling_of(config_)) {
     case Pooling::kMean: k.mean_tokens_backward(g.batch, g.tokens(), g.prefix, c, dpooled.data, dfeatures.data, ctx); break;
     case Pooling::kToken: k.scatter_add_rows(g.batch, c, dpooled.data, token_index(g, head, ctx).data(), dfeatures.data, ctx); break;
+    case Pooling::kAttention: attn_pool_->backward(dpooled, dfeatures, tape, ctx); break;
     case Pooling::kTokenAndMean: {
       ArenaScope scope(ctx.scratch());
       const Tensor dmean = ctx.scratch().take(Shape{g.batch, c}, ctx.dtype());
@@ -132,8 +150,11 @@ Classifier::Output Classifier::forward(ConstTensor images, Tape* tape, Context& 
   for (int h = 0; h < heads(); ++h) {
     Tensor& logits = out.logits[static_cast<size_t>(h)];
     logits = ctx.activation(Shape{out.backbone.grid.batch, config_.classes}, tape);
-    (h == 0 ? head_ : head_dist_)->forward(represented(pooled(out.backbone, h, tape, ctx), tape, ctx), logits, tape, ctx);
+    const Tensor read = pooled(out.backbone, h, tape, ctx);
+    if (attn_pool_) out.pooled = read;
+    (h == 0 ? head_ : head_dist_)->forward(represented(read, tape, ctx), logits, tape, ctx);
   }
+  if (attn_pool_ && heads() == 0 && !tape) out.pooled = pooled(out.backbone, 0, tape, ctx);
   if (tape) tape->push(ClassifierRecord{out.backbone.grid, out.backbone.features});
   return out;
 }
@@ -169,7 +190,7 @@ void Classifier::backward(const std::array<Tensor, 2>& dlogits, ConstTensor dfea
       representation_->backward(dinput, dpooled, Accumulate::kNo, tape, ctx);
     }
     if (fc_norm_) fc_norm_->backward(dpooled, dpooled, Accumulate::kNo, tape, ctx);
-    pooled_backward(dpooled, h, g, d, ctx);
+    pooled_backward(dpooled, h, g, d, tape, ctx);
   }
   if (!dfeatures.empty()) k.scale_add(d.elements(), 1.0, dfeatures.data, d.data, ctx);
   backbone_->backward(d, dpyramid, dimages, tape, ctx);
@@ -180,6 +201,14 @@ double Classifier::flops(int64_t batch, int64_t height, int64_t width) const {
   const auto add = [&](const std::optional<Linear>& layer) {
     if (layer) total += 2.0 * static_cast<double>(batch * layer->in() * layer->out());
   };
+  if (attn_pool_) {
+    ModelConfig sized = config_;
+    sized.position_grid.clear();
+    sized.input.height = height;
+    sized.input.width = width;
+    const TokenEmbedConfig tokens = vit_tokens(sized);
+    total += attn_pool_->flops(batch, tokens.prefix() + tokens.grid_height * tokens.grid_width);
+  }
   add(representation_);
   add(head_);
   add(head_dist_);

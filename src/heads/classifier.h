@@ -4,6 +4,7 @@
 #include <array>
 #include <optional>
 
+#include "blocks/attention_pool.h"
 #include "models/backbone.h"
 
 namespace fovea {
@@ -24,6 +25,7 @@ class Classifier {
 
   struct Output {
     std::array<Tensor, 2> logits;  // (B, classes) each head; the second only where heads() == 2
+    Tensor pooled;                 // (B, C) with pool=map: what attention pooling gives; empty while a model without head trains
     BackboneOutput backbone;
   };
   // images (B, channels, H, W). Memory as in Backbone::forward.
@@ -37,13 +39,14 @@ class Classifier {
   double flops(int64_t batch, int64_t height, int64_t width) const;
 
  private:
-  ConstTensor pooled(const BackboneOutput& out, int head, Tape* tape, Context& ctx) const;
+  Tensor pooled(const BackboneOutput& out, int head, Tape* tape, Context& ctx) const;
   ConstTensor represented(ConstTensor pooled, Tape* tape, Context& ctx) const;
-  void pooled_backward(ConstTensor dpooled, int head, const TokenGrid& grid, Tensor dfeatures, Context& ctx) const;
+  void pooled_backward(ConstTensor dpooled, int head, const TokenGrid& grid, Tensor dfeatures, Tape& tape, Context& ctx) const;
 
   ModelConfig config_;
   ParamStore params_;
   std::unique_ptr<Backbone> backbone_;
+  std::optional<AttentionPool> attn_pool_;
   std::optional<LayerNorm> fc_norm_;
   std::optional<Linear> representation_, head_, head_dist_;
 };

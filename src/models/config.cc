@@ -53,8 +53,10 @@ void visit_fields(Config& c, Visit&& visit) {
   visit("register_tokens", c.register_tokens);
   visit("pre_norm", c.pre_norm);
   visit("pool", c.pool);
+  visit("pool_prefix", c.pool_prefix);
   visit("last_norm", c.last_norm);
   visit("representation", c.representation);
+  visit("head_bias", c.head_bias);
   visit("prefix_positions", c.prefix_positions);
   visit("register_positions", c.register_positions);
   visit("position_grid", c.position_grid);
@@ -196,7 +198,10 @@ void validate(const ModelConfig& c) {
           "images of {}x{} have no whole patch of {}, and patch_rest=drop leaves the rest out", c.input.height, c.input.width, c.patch);
   if (c.family == "vit") {
     (void)cubic_rule_named(c.position_resampling);
-    require_one_of("pool", c.pool, {"token", "avg", "token_avg"});
+    require_one_of("pool", c.pool, {"token", "avg", "token_avg", "map"});
+    require(c.pool == "map" || !c.pool_prefix, "pool_prefix is for pool=map; pool={} says by itself what is pooled", c.pool);
+    require(c.pool != "map" || (!gated(c.activation) && c.heads > 0 && c.dim % c.heads == 0),
+            "attention pooling (pool=map) has a plain perceptron and heads that divide {} channels; got activation {} and {} heads", c.dim, c.activation, c.heads);
     require_one_of("last_norm", c.last_norm, {"auto", "tokens", "pooled", "none"});
     require(c.last_norm != "pooled" || c.pool != "token_avg", "last_norm=pooled has no meaning for token_avg, whose two halves have the width of a norm each");
     require(!c.convolutional_stem || (c.patch_rest == "pad" && !c.pre_norm), "a convolutional stem pads the image and keeps its biases");
@@ -205,7 +210,7 @@ void validate(const ModelConfig& c) {
     require(c.representation >= 0 && c.representation <= 65536 && (c.representation == 0 || !c.distillation_token),
             "a representation layer of width {} {}", c.representation, c.distillation_token ? "has no place before two heads" : "is out of range");
     require(!gated(c.activation) || mlp_width(c) % 2 == 0, "a gated perceptron of {} hidden values has no two halves; change mlp_ratio", mlp_width(c));
-    require(c.pool == "avg" || c.class_token, "pool={} needs a class token", c.pool);
+    require(c.pool == "avg" || c.pool == "map" || c.class_token, "pool={} needs a class token", c.pool);
     require(c.depth > 0 && c.depth <= 1000 && c.heads > 0 && c.register_tokens >= 0, "depth and heads must be positive");
     require(c.head_dim > 0 || c.dim % c.heads == 0, "{} channels do not divide into {} heads; set head_dim or heads", c.dim, c.heads);
     require(!c.distillation_token || c.class_token, "a distillation token needs a class token");

@@ -44,9 +44,11 @@ struct ModelConfig {
   bool distillation_head = true;         // of a distillation token: a second head; evaluation averages the two
   int64_t register_tokens = 0;
   bool pre_norm = false;                 // a layer norm before the first block, and no bias of the patches (CLIP)
-  std::string pool = "token";            // token, avg (mean of the patches), token_avg (both, side by side)
+  std::string pool = "token";            // token, avg (mean of the patches), token_avg (both, side by side), map (attention_pool.h)
+  bool pool_prefix = false;              // pool=map: of prefix tokens, too
   std::string last_norm = "auto";        // tokens (norm, of all of them), pooled (fc_norm), none; auto: pooled with pool=avg, else tokens
   int64_t representation = 0;            // width of a layer with tanh between pooling and head; 0: none
+  bool head_bias = true;                 // false: the head is a projection without bias (CLIP)
   bool prefix_positions = true;          // the position table has rows for the prefix tokens
   bool register_positions = true;        // then: for registers, too
   std::vector<int64_t> position_grid;    // height and width of the position table in patches; empty: those of the input

@@ -36,6 +36,7 @@ constexpr Size kSo150m2{832, 21, 13, 34.0 / 13};
 constexpr Size kSo400m{1152, 27, 16, 3.7362};
 constexpr Size kTest{64, 6, 2, 3};
 constexpr Size kTestDeep{64, 8, 2, 3};
+constexpr Size kTestWide{96, 9, 3, 2};
 
 // What models of one size differ in.
 struct Recipe {
@@ -48,6 +49,7 @@ struct Recipe {
   const char* last_norm = "auto";
   const char* activation = "gelu";
   bool qkv_bias = true, pre_norm = false, distilled = false;
+  bool pool_prefix = false;
 };
 constexpr Recipe kPlain{.what = "ViT"};
 constexpr Recipe kScaled{.what = "ViT with LayerScale", .layer_scale = 1e-5};
@@ -71,6 +73,10 @@ constexpr Recipe kMean{.what = "ViT without class token", .class_token = false, 
 constexpr Recipe kMeanTanh{.what = "ViT without class token", .class_token = false, .pool = "avg", .last_norm = "tokens", .activation = "gelu_tanh"};
 constexpr Recipe kMeanNoQkvBias{
     .what = "ViT without class token", .layer_scale = 1e-6, .class_token = false, .pool = "avg", .last_norm = "tokens", .qkv_bias = false};
+constexpr Recipe kMap{.what = "image tower of SigLIP with attention pooling", .class_token = false, .pool = "map"};
+constexpr Recipe kMapTanh{.what = "image tower of SigLIP with attention pooling", .class_token = false, .pool = "map", .activation = "gelu_tanh"};
+constexpr Recipe kMap4{.what = "ViT with registers and attention pooling", .class_token = false, .registers = 4, .pool = "map"};
+constexpr Recipe kTestMap{.what = "ViT with a register and attention pooling", .layer_scale = 1e-5, .class_token = false, .registers = 1, .pool = "map", .pool_prefix = true};
 constexpr Recipe kMean4{.what = "ViT with registers in place of the class token", .class_token = false, .registers = 4, .positions_of_all = false, .pool = "avg"};
 constexpr Recipe kMean1Scaled{
     .what = "ViT with a register in place of the class token", .layer_scale = 1e-5, .class_token = false, .registers = 1, .positions_of_all = false, .pool = "avg"};
@@ -105,6 +111,11 @@ struct Row {
 };
 
 const Row kRows[] = {
+    {"vit_base_patch16_siglip_224", kBase, 16, 224, kMap, {0.9, kHalf}, 0},
+    {"vit_base_patch16_siglip_256", kBase, 16, 256, kMap, {0.9, kHalf}, 0},
+    {"vit_base_patch16_siglip_384", kBase, 16, 384, kMap, {0.9, kHalf}, 0},
+    {"vit_base_patch16_siglip_512", kBase, 16, 512, kMap, {0.9, kHalf}, 0},
+    {"vit_base_patch32_siglip_256", kBase, 32, 256, kMapTanh, {0.9, kHalf}, 0},
     {"vit_base_patch8_224", kBase, 8, 224, kPlain, {0.9, kHalf}},
     {"vit_base_patch14_dinov2", kBase, 14, 518, kScaled, {1, kImageNet}, 0},
     {"vit_base_patch14_reg1_tipsv2", kBase, 14, 448, kTips, {1, kRaw}, 0},
@@ -145,6 +156,8 @@ const Row kRows[] = {
     {"vit_giant_patch14_reg4_dinov2", kGiantGated, 14, 518, kRegisters4Gated, {1, kImageNet}, 0},
     {"vit_giant_patch16_gap_224", kGiant, 16, 224, kMean, {0.9, kImageNet}, 0},
     {"vit_giant_patch16_radio_v3", kGiant24Heads, 16, 512, kRadio7, {1, kClipStatistics}, 0},
+    {"vit_giantopt_patch16_siglip_256", kGiantOpt, 16, 256, kMapTanh, {0.9, kHalf}, 0},
+    {"vit_giantopt_patch16_siglip_384", kGiantOpt, 16, 384, kMapTanh, {0.9, kHalf}, 0},
     {"vit_giantopt_patch16_siglip_gap_256", kGiantOpt, 16, 256, kMeanTanh, {0.9, kHalf}, 0},
     {"vit_giantopt_patch16_siglip_gap_384", kGiantOpt, 16, 384, kMeanTanh, {0.9, kHalf}, 0},
     {"vit_gigantic_patch14_224", kGigantic, 14, 224, kPlain, {0.9, kHalf}},
@@ -173,6 +186,9 @@ const Row kRows[] = {
     {"vit_large_patch16_224", kLarge, 16, 224, kPlain, {0.9, kHalf}},
     {"vit_large_patch16_384", kLarge, 16, 384, kPlain, {1, kHalf}},
     {"vit_large_patch16_radio_v3", kLarge, 16, 512, kRadio7Scaled, {1, kClipStatistics}, 0},
+    {"vit_large_patch16_siglip_256", kLarge, 16, 256, kMap, {0.9, kHalf}, 0},
+    {"vit_large_patch16_siglip_384", kLarge, 16, 384, kMap, {0.9, kHalf}, 0},
+    {"vit_large_patch16_siglip_512", kLarge, 16, 512, kMapTanh, {0.9, kHalf}, 0},
     {"vit_large_patch16_siglip_gap_256", kLarge, 16, 256, kMean, {0.9, kHalf}, 0},
     {"vit_large_patch16_siglip_gap_384", kLarge, 16, 384, kMean, {0.9, kHalf}, 0},
     {"vit_large_patch16_siglip_gap_512", kLarge, 16, 512, kMeanTanh, {0.9, kHalf}, 0},
@@ -202,13 +218,20 @@ const Row kRows[] = {
     {"vit_so150m2_patch16_reg1_gap_448", kSo150m2, 16, 448, kSo150m2Recipe, {1, kHalf, "squash"}},
     {"vit_so150m_patch16_reg4_gap_256", kSo150m, 16, 256, kSo150mRecipe, {0.95, kHalf}},
     {"vit_so150m_patch16_reg4_gap_384", kSo150m, 16, 384, kSo150mRecipe, {1, kHalf}},
+    {"vit_so150m_patch16_reg4_map_256", kSo150m, 16, 256, kMap4, {0.9, kHalf}},
     {"vit_so400m_patch14_reg1_tipsv2", kSo400m, 14, 448, kTips, {1, kRaw}, 0},
+    {"vit_so400m_patch14_siglip_224", kSo400m, 14, 224, kMap, {0.9, kHalf}, 0},
+    {"vit_so400m_patch14_siglip_378", kSo400m, 14, 378, kMap, {0.9, kHalf}, 0},
+    {"vit_so400m_patch14_siglip_384", kSo400m, 14, 384, kMap, {0.9, kHalf}, 0},
     {"vit_so400m_patch14_siglip_gap_224", kSo400m, 14, 224, kMean, {0.9, kHalf}, 0},
     {"vit_so400m_patch14_siglip_gap_378", kSo400m, 14, 378, kMean, {0.9, kHalf}, 0},
     {"vit_so400m_patch14_siglip_gap_384", kSo400m, 14, 384, kMean, {1, kHalf}, 0},
     {"vit_so400m_patch14_siglip_gap_448", kSo400m, 14, 448, kMean, {1, kHalf}, 0},
     {"vit_so400m_patch14_siglip_gap_896", kSo400m, 14, 896, kMean, {1, kHalf}, 0},
     {"vit_so400m_patch16_radio_v4", kSo400m, 16, 512, kRadio9, {1, kClipStatistics}, 0},
+    {"vit_so400m_patch16_siglip_256", kSo400m, 16, 256, kMapTanh, {0.9, kHalf}, 0},
+    {"vit_so400m_patch16_siglip_384", kSo400m, 16, 384, kMapTanh, {0.9, kHalf}, 0},
+    {"vit_so400m_patch16_siglip_512", kSo400m, 16, 512, kMapTanh, {0.9, kHalf}, 0},
     {"vit_so400m_patch16_siglip_gap_256", kSo400m, 16, 256, kMeanTanh, {0.9, kHalf}, 0},
     {"vit_so400m_patch16_siglip_gap_384", kSo400m, 16, 384, kMeanTanh, {0.9, kHalf}, 0},
     {"vit_so400m_patch16_siglip_gap_512", kSo400m, 16, 512, kMeanTanh, {0.9, kHalf}, 0},
@@ -234,6 +257,7 @@ const Row kRows[] = {
     {"deit_tiny_patch16_224", kTiny, 16, 224, kPlain, {0.9, kImageNet}},
     {"test_vit", kTest, 16, 160, kPlain, {0.95, kHalf}},
     {"test_vit2", kTestDeep, 16, 160, kTestRegister, {0.95, kHalf}},
+    {"test_vit3", kTestWide, 16, 160, kTestMap, {0.95, kHalf}},
     {"flexivit_base", kBase, 16, 240, kPatchPositions, {0.95, kHalf}},
     {"flexivit_small", kSmall, 16, 240, kPatchPositions, {0.95, kHalf}},
     {"flexivit_large", kLarge, 16, 240, kPatchPositions, {0.95, kHalf}},
@@ -296,6 +320,7 @@ const Tagged kTagged[] = {
     {"vit_large_patch14_clip_336.openai_ft_in12k_in1k", {1, kClipStatistics, "squash"}},
     {"vit_large_patch16_224.mae", {0.9, kImageNet}},
     {"vit_small_patch16_224.dino", {0.9, kImageNet}},
+    {"vit_so400m_patch14_siglip_378.webli_ft_in1k", {1, kHalf, "squash"}},
     {"vit_so400m_patch14_siglip_gap_378.webli", {1, kHalf}},
     {"vit_so400m_patch14_siglip_gap_378.webli_ft_in1k", {1, kHalf, "squash"}},
     {"deit3_base_patch16_224.fb_in22k_ft_in1k", {1, kImageNet}},
@@ -351,6 +376,7 @@ ModelPreset preset(const Row& row) {
   c.register_tokens = r.registers;
   c.pre_norm = r.pre_norm;
   c.pool = r.pool;
+  c.pool_prefix = r.pool_prefix;
   c.last_norm = r.last_norm;
   c.prefix_positions = r.positions_of_all;
   if (c.name.starts_with("deit_")) c.drop_path = 0.1;

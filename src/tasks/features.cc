@@ -50,6 +50,7 @@ void append_features(const Classifier& classifier, ConstTensor images, Features&
     f.pyramid[i].stride = map.stride;
     append_map(map, f.pyramid[i].values);
   }
+  if (!out.pooled.empty()) append_values(out.pooled, f.pooled);
   f.classes = classifier.config().classes;
   const int heads = f.classes > 0 ? classifier.heads() : 0;
   const int64_t values = b.grid.batch * f.classes;

@@ -61,7 +61,11 @@ HomeJson hugging_face_common(const ModelConfig& c, const char* type, const std::
   return j;
 }
 
+HomeJson hugging_face_tower(const std::string& base, const ModelConfig& c);
+
 HomeJson hugging_face_vit(std::string_view dialect, const ModelConfig& c) {
+  if (dialect.starts_with("huggingface-clip")) return hugging_face_tower("CLIP", c);
+  if (dialect.starts_with("huggingface-siglip")) return hugging_face_tower("Siglip", c);
   const bool dinov2 = dialect.find("dinov2") != std::string_view::npos, deit = dialect.find("deit") != std::string_view::npos;
   const bool registers = dinov2 && c.register_tokens > 0;
   const std::string base = registers ? "Dinov2WithRegisters" : dinov2 ? "Dinov2" : deit ? "DeiT" : "ViT";
@@ -81,6 +85,27 @@ HomeJson hugging_face_vit(std::string_view dialect, const ModelConfig& c) {
     j["intermediate_size"] = mlp_width(c);
   }
   return j;
+}
+
+// An image tower; a classifier has it as one of two.
+HomeJson hugging_face_tower(const std::string& base, const ModelConfig& c) {
+  const bool clip = base == "CLIP";
+  const std::string type = clip ? "clip" : "siglip";
+  const char* task = c.classes == 0 ? "VisionModel" : c.head_bias ? "ForImageClassification" : "VisionModelWithProjection";
+  HomeJson j = hugging_face_common(c, type.c_str(), base + task);
+  HomeJson tower = {{"model_type", type + "_vision_model"}, {"hidden_size", c.dim}, {"num_hidden_layers", c.depth}, {"num_attention_heads", c.heads}, {"intermediate_size", mlp_width(c)}};
+  if (!clip) tower["vision_use_head"] = c.pool == "map";
+  if (clip && c.classes > 0 && !c.head_bias) tower["projection_dim"] = c.classes;
+  for (const char* key : {"image_size", "patch_size", "num_channels", "hidden_act", "layer_norm_eps"}) {
+    tower[key] = j[key];
+    j.erase(key);
+  }
+  if (c.classes > 0 && c.head_bias) {
+    j["vision_config"] = tower;
+    return j;
+  }
+  tower["architectures"] = j["architectures"];
+  return tower;
 }
 
 HomeJson hugging_face_swin(const ModelConfig& c) {

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 #include <tuple>
 
 #include "core/text.h"
@@ -95,11 +96,16 @@ void require_all(const Classifier& classifier, const MappedWeights& weights, con
                 [&] { return dialect == nullptr ? std::string() : nearly(file, dialect); });
 }
 
-// "decoder.* (24 tensors)" for each first word of the names.
-std::vector<std::string> left_out(const std::vector<std::string>& names) {
+// "decoder.* (24 tensors)" for each first word of the names, or for the first two where the model itself has the first.
+std::vector<std::string> left_out(const MappedWeights& weights) {
+  std::set<std::string, std::less<>> own;
+  const auto words = [](const std::string& name, size_t from) { return name.find('.', from); };
+  for (const MappedTensor& t : weights.tensors)
+    for (const WeightTensor& part : t.parts) own.insert(part.name.substr(0, words(part.name, 0)));
   std::vector<std::pair<std::string, int64_t>> groups;
-  for (const std::string& name : names) {
-    const size_t dot = name.find('.');
+  for (const std::string& name : weights.beside) {
+    size_t dot = words(name, 0);
+    if (dot != std::string::npos && own.contains(std::string_view(name).substr(0, dot))) dot = words(name, dot + 1);
     const std::string group = dot == std::string::npos ? name : name.substr(0, dot) + ".*";
     const auto at = std::find_if(groups.begin(), groups.end(), [&](const auto& g) { return g.first == group; });
     if (at == groups.end()) groups.emplace_back(group, 1);
@@ -243,7 +249,7 @@ OpenedModel open_file(const std::string& path, const LoadOptions& options, Reque
     dialect = model.dialect;
     loaded.dialect = std::string(dialect->name);
     weights = map_keys(file, model);
-    loaded.left_out = left_out(weights.beside);
+    loaded.left_out = left_out(weights);
     rename_last_norm(weights, config);
   }
   validate(config);

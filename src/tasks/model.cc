@@ -90,6 +90,7 @@ ModelInfo Model::info() const {
   i.gflop = 1e-9 * impl_->classifier().flops(1, loaded.height, loaded.width);
   i.class_names = impl_->class_names();
   i.assumed = loaded.assumed;
+  if (!loaded.container.empty() && c.class_names.empty() && !i.class_names.empty()) i.assumed.push_back(fmt::format("class_names=those of {}", imagenet_classes(c.classes)->title));
   i.left_out = loaded.left_out;
   i.metadata.assign(loaded.metadata.begin(), loaded.metadata.end());
   i.preprocessing = preprocessing_facts(c.input);
@@ -103,7 +104,7 @@ ModelInfo Model::info() const {
     i.architecture.emplace_back("depth", fmt::format("{}", c.depth));
     i.architecture.emplace_back("heads", fmt::format("{}", c.heads));
     i.architecture.emplace_back("head_dim", fmt::format("{}", c.head_dim > 0 ? c.head_dim : c.dim / c.heads));
-    i.architecture.emplace_back("pool", c.pool);
+    i.architecture.emplace_back("pool", c.pool == "map" ? "map (attention with a learned query)" : c.pool);
     i.architecture.emplace_back("prefix tokens", fmt::format("{}", c.class_token + c.distillation_token + c.register_tokens));
   }
   i.architecture.emplace_back("mlp_ratio", fmt::format("{:g}", c.mlp_ratio));

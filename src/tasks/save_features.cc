@@ -22,6 +22,7 @@ void save_features(const Features& f, const std::string& out, const std::vector<
     strides.push_back(s.stride);
   }
   if (!strides.empty()) t.push_back({"strides", DType::kI64, Shape{std::ssize(strides)}, strides.data()});
+  if (!f.pooled.empty()) t.push_back({"pooled", DType::kF32, Shape{f.batch, f.channels}, f.pooled.data()});
   if (f.classes > 0) t.push_back({"logits", DType::kF32, Shape{f.batch, f.classes}, f.logits.data()});
   if (npz) {
     const TextArray names{"files", files};

@@ -35,8 +35,9 @@ StatedArchitecture stated_architecture_beside(const std::string& path) {
   const std::filesystem::path config = std::filesystem::path(path).parent_path() / "config.json";
   std::ifstream in(config);
   if (!in) return s;
-  const ArchitectureJson j = ArchitectureJson::parse(in, nullptr, false);
+  ArchitectureJson j = ArchitectureJson::parse(in, nullptr, false);
   if (!j.is_object()) return s;
+  if (const auto tower = j.find("vision_config"); tower != j.end() && tower->is_object()) j = ArchitectureJson(*tower);  // of two, that of images
   s.heads = stated<int64_t>(j, "num_attention_heads", 0);
   s.norm_epsilon = stated<double>(j, "layer_norm_eps", 0);
   s.preset = stated<std::string>(j, "architecture", "");

@@ -83,6 +83,7 @@ const std::vector<double> kHalf(3, 0.5), kClipMean{0.48145466, 0.4578275, 0.4082
 const Processor kProcessors[] = {{"DeiT", "bicubic", true, true, 256, 224, kHalf, kHalf},
                                  {"Bit", "bicubic", false, true, 224, 224, kClipMean, kClipStd},
                                  {"CLIP", "bicubic", false, true, 224, 224, kClipMean, kClipStd},
+                                 {"Siglip", "bicubic", true, false, 224, 224, kHalf, kHalf},
                                  {"ConvNext", "bilinear", false, false, 384, 384, InputConfig().mean, InputConfig().std},
                                  {"", "bilinear", true, false, 224, 224, kHalf, kHalf}};  // ViT
 

@@ -81,7 +81,6 @@ void choose_preprocessing(ModelConfig& c, const Stranger& s, const ModelConfig* 
     c.input.width = width;
   } else {
     apply_customs(s.model.dialect ? s.model.dialect->name : std::string_view(), c);
-    set_customary_fitting(c.input, s.model);
   }
   apply_stated(stated, c.input);
   if (!stated.file.empty()) return;

@@ -37,9 +37,6 @@ void finish_cswin(ModelConfig& config, const Stranger& stranger, const ModelConf
 // The side of the images that a hierarchical model's windows were made for, where nothing else tells it.
 int64_t customary_side(const ModelConfig& config, const RecognisedModel& model);
 
-// How the home of a ViT's dialect fits pictures, where it has a custom.
-void set_customary_fitting(InputConfig& input, const RecognisedModel& model);
-
 void add_vit_facts(const ModelConfig& config, RecognisedModel& model);
 void add_swin_facts(const ModelConfig& config, RecognisedModel& model);
 void add_cswin_facts(const ModelConfig& config, RecognisedModel& model);

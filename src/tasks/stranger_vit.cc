@@ -57,24 +57,6 @@ Heads heads_of(const ModelConfig& c, const Stranger& s, const StatedArchitecture
   return {told, true};
 }
 
-// What all publishers of a dialect do with pictures, unless a file beside the weights says otherwise.
-struct CustomaryFitting {
-  std::string_view name;
-  bool half;  // statistics of 0.5, or ImageNet's
-  double crop;
-  const char *resize, *interpolation, *crop_rounding;
-};
-constexpr CustomaryFitting kFittings[] = {
-    {"half", true, 0.9, "shorter", "bicubic", "even"},
-    {"imagenet", false, 0.9, "shorter", "bicubic", "even"},
-    {"torchvision", false, 224.0 / 256, "shorter", "bilinear", "even"},
-    {"huggingface-vit", true, 1.0, "squash", "bilinear", "down"},
-    {"huggingface-deit", false, 224.0 / 256, "squash", "bicubic", "down"},
-    {"huggingface-dinov2", false, 224.0 / 256, "shorter", "bicubic", "down"},
-    {"dinov2", false, 224.0 / 256, "shorter", "bicubic", "even"},
-    {"mmpretrain", true, 224.0 / 256, "shorter", "bicubic", "even"},
-};
-
 }  // namespace
 
 void set_vit(ModelConfig& c, const Stranger& s) {
@@ -91,6 +73,7 @@ void set_vit(ModelConfig& c, const Stranger& s) {
   c.last_norm = text_or(m, "last_norm", "auto");
   if ((c.last_norm == "pooled" && c.pool == "avg") || (c.last_norm == "tokens" && c.pool != "avg")) c.last_norm = "auto";
   c.representation = m.integer("representation");
+  c.head_bias = m.integer("head_bias", 1) != 0;
   c.qk_norm = m.integer("qk_norm") != 0;
   c.layer_scale = m.integer("layer_scale") != 0 ? 1e-5 : 0;
   c.prefix_positions = m.integer("prefix_positions", 1) != 0;
@@ -103,24 +86,14 @@ void set_vit(ModelConfig& c, const Stranger& s) {
   if (m.integer("gated") != 0) c.activation = "swiglu";
   else if (!stated.activation.empty()) c.activation = stated.activation;
   else if (preset) c.activation = preset->activation;
+  else c.activation = text_or(m, "activation", c.activation);
+  if (c.pool == "map" && preset) c.pool_prefix = preset->pool_prefix;
   if (stated.norm_epsilon > 0) c.norm_epsilon = stated.norm_epsilon;
   const int64_t width = m.integer("attention_width");
   c.heads = heads_of(c, s, stated).count;
   require(c.heads > 0, "the file does not tell its number of heads ({} channels in all); give it as --set heads=N", width);
   require(width > 0 && width % c.heads == 0, "{} attention channels do not divide into {} heads; --set heads=N changes the number", width, c.heads);
   c.head_dim = width / c.heads == c.dim / c.heads && c.dim % c.heads == 0 ? 0 : width / c.heads;
-}
-
-void set_customary_fitting(InputConfig& input, const RecognisedModel& m) {
-  const std::string name = fact_text(m, "fitting");
-  for (const CustomaryFitting& f : kFittings) {
-    if (f.name != name) continue;
-    input.crop_pct = f.crop;
-    input.resize = f.resize;
-    input.interpolation = f.interpolation;
-    input.crop_rounding = f.crop_rounding;
-    if (f.half) input.mean = input.std = std::vector<double>(input.mean.size(), 0.5);
-  }
 }
 
 void finish_vit(ModelConfig& c, const Stranger& s, const ModelConfig* preset, const Assume& assume) {
@@ -133,13 +106,13 @@ void finish_vit(ModelConfig& c, const Stranger& s, const ModelConfig* preset, co
   if (heads_of(c, s, stated).assumed) assume("heads", fmt::format("{}", c.heads));
   if (is_assumed(m, "pool")) assume("pool", c.pool);
   if (is_assumed(m, "norm_eps") && stated.norm_epsilon == 0 && !preset) assume("norm_epsilon", fmt::format("{}", c.norm_epsilon));
-  if (c.activation == "gelu" && c.pre_norm && stated.activation.empty() && !preset) assume("activation", c.activation);
+  if (m.integer("gated") == 0 && (c.pre_norm || c.pool == "map" || m.facts.contains("activation")) && stated.activation.empty() && !preset) assume("activation", c.activation);
 }
 
 void add_vit_facts(const ModelConfig& c, RecognisedModel& m) {
   require(c.attention == "global", "{} has the attention '{}', which only fovea's own files hold", c.name, c.attention);
   const TokenEmbedConfig t = vit_tokens(c);
-  m.kind = !c.distillation_token ? "vit" : c.distillation_head && c.classes > 0 ? "deit_distilled" : "deit";
+  m.kind = !c.distillation_token ? (c.classes > 0 && !c.head_bias ? "vit_projection" : "vit") : c.distillation_head && c.classes > 0 ? "deit_distilled" : "deit";
   m.facts["depth"] = c.depth;
   m.facts["num_heads"] = c.heads;
   m.facts["attention_width"] = c.head_dim > 0 ? c.heads * c.head_dim : c.dim;
@@ -159,6 +132,7 @@ void add_vit_facts(const ModelConfig& c, RecognisedModel& m) {
   m.facts["pool"] = c.pool;
   m.facts["last_norm"] = std::string(c.norms_pooled() ? "pooled" : c.norms_tokens() ? "tokens" : "none");
   m.facts["representation"] = c.representation;
+  m.facts["head_bias"] = int64_t{c.head_bias};
   if (t.grid_height == t.grid_width) m.facts["image_size"] = t.grid_height * c.patch;
 }
 

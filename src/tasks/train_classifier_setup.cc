@@ -220,6 +220,7 @@ RunConfig resolve_training(const TrainOptions& options, const DataSplits& data) 
   run.model.classes = static_cast<int64_t>(run.model.class_names.size());
   require(o.classes == 0 || o.classes == run.model.classes, "--classes {}, but {} has {}", o.classes, o.data, run.model.classes);
   o.classes = run.model.classes;
+  run.model.head_bias = true;  // a new classifier in place of a projection
   validate(run.model);
   o.attention = run.model.attention;
 

@@ -20,12 +20,12 @@ struct Dialect;
 
 // What a file's names and shapes say about the model in it; the models turn it into their configuration, and a configuration
 // into facts where a file is to be written.
-//   kind "vit", "deit" (with a distillation token), "deit_distilled" (and two heads): patch_size, in_channels, dim, depth, attention_width (num_heads * head_dim, not always dim),
+//   kind "vit", "vit_projection" (whose head has no bias), "deit" (with a distillation token), "deit_distilled" (and two heads): patch_size, in_channels, dim, depth, attention_width (num_heads * head_dim, not always dim),
 //     mlp_width, num_classes (0: no head), tokens (rows of the position table, prefix included; 0: none), prefix_tokens,
 //     class_token, register_tokens, qkv_bias, qk_norm, layer_scale (each 0 or 1; a count for register_tokens), norm_eps,
-//     pool ("token", "avg" or "token_avg"), image_size where the patch tokens form a square, num_heads (see `assumed`); distillation_token,
+//     pool ("token", "avg", "token_avg" or "map"), head_bias (0 or 1), activation (customary), image_size where the patch tokens form a square, num_heads (see `assumed`); distillation_token,
 //     gated, pre_norm (0 or 1), last_norm ("tokens", "pooled", "none"), representation (its width), prefix_positions, register_positions (0
-//     or 1: the table has rows for them), position_resampling, patch_rest, fitting (of the home; see models/config.h, tasks/stranger_vit.cc)
+//     or 1: the table has rows for them), position_resampling, patch_rest (of the home; see models/config.h)
 //   kind "swin", "swin_v2": swin_version (1 or 2), patch_size, in_channels, dim, depths ("2,2,6,2"), num_heads ("3,6,12,24"), window_sizes
 //     ("7,7,7,7"; absent when the windows are not square or, in version 2, not told by buffers), pretrained_windows (version 2,
 //     likewise, where buffers tell them), mlp_width (of the first stage), num_classes, qkv_bias, pyramid_norms (0 or 1),

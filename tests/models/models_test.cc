@@ -120,6 +120,41 @@ TEST(Vit, AveragePoolRegistersNormsAndStem) {
   expect_right(c, 8, 12, {"blocks.0.attn.k_norm.bias", "blocks.1.attn.k_norm.bias"});
 }
 
+TEST(Vit, AttentionPooling) {
+  ModelConfig c = small_vit();
+  c.class_token = false;
+  c.pool = "map";
+  c.activation = "gelu_tanh";
+  expect_right(c, 8, 12);
+  expect_right(c, 11, 9);
+  c.register_tokens = 2;  // which are not pooled, or are
+  expect_right(c, 8, 12);
+  c.pool_prefix = true;
+  expect_right(c, 8, 12);
+  c.last_norm = "pooled";
+  c.head_bias = false;
+  expect_right(c, 8, 12);
+}
+
+TEST(Vit, AttentionPoolingGivesFeaturesWithoutAHead) {
+  ModelConfig c = small_vit();
+  c.class_token = false;
+  c.pool = "map";
+  Classifier with(c);
+  c.classes = 0;
+  Classifier without(c);
+  Context ctx(kernel_table("reference"), DType::kF64, 1);
+  const auto images = harness::random_tensor(Shape{3, 3, 8, 12}, Rng(4), DType::kF64);
+  for (Classifier* m : {&with, &without}) m->params().allocate(DType::kF64, ParamStore::Gradients::kNo);
+  with.params().initialise(Rng(1));
+  for (Param& p : without.params().params()) std::memcpy(p.value.data, with.params().find(p.name)->value.data, p.value.bytes());
+  ArenaScope scope(ctx.scratch());
+  const auto a = with.forward(images, nullptr, ctx), b = without.forward(images, nullptr, ctx);
+  ASSERT_EQ(b.pooled.shape, (Shape{3, 8}));
+  EXPECT_EQ(std::memcmp(a.pooled.data, b.pooled.data, a.pooled.bytes()), 0);
+  EXPECT_EQ(with.params().count() - without.params().count(), 8 * 3 + 3);
+}
+
 TEST(Deit, TwoHeads) {
   ModelConfig c = small_vit();
   c.distillation_token = true;

@@ -4,7 +4,7 @@ from typing import Callable
 
 from . import renaming
 from .derived_models import CSwin, Renamed, microsoft_detection_swin, microsoft_swin, mmdet_swin, mmpretrain_swin
-from .huggingface_models import HuggingFaceSwin, HuggingFaceViT
+from .huggingface_models import HuggingFaceSwin, HuggingFaceTower, HuggingFaceViT
 from .subject import Subject
 from .timm_models import TimmSwin, TimmViT
 from .torchvision_models import TorchvisionSwin, TorchvisionViT
@@ -26,6 +26,7 @@ PATCH32_SIZES = ((160, 288), (250, 199))
 DINOV2_SIZES = ((224, 224), (154, 266), (250, 199))
 SWIN_SIZES = ((192, 288), (250, 199))
 HF_SWIN_SIZES = ((256, 320), (250, 230))  # transformers fails where a window would be smaller than its table
+HF_TOWER_SIZES = ((160, 288), (250, 199))
 SQUARE = ((288, 288),)  # torchvision's ViT has no others
 
 
@@ -37,9 +38,16 @@ def timm_swin(name, family="Swin", **kwargs):
     return Case(family, "timm", name, lambda: TimmSwin(name), SWIN_SIZES, **kwargs)
 
 
+def projecting(subject):
+    """timm's reader of OpenAI's weights gives their projection a bias of zeros."""
+    subject.module.head.bias.data.zero_()
+    return subject
+
 
 VITS = dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536)
 VITB = dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072)
+VITL = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+SO400M = dict(hidden_size=1152, num_hidden_layers=27, num_attention_heads=16, intermediate_size=4304)
 DINOS = dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, mlp_ratio=4, image_size=518, patch_size=14)
 SWINT = dict(embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24])
 SWINB = dict(embed_dim=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32])
@@ -88,6 +96,25 @@ CASES = [
          lambda: Renamed(TimmViT("vit_small_patch14_dinov2"), renaming.facebook_dinov2, native_only=True, wrap=lambda s: s), ()),
     Case("DINOv2", "dinov2", "dinov2_vits14_reg4_pretrain",
          lambda: Renamed(TimmViT("vit_small_patch14_reg4_dinov2"), renaming.facebook_dinov2, native_only=True, wrap=lambda s: s), ()),
+    # SigLIP and CLIP
+    timm_vit("vit_base_patch16_siglip_224", family="SigLIP"),
+    timm_vit("vit_base_patch16_siglip_gap_224", family="SigLIP"),
+    timm_vit("vit_base_patch32_siglip_256", family="SigLIP"),
+    timm_vit("vit_so150m_patch16_reg4_map_256", family="SigLIP"),
+    timm_vit("test_vit3", family="SigLIP"),
+    timm_vit("vit_so400m_patch14_siglip_224", family="SigLIP", sizes=((154, 266), (250, 199)), big=True),
+    timm_vit("vit_large_patch16_siglip_512", family="SigLIP", sizes=((256, 416),), big=True),
+    Case("SigLIP", "huggingface", "model", lambda: HuggingFaceTower("Siglip", "Model", image_size=224, patch_size=16, **VITB), HF_TOWER_SIZES),
+    Case("SigLIP", "huggingface, tower", "model", lambda: HuggingFaceTower("Siglip", "VisionModel", image_size=224, patch_size=14, **SO400M), HF_TOWER_SIZES),
+    Case("SigLIP", "huggingface, classifier", "model", lambda: HuggingFaceTower("Siglip", "ForImageClassification", image_size=256, patch_size=16, **VITB), HF_TOWER_SIZES),
+    timm_vit("vit_base_patch16_clip_224", family="CLIP"),
+    timm_vit("vit_base_patch32_clip_quickgelu_224", family="CLIP"),
+    Case("CLIP", "huggingface", "model", lambda: HuggingFaceTower("CLIP", "Model", image_size=224, patch_size=32, projection_dim=512, **VITB), HF_TOWER_SIZES),
+    Case("CLIP", "huggingface, tower", "model", lambda: HuggingFaceTower("CLIP", "VisionModel", image_size=224, patch_size=16, **VITB), HF_TOWER_SIZES),
+    Case("CLIP", "huggingface, projection", "model",
+         lambda: HuggingFaceTower("CLIP", "VisionModelWithProjection", image_size=224, patch_size=14, projection_dim=768, **VITL), HF_TOWER_SIZES, big=True),
+    Case("CLIP", "huggingface, classifier", "model", lambda: HuggingFaceTower("CLIP", "ForImageClassification", image_size=224, patch_size=16, **VITB), HF_TOWER_SIZES),
+    Case("CLIP", "openclip", "open_clip_pytorch_model", lambda: Renamed(projecting(TimmViT("vit_base_patch16_clip_224")), renaming.openclip, wrap=lambda s: s), VIT_SIZES),
     # Swin
     timm_swin("swin_tiny_patch4_window7_224"),
     timm_swin("swin_base_patch4_window7_224", big=True),

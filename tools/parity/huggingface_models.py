@@ -70,6 +70,52 @@ class HuggingFaceViT(HuggingFace):
         return lambda image: p(image, return_tensors="pt")["pixel_values"][0]
 
 
+class HuggingFaceTower(Subject):
+    """Image towers of CLIP and SigLIP. `head`: Model (beside a small tower of text), VisionModel, VisionModelWithProjection or ForImageClassification."""
+
+    def __init__(self, base, head, seed=0, **vision):
+        self.base, self.head = base, head
+        make = lambda kind, **options: getattr(transformers, base + kind)(**options)
+        config = make("VisionConfig", **vision)
+        if not head.startswith("Vision"):
+            text = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=64, bos_token_id=0, eos_token_id=1)
+            config = make("Config", vision_config=config.to_dict(), text_config=text, num_labels=1000)
+        config._attn_implementation = "eager"
+        self.patch, side = vision["patch_size"], vision["image_size"]
+        super().__init__(getattr(transformers, base + head)(config), (side, side), seed)
+
+    def write(self, folder, name):
+        self.module.save_pretrained(folder)
+        return pathlib.Path(folder) / "model.safetensors"
+
+    def at(self, size, dtype):
+        return copy.deepcopy(self.module).to(dtype)
+
+    def outputs(self, m, x):
+        body = getattr(m, "vision_model", m)
+        result = body(x, interpolate_pos_encoding=True)
+        tokens = result.last_hidden_state
+        out = {"tokens": tokens if self.base == "Siglip" or self.head == "ForImageClassification" else body.post_layernorm(tokens)}
+        if self.head == "ForImageClassification":
+            out["logits"] = m(x, interpolate_pos_encoding=True).logits
+        elif self.base == "Siglip":
+            out["pooled"] = result.pooler_output
+        elif hasattr(m, "visual_projection"):
+            out["logits"] = m.visual_projection(result.pooler_output)
+        return out
+
+    def transform(self):
+        # The processor's defaults; Pillow resizes pictures in the backend that is named so.
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+        from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+        side = self.native[0]
+        if self.base == "CLIP":
+            p = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+        else:
+            p = SiglipImageProcessorPil(size={"height": side, "width": side})
+        return lambda image: p(image, return_tensors="pt")["pixel_values"][0]
+
+
 class HuggingFaceSwin(HuggingFace):
     processor = {"image_processor_type": "ViTImageProcessor", "do_resize": True, "resample": 3, "do_rescale": True, "rescale_factor": 1 / 255,
                  "do_normalize": True, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}

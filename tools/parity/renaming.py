@@ -172,3 +172,13 @@ def jax_vit(state, heads):
 def timm_before_09(state):
     """timm's Swin before 0.9: a stage ended with its merging, and the head was one layer; buffers were saved by the caller's choice."""
     return substituted(state, (r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample"), (r"^head\.fc\.", "head."))
+
+
+def openclip(s):
+    """The image tower of a whole model; its head is a projection without bias."""
+    s = {k: v for k, v in s.items() if k != "head.bias"}
+    out = substituted(s, ("^cls_token", "class_embedding"), ("^pos_embed", "positional_embedding"), (r"^patch_embed\.proj", "conv1"), ("^norm_pre", "ln_pre"),
+                      ("^blocks", "transformer.resblocks"), (r"\.norm(\d)", r".ln_\1"), (r"attn\.qkv\.", "attn.in_proj_"), (r"attn\.proj", "attn.out_proj"),
+                      (r"mlp\.fc1", "mlp.c_fc"), (r"mlp\.fc2", "mlp.c_proj"), ("^norm", "ln_post"), (r"^head\.weight", "proj"))
+    out |= {"class_embedding": out["class_embedding"][0, 0], "positional_embedding": out["positional_embedding"][0], "proj": out["proj"].T}
+    return {"visual." + k: v for k, v in out.items()} | {"logit_scale": torch.ones(1), "token_embedding.weight": torch.ones(2, 2)}

@@ -42,6 +42,8 @@ class TimmViT(Timm):
     def outputs(self, m, x):
         tokens = m.forward_features(x)
         out = {"tokens": tokens}
+        if m.attn_pool is not None:
+            out["pooled"] = m.forward_head(tokens, pre_logits=True)
         if m.num_classes > 0:
             logits = m.forward_head(tokens)
             out["logits"] = logits

@@ -33,14 +33,14 @@ constexpr std::string_view kFacebookMask[] = {"mask_token"};
 
 std::optional<RecognisedModel> recognise_deit3(const WeightFile& file) {
   if (file.find("blocks.0.gamma_1") == nullptr || file.find("pos_embed") == nullptr) return std::nullopt;
-  return recognise_vit(file, kFacebookDeit3, {}, {.fitting = "imagenet"});
+  return recognise_vit(file, kFacebookDeit3, {}, {});
 }
 
 // Models with registers bring their table to other sizes with antialiasing, those without do not. (The published code of the latter takes
 // the new size for 0.1 more than it is: position_resampling=bicubic_offset.)
 VitHome dinov2_home(const WeightFile& file) {
   const bool registers = file.find("register_tokens") != nullptr;
-  return {.position_resampling = registers ? "antialiased" : "bicubic", .fitting = "dinov2", .table = TableRows::kWithoutRegisters};
+  return {.position_resampling = registers ? "antialiased" : "bicubic", .table = TableRows::kWithoutRegisters};
 }
 
 bool gated_names(const WeightFile& file) {

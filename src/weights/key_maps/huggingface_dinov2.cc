@@ -61,7 +61,7 @@ std::optional<RecognisedModel> recognise_dinov2(const WeightFile& file) {
         (has("encoder.layer.0.mlp.weights_in.weight") || has("encoder.layer.0.mlp.gate_proj.weight")) != kGated)
       continue;
     // Tables are brought to other sizes without antialiasing, but with it where there are registers.
-    const VitHome home{.position_resampling = kRegisters ? "antialiased" : "bicubic", .patch_rest = "drop", .fitting = "huggingface-dinov2",
+    const VitHome home{.position_resampling = kRegisters ? "antialiased" : "bicubic", .patch_rest = "drop",
                        .table = TableRows::kWithoutRegisters};
     return recognise_vit(file, rules_of<kRegisters, kGated>(), kHuggingfaceMask, home);
   }

@@ -65,8 +65,8 @@ bool has_any(const WeightFile& file, std::initializer_list<std::string_view> nam
   return false;
 }
 
-constexpr VitHome kVitHome{.norm_epsilon = 1e-12, .position_resampling = "bicubic", .patch_rest = "drop", .fitting = "huggingface-vit"};
-constexpr VitHome kDeitHome{.norm_epsilon = 1e-12, .position_resampling = "bicubic", .patch_rest = "drop", .fitting = "huggingface-deit"};
+constexpr VitHome kVitHome{.norm_epsilon = 1e-12, .position_resampling = "bicubic", .patch_rest = "drop"};
+constexpr VitHome kDeitHome{.norm_epsilon = 1e-12, .position_resampling = "bicubic", .patch_rest = "drop"};
 
 std::optional<RecognisedModel> recognise_huggingface_vit(const WeightFile& file) {
   if (!has_any(file, {"vit.embeddings.position_embeddings", "embeddings.position_embeddings"}) ||

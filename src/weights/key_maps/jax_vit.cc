@@ -4,30 +4,13 @@
 
 #include "core/check.h"
 #include "weights/key_maps/key_maps.h"
+#include "weights/key_maps/views.h"
 #include "weights/key_maps/vit_facts.h"
 
 namespace fovea {
 
 namespace {
 
-WeightTensor view_of(const WeightTensor& t, const Shape& shape, std::vector<int64_t> strides, const Shape& grid = {}) {
-  check(t.strides.empty(), "{} is a view already", t.name);
-  WeightTensor out = t;
-  out.shape = shape;
-  out.strides = std::move(strides);
-  out.grid = grid;
-  return out;
-}
-
-void require_rank(const WeightTensor& t, int rank) {
-  require(t.shape.rank() == rank, "{} has shape {}; expected {} dimensions", printable(t.name), t.shape, rank);
-}
-
-// (in, out) <-> (out, in)
-WeightTensor transposed(const WeightTensor& t, const RecognisedModel&) {
-  require_rank(t, 2);
-  return view_of(t, {t.shape[1], t.shape[0]}, {1, t.shape[1]});
-}
 // (in, heads, width) -> (heads width, in)
 WeightTensor joined_heads(const WeightTensor& t, const RecognisedModel&) {
   require_rank(t, 3);
@@ -109,7 +92,23 @@ constexpr KeyRule kAroundBlocks[] = {
     {"pre_logits/bias", "pre_logits.fc.bias"},
     {"head/kernel", "head.weight", transposed, 0, 1, transposed},
     {"head/bias", "head.bias"},
-    {"pos_embedding", "pos_embed"},  // big_vision
+    // big_vision
+    {"pos_embedding", "pos_embed"},
+    {"MAPHead_0/probe", "attn_pool.latent"},
+    {"MAPHead_0/MultiHeadDotProductAttention_0/query/kernel", "attn_pool.q.weight", joined_heads, 0, 1, split_heads},
+    {"MAPHead_0/MultiHeadDotProductAttention_0/query/bias", "attn_pool.q.bias", joined_bias, 0, 1, split_bias},
+    {"MAPHead_0/MultiHeadDotProductAttention_0/key/kernel", "attn_pool.kv.weight", joined_heads, 0, 2, split_heads},
+    {"MAPHead_0/MultiHeadDotProductAttention_0/key/bias", "attn_pool.kv.bias", joined_bias, 0, 2, split_bias},
+    {"MAPHead_0/MultiHeadDotProductAttention_0/value/kernel", "attn_pool.kv.weight", joined_heads, 1, 2, split_heads},
+    {"MAPHead_0/MultiHeadDotProductAttention_0/value/bias", "attn_pool.kv.bias", joined_bias, 1, 2, split_bias},
+    {"MAPHead_0/MultiHeadDotProductAttention_0/out/kernel", "attn_pool.proj.weight", joined_inputs, 0, 1, split_inputs},
+    {"MAPHead_0/MultiHeadDotProductAttention_0/out/bias", "attn_pool.proj.bias"},
+    {"MAPHead_0/LayerNorm_0/scale", "attn_pool.norm.weight"},
+    {"MAPHead_0/LayerNorm_0/bias", "attn_pool.norm.bias"},
+    {"MAPHead_0/MlpBlock_0/Dense_0/kernel", "attn_pool.mlp.fc1.weight", transposed, 0, 1, transposed},
+    {"MAPHead_0/MlpBlock_0/Dense_0/bias", "attn_pool.mlp.fc1.bias"},
+    {"MAPHead_0/MlpBlock_0/Dense_1/kernel", "attn_pool.mlp.fc2.weight", transposed, 0, 1, transposed},
+    {"MAPHead_0/MlpBlock_0/Dense_1/bias", "attn_pool.mlp.fc2.bias"},
 };
 
 const std::vector<KeyRule>& jax_rules() {
@@ -129,7 +128,7 @@ std::optional<RecognisedModel> recognise_jax_vit(const WeightFile& file) {
   for (const std::string_view number : {"1", "0"})
     if (query == nullptr) query = file.find(fmt::format("Transformer/encoderblock_0/MultiHeadDotProductAttention_{}/query/kernel", number));
   if (query == nullptr || query->shape.rank() != 3 || file.find("embedding/kernel") == nullptr) return std::nullopt;
-  auto m = recognise_vit(file, jax_rules(), {}, {.fitting = "half"});
+  auto m = recognise_vit(file, jax_rules(), {}, {});
   if (!m) return m;
   m->facts["num_heads"] = query->shape[1];
   std::erase(m->assumed, "num_heads");

@@ -24,6 +24,11 @@ Dialect huggingface_dinov2_dialect();          // DINOv2, with and without regis
 Dialect huggingface_dinov2_gated_dialect();
 Dialect huggingface_dinov2_registers_dialect();
 Dialect huggingface_dinov2_registers_gated_dialect();
+Dialect huggingface_clip_dialect();            // its image towers: CLIP, alone or with a projection
+Dialect huggingface_clip_classifier_dialect();
+Dialect huggingface_siglip_dialect();          // SigLIP
+Dialect huggingface_siglip_classifier_dialect();
+Dialect openclip_vit_dialect();                // image towers of OpenAI's CLIP and of OpenCLIP
 Dialect facebook_deit3_dialect();              // github.com/facebookresearch/deit, DeiT III
 Dialect facebook_dinov2_dialect();             // github.com/facebookresearch/dinov2, with and without registers
 Dialect facebook_dinov2_gated_dialect();       // its giant model

@@ -43,7 +43,7 @@ const std::vector<KeyRule>& mmpretrain_rules() {
 std::optional<RecognisedModel> recognise_mmpretrain_vit(const WeightFile& file) {
   if (file.find("backbone.layers.0.ffn.layers.0.0.weight") == nullptr && file.find("layers.0.ffn.layers.0.0.weight") == nullptr) return std::nullopt;
   if (file.find("backbone.layers.0.attn.qkv.weight") == nullptr && file.find("layers.0.attn.qkv.weight") == nullptr) return std::nullopt;
-  return recognise_vit(file, mmpretrain_rules(), {}, {.position_resampling = "bicubic", .fitting = "mmpretrain"});
+  return recognise_vit(file, mmpretrain_rules(), {}, {.position_resampling = "bicubic"});
 }
 
 }  // namespace

@@ -27,7 +27,7 @@ constexpr KeyRule kTorchvisionVit[] = {
 
 std::optional<RecognisedModel> recognise_torchvision_vit(const WeightFile& file) {
   if (file.find("encoder.layers.encoder_layer_0.self_attention.in_proj_weight") == nullptr) return std::nullopt;
-  return recognise_vit(file, kTorchvisionVit, {}, {.position_resampling = "bicubic_corners", .fitting = "torchvision"});
+  return recognise_vit(file, kTorchvisionVit, {}, {.position_resampling = "bicubic_corners"});
 }
 
 }  // namespace

@@ -81,8 +81,9 @@ void read_head(const Shapes& s, RecognisedModel& m) {
   const bool pooled = s.has("fc_norm.weight"), tokens = s.has("norm.weight"), class_token = s.has("cls_token");
   m.facts["num_classes"] = s.dim("head.weight", 0);
   m.facts["representation"] = s.dim("pre_logits.fc.weight", 0);
+  m.facts["head_bias"] = int64_t{s.has("head.bias") || !s.has("head.weight")};
   const bool both = s.dim("head.weight", 1) == 2 * dim && !s.has("pre_logits.fc.weight");
-  m.facts["pool"] = std::string(both ? "token_avg" : pooled || !class_token ? "avg" : "token");
+  m.facts["pool"] = std::string(s.has("attn_pool.latent") ? "map" : both ? "token_avg" : pooled || !class_token ? "avg" : "token");
   m.facts["last_norm"] = std::string(pooled ? "pooled" : tokens ? "tokens" : "none");
 }
 
@@ -102,7 +103,7 @@ std::optional<RecognisedModel> recognise_vit(const WeightFile& file, std::span<c
   const MappedTensor* patches = weights.find("patch_embed.proj.weight");
   const int64_t depth = s.count("blocks.", ".attn.qkv.weight");
   if (patches == nullptr || patches->shape.rank() != 4 || patches->shape[2] != patches->shape[3] || depth == 0 || s.count("blocks.", ".norm1.weight") != depth) return std::nullopt;
-  m.kind = !s.has("dist_token") ? "vit" : s.has("head_dist.weight") ? "deit_distilled" : "deit";
+  m.kind = !s.has("dist_token") ? (s.has("head.weight") && !s.has("head.bias") ? "vit_projection" : "vit") : s.has("head_dist.weight") ? "deit_distilled" : "deit";
   m.facts["dim"] = patches->shape[0];
   m.facts["in_channels"] = patches->shape[1];
   m.facts["patch_size"] = patches->shape[2];
@@ -114,7 +115,7 @@ std::optional<RecognisedModel> recognise_vit(const WeightFile& file, std::span<c
   m.assumed.push_back("norm_eps");
   m.facts["position_resampling"] = std::string(home.position_resampling);
   m.facts["patch_rest"] = std::string(home.patch_rest);
-  if (!home.fitting.empty()) m.facts["fitting"] = std::string(home.fitting);
+  if (!home.activation.empty()) m.facts["activation"] = std::string(home.activation);
   m.unknown.insert(m.unknown.end(), {"mean", "std"});
   return m;
 }

@@ -13,8 +13,8 @@ struct VitHome {
   double norm_epsilon = 1e-6;
   std::string_view position_resampling = "antialiased";  // see cubic_rule_named
   std::string_view patch_rest = "pad";
-  std::string_view fitting = "";                         // of images: see customary_fitting
   TableRows table = TableRows::kAll;
+  std::string_view activation = "";                      // where no file beside the weights tells it; "": gelu
 };
 
 // The ViT in `file` under the names of these rules; nullopt where there is none. Facts as key_map.h lists them.
@@ -27,6 +27,6 @@ std::vector<KeyRule> under_prefixes(std::span<const std::string_view> prefixes, 
 // For homes whose position tables always have a row for the class token (Dialect::refuses).
 std::string needs_class_position(const RecognisedModel& model);
 
-// Kinds: "vit"; "deit_distilled" with two heads; "deit" with a distillation token and one head or none.
+// Kinds: "vit"; "vit_projection" with a head without bias; "deit_distilled" with two heads; "deit" with a distillation token and one head or none.
 
 }  // namespace fovea
