@@ -76,7 +76,7 @@ int run(const InfoArguments& o) {
   std::tie(load.height, load.width) = o.shape.height_width();
   load.kernels = o.common.execution.kernels;
   load.seed = o.common.seed;
-  const ModelInfo info = Model::load(o.model, load).info();
+  const ModelInfo info = Model::describe(o.model, load);
   if (o.json)
     print_json(info);
   else

@@ -99,6 +99,8 @@ class Model {
   static Model load(const std::string& model, const LoadOptions& options = {});
 
   ModelInfo info() const;
+  // What load(model, options).info() says, without reading or drawing the weights.
+  static ModelInfo describe(const std::string& model, const LoadOptions& options = {});
 
   struct Impl;
   explicit Model(std::shared_ptr<const Impl> impl);

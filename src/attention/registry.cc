@@ -60,6 +60,8 @@ int64_t parse_integer(const std::string& key, const std::string& text) {
   int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   require(error == std::errc() && end == text.data() + text.size(), "attention option {}={}: expected a whole number", key, text);
+  constexpr int64_t kMost = int64_t{1} << 30;  // larger than any map, and small enough to compute with
+  require(value >= -kMost && value <= kMost, "attention option {}={}: out of range", key, text);
   return value;
 }
 
@@ -92,7 +94,8 @@ std::pair<int64_t, int64_t> AttentionOptions::size(const std::string& key) const
   const size_t x = t.find('x');
   const int64_t height = parse_integer(key, t.substr(0, x));
   const int64_t width = x == std::string::npos ? height : parse_integer(key, t.substr(x + 1));
-  require(height > 0 && width > 0, "attention option {}={}: sizes are positive", key, t);
+  constexpr int64_t kLargest = 16384;  // an image's side
+  require(height > 0 && width > 0 && height <= kLargest && width <= kLargest, "attention option {}={}: sizes are 1 to {}", key, t, kLargest);
   return {height, width};
 }
 

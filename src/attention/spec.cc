@@ -12,6 +12,15 @@ namespace fovea {
 
 namespace {
 
+constexpr double kLargestWeight = 1e9;  // sums of weights stay numbers
+constexpr size_t kMostParts = 64;
+
+std::vector<std::string> parts_of(const std::string& text, char separator) {
+  std::vector<std::string> parts = split(text, separator);
+  require(parts.size() <= kMostParts, "an attention of {} parts joined by '{}' has too many; {} is the most", parts.size(), separator, kMostParts);
+  return parts;
+}
+
 // `whole` is what the user wrote, for the messages.
 AttentionSpec parse_single(const std::string& text, const std::string& whole) {
   const std::vector<std::string> parts = split(text, ':');
@@ -36,7 +45,7 @@ AttentionSpec parse_single(const std::string& text, const std::string& whole) {
 }
 
 AttentionSpec parse_union(const std::string& text, const std::string& whole) {
-  const std::vector<std::string> parts = split(text, '+');
+  const std::vector<std::string> parts = parts_of(text, '+');
   if (parts.size() <= 1) return parse_single(text, whole);
   AttentionSpec spec;
   spec.form = AttentionSpec::Form::kUnion;
@@ -58,8 +67,8 @@ AttentionSpec parse_weighted(const std::string& text, const std::string& whole) 
           "attention '{}': '+' binds tighter than '@', so the weight stands behind the whole union, as in A+B@2", whole);
   AttentionSpec spec = parse_union(text.substr(0, at), whole);
   const auto [end, error] = std::from_chars(weight.data(), weight.data() + weight.size(), spec.weight);
-  require(error == std::errc() && end == weight.data() + weight.size() && std::isfinite(spec.weight) && spec.weight > 0,
-          "attention '{}': the weight '{}' is not a positive number", whole, weight);
+  require(error == std::errc() && end == weight.data() + weight.size() && spec.weight > 0 && spec.weight <= kLargestWeight,
+          "attention '{}': the weight '{}' is not a positive number{}", whole, weight, spec.weight > kLargestWeight && std::isfinite(spec.weight) ? fmt::format(" up to {}", kLargestWeight) : "");
   return spec;
 }
 
@@ -77,7 +86,7 @@ std::string AttentionSpec::str() const {
 }
 
 AttentionSpec parse_attention(const std::string& text) {
-  const std::vector<std::string> parts = split(text, ',');
+  const std::vector<std::string> parts = parts_of(text, ',');
   if (parts.size() <= 1) {
     AttentionSpec only = parse_weighted(text, text);
     only.weight = 1;  // there is nobody to share with
@@ -91,7 +100,7 @@ AttentionSpec parse_attention(const std::string& text) {
 
 std::vector<AttentionSpec> parse_attention_stages(const std::string& text) {
   std::vector<AttentionSpec> stages;
-  for (const std::string& part : split(text, '/')) stages.push_back(parse_attention(part));
+  for (const std::string& part : parts_of(text, '/')) stages.push_back(parse_attention(part));
   return stages;
 }
 

@@ -4,11 +4,43 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace fovea {
 
-/// Reads a value of a JSON document that anybody may have written (`Json`: one of nlohmann's types). False, with `out` in an unspecified
+/// Lists and objects that are read inside one another. Copying a document, or making a text of it, recurses, so that brackets alone could
+/// exhaust the stack.
+inline constexpr int kDeepestJson = 64;
+
+/// Whether a JSON text nests deeper than `deepest`; of no meaning where it is not valid.
+inline bool nests_deeper(std::string_view json, int deepest) {
+  int64_t depth = 0;
+  bool quoted = false;
+  for (size_t i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (quoted) {
+      if (c == '\\') ++i;  // what follows does not end the text
+      else quoted = c != '"';
+    } else if (c == '"') {
+      quoted = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > deepest) return true;
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+  return false;
+}
+
+/// Parses a JSON document that anybody may have written (`Json`: one of nlohmann's types): `is_discarded()` where the text is none, or where
+/// it nests deeper than kDeepestJson.
+template <class Json>
+Json parse_json(std::string_view text) {
+  return nests_deeper(text, kDeepestJson) ? Json(Json::value_t::discarded) : Json::parse(text.begin(), text.end(), nullptr, false);
+}
+
+/// Reads a value of such a document. False, with `out` in an unspecified
 /// state, where it is of another kind: a fraction, or a number beyond the range, where a whole number is expected, for instance. nlohmann's
 /// own get<T>() casts such a number instead, which C++ leaves undefined.
 template <class Json, class T>

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kSlabAlign = 16;  // elements; 64 bytes in f32
 constexpr int64_t kParallelDraw = 4096;
+constexpr int64_t kMostElements = int64_t{1} << 40;  // so that no sum or product of a model's sizes overflows
 
 double draw_element(const Init& init, const Rng& rng, uint64_t i) {
   switch (init.kind) {
@@ -39,8 +40,12 @@ Param* ParamStore::add(std::string name, const Shape& shape, const Init& init, D
   p.shape = shape;
   p.init = init;
   p.decay = decay;
-  params_.push_back(std::move(p));
-  return &params_.back();
+  const int64_t n = shape.elements();
+  require(n <= kMostElements - elements_, "the model has more than {} parameters with {} of shape {}", kMostElements, p.name, shape);
+  elements_ += n;
+  Param* added = &params_.emplace_back(std::move(p));
+  by_name_.emplace(added->name, added);
+  return added;
 }
 
 Param* ParamStore::add_buffer(std::string name, const Shape& shape, const Init& init) {
@@ -114,9 +119,8 @@ uint64_t ParamStore::name_tag(const std::string& name) {  // FNV-1a: stable acro
 }
 
 Param* ParamStore::find(const std::string& name) {
-  for (Param& p : params_)
-    if (p.name == name) return &p;
-  return nullptr;
+  const auto at = by_name_.find(name);
+  return at == by_name_.end() ? nullptr : at->second;
 }
 
 int64_t ParamStore::count() const {

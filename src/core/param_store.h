@@ -4,6 +4,8 @@
 #include <deque>
 #include <functional>
 #include <string>
+#include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "core/arena.h"
@@ -54,7 +56,7 @@ class ParamStore {
   ParamStore(const ParamStore&) = delete;
   ParamStore& operator=(const ParamStore&) = delete;
 
-  // Throws when the name is taken or allocate() has been called. The pointer stays valid.
+  // Throws when the name is taken, the model becomes larger than any machine's memory, or allocate() has been called. The pointer stays valid.
   Param* add(std::string name, const Shape& shape, const Init& init, Decay decay);
   // The same for state that layers themselves keep (centroids, random features): changed in end_step alone.
   Param* add_buffer(std::string name, const Shape& shape, const Init& init);
@@ -98,6 +100,8 @@ class ParamStore {
   void allocate_values(DType dtype, Plain plain);
 
   std::deque<Param> params_;
+  std::unordered_map<std::string_view, Param*> by_name_;
+  int64_t elements_ = 0;
   DType dtype_ = DType::kF32;
   Buffer values_, grads_, packed_;
   int64_t decay_elements_ = 0, trained_elements_ = 0, slab_elements_ = 0;

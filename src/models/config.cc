@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 
@@ -92,6 +93,13 @@ void parse_value(const std::string& key, const std::string& text, std::vector<It
   for (const std::string& part : split(text, ',')) parse_value(key, part, out.emplace_back());
 }
 
+// A value for a message: the beginning of a long one.
+std::string shown(const Json& j) {
+  constexpr size_t kMost = 60;
+  const std::string text = j.dump(-1, ' ', true);
+  return text.size() <= kMost ? text : text.substr(0, kMost) + "...";
+}
+
 template <class T>
 constexpr std::string_view kind_of() {
   if constexpr (std::is_same_v<T, std::string>) return "a text";
@@ -110,13 +118,13 @@ std::string to_json(const ModelConfig& config) {
 }
 
 ModelConfig config_from_json(const std::string& text, const std::string& where) {
-  const Json j = Json::parse(text, nullptr, false);
+  const Json j = parse_json<Json>(text);
   require(j.is_object(), "{}: the model configuration is no JSON object", where);
   ModelConfig c;
   visit_fields(c, [&](const char* name, auto& member) {
     using T = std::remove_reference_t<decltype(member)>;
     if (!j.contains(name)) return;
-    if (!read_json(j[name], member)) fail("{}: the model configuration's '{}' is {}, expected {}", where, name, j[name].dump(), kind_of<T>());
+    if (!read_json(j[name], member)) fail("{}: the model configuration's '{}' is {}, expected {}", where, name, shown(j[name]), kind_of<T>());
   });
   try {
     validate(c);
@@ -139,7 +147,7 @@ void set_option(ModelConfig& config, const std::string& key, const std::string& 
   if (key == "crop") config.input.resize_size.clear();  // which would go before it
   // Grey statistics for colour images and the reverse are the common case: one number serves all channels.
   for (auto* list : {&config.input.mean, &config.input.std})
-    if (list->size() == 1) list->assign(static_cast<size_t>(std::max<int64_t>(1, config.input.channels)), list->front());
+    if (list->size() == 1 && config.input.channels == 3) list->assign(3, list->front());
 }
 
 namespace {
@@ -156,6 +164,27 @@ void validate_fitting(const InputConfig& input) {
   require_one_of("crop_rounding", input.crop_rounding, {"even", "down"});
   require(input.resize_size.size() <= 2, "resize_size is one number or a height and a width, got {} numbers", input.resize_size.size());
   for (const int64_t s : input.resize_size) require(s > 0 && s <= 65536, "resize_size {} is out of range (1 to 65536)", s);
+  for (const double m : input.mean) require(std::isfinite(m), "a mean of {} cannot normalise images", m);
+  for (const double s : input.std) require(s > 0 && std::isfinite(s), "a standard deviation of {} cannot normalise images", s);
+}
+
+// No size of a model within these, and no product of sizes, leaves 64 bits.
+void validate_ranges(const ModelConfig& c) {
+  struct Range {
+    const char* key;
+    int64_t value, least, most;
+  };
+  const Range ranges[] = {{"patch", c.patch, 1, 16384},       {"dim", c.dim, 1, 65536},          {"depth", c.depth, 1, 1000},
+                          {"heads", c.heads, 1, 65536},       {"head_dim", c.head_dim, 0, 65536}, {"register_tokens", c.register_tokens, 0, 65536},
+                          {"representation", c.representation, 0, 65536}};
+  for (const Range& r : ranges) require(r.value >= r.least && r.value <= r.most, "{}={} is out of range ({} to {})", r.key, r.value, r.least, r.most);
+  constexpr double kWidestPerceptron = 1 << 20;
+  const double hidden = static_cast<double>(c.dim) * c.mlp_ratio;
+  require(hidden >= 1 && hidden <= kWidestPerceptron, "mlp_ratio={} of {} channels is out of range (1 to {} hidden values)", c.mlp_ratio, c.dim,
+          kWidestPerceptron);
+  require(c.norm_epsilon > 0 && std::isfinite(c.norm_epsilon), "norm_epsilon must be positive, got {}", c.norm_epsilon);
+  require(std::isfinite(c.layer_scale), "layer_scale={} is no number to begin with", c.layer_scale);
+  require(c.dropout >= 0 && c.dropout < 1 && c.drop_path >= 0 && c.drop_path < 1, "dropout and drop_path must be in [0, 1)");
 }
 
 }  // namespace
@@ -183,14 +212,11 @@ void validate(const ModelConfig& c) {
   require(c.input.mean.size() == static_cast<size_t>(c.input.channels) && c.input.std.size() == c.input.mean.size(),
           "{} image channels need as many means and standard deviations, got {} and {}", c.input.channels, c.input.mean.size(),
           c.input.std.size());
-  for (const double s : c.input.std) require(s > 0, "a standard deviation of {} cannot normalise images", s);
   validate_fitting(c.input);
   require(c.classes >= 0 && c.classes <= 1000000, "the number of classes must be 1 to 1000000, or 0 for features alone, got {}", c.classes);
   require(c.class_names.empty() || c.class_names.size() == static_cast<size_t>(c.classes), "{} class names for {} classes",
           c.class_names.size(), c.classes);
-  require(c.patch > 0 && c.dim > 0 && c.dim <= 65536 && c.mlp_ratio > 0, "patch, dim and mlp_ratio must be positive");
-  require(c.dropout >= 0 && c.dropout < 1 && c.drop_path >= 0 && c.drop_path < 1, "dropout and drop_path must be in [0, 1)");
-  require(c.norm_epsilon > 0, "norm_epsilon must be positive, got {}", c.norm_epsilon);
+  validate_ranges(c);
   (void)activation_named(c.activation);
   require(c.family == "vit" || !gated(c.activation), "activation {} is for the perceptrons of a ViT; {} has plain ones", c.activation, c.family);
   require_one_of("patch_rest", c.patch_rest, {"pad", "drop"});
@@ -207,18 +233,16 @@ void validate(const ModelConfig& c) {
     require(!c.convolutional_stem || (c.patch_rest == "pad" && !c.pre_norm), "a convolutional stem pads the image and keeps its biases");
     require(c.position_grid.empty() || (c.position_grid.size() == 2 && std::ranges::all_of(c.position_grid, [](int64_t n) { return n > 0 && n <= 4096; })),
             "position_grid is a height and a width in patches, got {}", fmt::join(c.position_grid, ","));
-    require(c.representation >= 0 && c.representation <= 65536 && (c.representation == 0 || !c.distillation_token),
-            "a representation layer of width {} {}", c.representation, c.distillation_token ? "has no place before two heads" : "is out of range");
+    require(c.representation == 0 || !c.distillation_token, "a representation layer of width {} has no place before two heads", c.representation);
     require(!gated(c.activation) || mlp_width(c) % 2 == 0, "a gated perceptron of {} hidden values has no two halves; change mlp_ratio", mlp_width(c));
     require(c.pool == "avg" || c.pool == "map" || c.class_token, "pool={} needs a class token", c.pool);
-    require(c.depth > 0 && c.depth <= 1000 && c.heads > 0 && c.register_tokens >= 0, "depth and heads must be positive");
     require(c.head_dim > 0 || c.dim % c.heads == 0, "{} channels do not divide into {} heads; set head_dim or heads", c.dim, c.heads);
     require(!c.distillation_token || c.class_token, "a distillation token needs a class token");
     require(c.pool == "token" || !c.distillation_token || !c.distillation_head, "two heads read two tokens; pool={} is for one head", c.pool);
   } else {
     require(c.swin_version == 1 || c.swin_version == 2, "swin_version must be 1 or 2, got {}", c.swin_version);
-    require(!c.depths.empty() && c.depths.size() == c.stage_heads.size(), "depths and stage_heads must be equally long, got {} and {}",
-            c.depths.size(), c.stage_heads.size());
+    require(!c.depths.empty() && c.depths.size() == c.stage_heads.size() && c.depths.size() <= kMaxStages,
+            "depths and stage_heads must be equally long, 1 to {} numbers, got {} and {}", kMaxStages, c.depths.size(), c.stage_heads.size());
     for (size_t i = 0; i < c.depths.size(); ++i)
       require(c.depths[i] > 0 && c.depths[i] <= 1000 && c.stage_heads[i] > 0 && (c.dim << i) % c.stage_heads[i] == 0,
               "stage {}: {} blocks, {} channels and {} heads do not fit", i + 1, c.depths[i], c.dim << i, c.stage_heads[i]);

@@ -21,6 +21,8 @@ struct InputConfig {
   std::vector<double> mean = {0.485, 0.456, 0.406}, std = {0.229, 0.224, 0.225};
 };
 
+inline constexpr size_t kMaxStages = 8;   // of a hierarchical model
+
 struct ModelConfig {
   std::string name;                      // preset or free name
   std::string family = "vit";            // vit, swin, cswin

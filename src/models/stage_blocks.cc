@@ -8,8 +8,6 @@
 namespace fovea {
 
 void require_stages(const ModelConfig& c) {
-  require(!c.depths.empty() && c.depths.size() == c.stage_heads.size() && c.depths.size() <= kMaxStages,
-          "a hierarchical model needs as many depths as heads, at most {}; got {} and {}", kMaxStages, c.depths.size(), c.stage_heads.size());
   const size_t specs = parse_attention_stages(c.attention).size();
   require(specs <= c.depths.size(), "attention '{}' names {} stages; this model has {}", c.attention, specs, c.depths.size());
 }

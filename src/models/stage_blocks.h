@@ -7,8 +7,7 @@
 
 namespace fovea {
 
-constexpr size_t kMaxStages = 8;
-// Throws Error unless depths, heads and the attention's stages fit each other and kMaxStages.
+// Throws Error where the attention names more stages than there are.
 void require_stages(const ModelConfig& config);
 
 class StageBlocks {

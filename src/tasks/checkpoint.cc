@@ -73,17 +73,24 @@ void save_checkpoint(const std::string& path, const Classifier& model, const Ada
   write_safetensors(path, tensors, metadata);
 }
 
-TrainingState load_checkpoint(const std::string& path, Classifier& model, AdamW& optimizer) {
-  const WeightFile file = open_weights(path);
-  const auto entry = file.metadata().find(kTrainingStateKey);
-  require(entry != file.metadata().end(), "'{}' is no checkpoint of a training run: it has no entry '{}'", path, kTrainingStateKey);
-  const Json j = Json::parse(entry->second, nullptr, false);
+TrainingState training_state_from_json(const std::string& text, const std::string& path) {
+  const auto j = parse_json<Json>(text);
   TrainingState state;
   visit_state(state, [&](const char* name, auto& member) {
     const auto at = j.find(name);
     require(at != j.end() && read_json(*at, member), "'{}': the training state has no valid '{}'; the file is broken", path, name);
   });
-  require(state.epoch >= 0 && state.step >= 0 && state.batch >= 0, "'{}': the training state is out of range; the file is broken", path);
+  constexpr int64_t kMost = int64_t{1} << 40;  // counts are added and multiplied
+  for (const int64_t count : {state.epoch, state.step, state.batch, state.best_epoch, state.partial.correct, state.partial.images})
+    require(count >= 0 && count <= kMost, "'{}': the training state is out of range; the file is broken", path);
+  return state;
+}
+
+TrainingState load_checkpoint(const std::string& path, Classifier& model, AdamW& optimizer) {
+  const WeightFile file = open_weights(path);
+  const auto entry = file.metadata().find(kTrainingStateKey);
+  require(entry != file.metadata().end(), "'{}' is no checkpoint of a training run: it has no entry '{}'", path, kTrainingStateKey);
+  const TrainingState state = training_state_from_json(entry->second, path);
   size_t expected = 2;
   for (const Param& p : model.params().params()) {
     read_into(file, p.name, p.value);

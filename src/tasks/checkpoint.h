@@ -43,6 +43,9 @@ void add_model_metadata(Metadata& metadata, const Classifier& model);
 void save_weights(const std::string& path, const Classifier& model, Metadata metadata);
 void save_checkpoint(const std::string& path, const Classifier& model, const AdamW& optimizer, const TrainingState& state);
 
+// The entry kTrainingStateKey of the file at `path`. Throws Error when it is broken.
+TrainingState training_state_from_json(const std::string& text, const std::string& path);
+
 // Fills the model and the optimizer, bit by bit. Throws Error when the file is broken or of another model.
 TrainingState load_checkpoint(const std::string& path, Classifier& model, AdamW& optimizer);
 

@@ -16,6 +16,7 @@
 #include "report/text_file.h"
 #include "tasks/compare_measure.h"
 #include "tasks/compare_summary.h"
+#include "tasks/compare_trial.h"
 #include "tasks/run_directory.h"
 #include "tasks/train_classifier_setup.h"
 #include "weights/weight_file.h"
@@ -210,7 +211,7 @@ class Comparing {
       for (const SkippedFile& s : r.skipped) observer_.on_message(fmt::format("{}: skipped {}: {}", what, s.file, s.why));
     }
     const CompareTrial trial = judge(path, contender, seed);
-    write_trial(path / kTrialFile, trial);
+    report::write_text_atomically((path / kTrialFile).string(), to_json(JudgedTrial{trial, result_.split, result_.images}));
     result_.trials.push_back(trial);
     ++trials_done_;
     ++trained_here_;
@@ -222,8 +223,10 @@ class Comparing {
     const auto metadata = open_weights((path / "last.safetensors").string()).metadata();
     const auto it = metadata.find("fovea.training");
     if (it == metadata.end()) return false;
-    const Json state = Json::parse(it->second, nullptr, false);
-    return state.is_object() && state.value("finished", false);
+    const Json state = parse_json<Json>(it->second);
+    bool done = false;
+    const auto at = state.find("finished");
+    return at != state.end() && read_json(*at, done) && done;
   }
 
   // The best epoch's weights (chosen on validation) on the images that decide.
@@ -264,29 +267,15 @@ class Comparing {
     return t;
   }
 
-  void write_trial(const fs::path& file, const CompareTrial& t) const {
-    const Json j = {{"top1", t.top1}, {"top5", t.top5}, {"loss", t.loss}, {"val_top1", t.val_top1}, {"best_epoch", t.best_epoch},
-                    {"epochs", t.epochs}, {"seconds", t.seconds}, {"train_images_per_s", t.train_images_per_s},
-                    {"split", result_.split}, {"images", result_.images}};
-    report::write_text_atomically(file.string(), j.dump(2) + "\n");
-  }
-
   std::optional<CompareTrial> read_trial(const fs::path& file, int64_t contender, int64_t seed) {
     if (!fs::exists(file)) return std::nullopt;
-    const Json j = Json::parse(read_text(file), nullptr, false);
-    const auto read = [&](const char* name, auto& member) {
-      const auto at = j.find(name);
-      return at != j.end() && read_json(*at, member);
-    };
-    CompareTrial t;
-    t.contender = contender;
-    t.seed = seed;
-    if (!read("top1", t.top1) || !read("top5", t.top5) || !read("loss", t.loss) || !read("val_top1", t.val_top1) ||
-        !read("best_epoch", t.best_epoch) || !read("epochs", t.epochs) || !read("seconds", t.seconds) || !read("split", result_.split) ||
-        !read("images", result_.images))
-      return std::nullopt;  // made anew
-    if (!read("train_images_per_s", t.train_images_per_s)) t.train_images_per_s = kNaN;
-    return t;
+    auto judged = judged_trial_from_json(read_text(file));
+    if (!judged) return std::nullopt;  // made anew
+    result_.split = judged->split;
+    result_.images = judged->images;
+    judged->trial.contender = contender;
+    judged->trial.seed = seed;
+    return judged->trial;
   }
 
   void measure_costs() {
@@ -310,6 +299,7 @@ class Comparing {
       return s == "nan" ? kNaN : std::strtod(s.c_str(), nullptr);
     };
     for (const report::CsvRow& row : csv.kept_rows()) {
+      if (row.size() != kColumns.size()) continue;  // measured anew
       GrowthPoint p;
       p.model = row[0] == "model";
       p.contender = std::atoll(row[1].c_str());

@@ -1,11 +1,11 @@
 #include "tasks/home_windows.h"
 
-#include <filesystem>
 #include <fmt/format.h>
-#include <fstream>
+
 #include <nlohmann/json.hpp>
 
 #include "core/json.h"
+#include "tasks/json_beside.h"
 
 namespace fovea {
 
@@ -53,10 +53,8 @@ std::optional<std::pair<int64_t, int64_t>> image_in(const WindowJson& j, const c
 
 HomeWindows windows_beside(const std::string& path) {
   HomeWindows h;
-  std::ifstream in(std::filesystem::path(path).parent_path() / "config.json");
-  if (!in) return h;
-  const WindowJson j = WindowJson::parse(in, nullptr, false);
-  if (!j.is_object()) return h;
+  const WindowJson j = json_object_in(file_beside(path, "config.json"));
+  if (j.is_null()) return h;
   if (const auto at = j.find("architecture"); at != j.end() && at->is_string()) h.architecture = at->get<std::string>();
   h.image = image_in(j, "image_size");
   if (const auto cfg = j.find("pretrained_cfg"); cfg != j.end() && cfg->is_object()) h.image = image_in(*cfg, "input_size");

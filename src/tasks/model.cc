@@ -37,6 +37,13 @@ std::vector<Prediction> best_of(const Model::Impl& model, const double* logits, 
   return top;
 }
 
+// The kernels that a model's weights are kept for.
+const KernelTable& table_to_load_for(const LoadOptions& options) {
+  const KernelTable& table = kernel_table(options.kernels);
+  require(table.dtype != DType::kDual, "the kernels '{}' are for tests of derivatives only", table.name);
+  return table;
+}
+
 }  // namespace
 
 const KernelTable& table_for(const Model::Impl& model, const std::string& kernels) {
@@ -63,17 +70,18 @@ Model::Model(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
 
 Model Model::load(const std::string& model, const LoadOptions& options) {
   auto impl = std::make_shared<Impl>();
-  impl->table = &kernel_table(options.kernels);
-  require(impl->table->dtype != DType::kDual, "the kernels '{}' are for tests of derivatives only", impl->table->name);
+  impl->table = &table_to_load_for(options);
   Context ctx(*impl->table, impl->table->dtype, 0);
   impl->loaded = load_for_inference(model, options, ctx);
   impl->preprocess = preprocess_of(impl->config().input, impl->loaded.height, impl->loaded.width);
   return Model(std::move(impl));
 }
 
-ModelInfo Model::info() const {
-  const ModelConfig& c = impl_->config();
-  const LoadedModel& loaded = impl_->loaded;
+namespace {
+
+ModelInfo info_of(const LoadedModel& loaded) {
+  const Classifier& classifier = *loaded.classifier;
+  const ModelConfig& c = classifier.config();
   ModelInfo i;
   i.name = c.name;
   i.family = c.family;
@@ -82,13 +90,13 @@ ModelInfo Model::info() const {
   i.source = loaded.source;
   i.container = loaded.container;
   i.dtype = loaded.dtype;
-  i.parameters = impl_->classifier().params().count();
+  i.parameters = classifier.params().count();
   i.classes = c.classes;
   i.channels = c.input.channels;
   i.height = loaded.height;
   i.width = loaded.width;
-  i.gflop = 1e-9 * impl_->classifier().flops(1, loaded.height, loaded.width);
-  i.class_names = impl_->class_names();
+  i.gflop = 1e-9 * classifier.flops(1, loaded.height, loaded.width);
+  i.class_names = class_names_of(c);
   i.assumed = loaded.assumed;
   if (!loaded.container.empty() && c.class_names.empty() && !i.class_names.empty()) i.assumed.push_back(fmt::format("class_names=those of {}", imagenet_classes(c.classes)->title));
   i.left_out = loaded.left_out;
@@ -111,6 +119,18 @@ ModelInfo Model::info() const {
   i.architecture.emplace_back("activation", c.activation);
   i.architecture.emplace_back("norm_epsilon", fmt::format("{:g}", c.norm_epsilon));
   return i;
+}
+
+}  // namespace
+
+ModelInfo Model::info() const { return info_of(impl_->loaded); }
+
+ModelInfo Model::describe(const std::string& model, const LoadOptions& options) {
+  (void)table_to_load_for(options);
+  (void)product_type(options.dtype);
+  const LoadedModel loaded = open_model(model, options).loaded;
+  (void)preprocess_of(loaded.classifier->config().input, loaded.height, loaded.width);
+  return info_of(loaded);
 }
 
 void require_head(const Model::Impl& model) {

@@ -10,6 +10,12 @@
 
 namespace fovea {
 
+// ImageNet's where the model has none of its own and as many as one of its lists; else empty.
+inline const std::vector<std::string>& class_names_of(const ModelConfig& config) {
+  const ImageNetClasses* known = config.class_names.empty() ? imagenet_classes(config.classes) : nullptr;
+  return known != nullptr ? known->names : config.class_names;
+}
+
 // Constant once made; its weights are packed for `table`.
 struct Model::Impl {
   LoadedModel loaded;
@@ -18,11 +24,7 @@ struct Model::Impl {
 
   const Classifier& classifier() const { return *loaded.classifier; }
   const ModelConfig& config() const { return loaded.classifier->config(); }
-  // ImageNet's where the model has none of its own and as many as one of its lists; else empty.
-  const std::vector<std::string>& class_names() const {
-    const ImageNetClasses* known = config().class_names.empty() ? imagenet_classes(config().classes) : nullptr;
-    return known != nullptr ? known->names : config().class_names;
-  }
+  const std::vector<std::string>& class_names() const { return class_names_of(config()); }
   std::string class_name(int64_t index) const {
     const auto& names = class_names();
     return names.empty() ? std::to_string(index) : names[static_cast<size_t>(index)];

@@ -61,7 +61,9 @@ void visit_resolved(Config& c, Visit&& visit) {
   visit("notes", c.notes);
 }
 
-std::string to_text(const RunConfig& config) {
+}  // namespace
+
+std::string to_json(const RunConfig& config) {
   Json j, training, resolved;
   visit_options(config.options, [&](const char* name, const auto& member) { training[name] = member; });
   visit_resolved(config, [&](const char* name, const auto& member) { resolved[name] = member; });
@@ -72,8 +74,8 @@ std::string to_text(const RunConfig& config) {
   return j.dump(2) + "\n";
 }
 
-RunConfig from_text(const std::string& text, const std::string& where) {
-  Json j = Json::parse(text, nullptr, false);
+RunConfig run_config_from_json(const std::string& text, const std::string& where) {
+  auto j = parse_json<Json>(text);
   require(j.is_object() && j.contains("model") && j.contains("training") && j.contains("run"),
           "'{}' is not the configuration of a training run", where);
   if (j["training"].is_object() && !j["training"].contains("dtype")) j["training"]["dtype"] = "f32";  // before there was a choice
@@ -87,10 +89,17 @@ RunConfig from_text(const std::string& text, const std::string& where) {
   };
   visit_options(config.options, read("training"));
   visit_resolved(config, read("run"));
-  require(config.steps_per_epoch > 0 && config.total_steps > 0 && config.options.batch > 0 && config.options.accumulate > 0,
-          "'{}': the numbers of steps, batch and accumulate must be positive", where);
+  constexpr int64_t kMost = int64_t{1} << 40, kMostOfAnUpdate = int64_t{1} << 20;  // so that their products are numbers, too
+  const auto positive = [&](int64_t n, int64_t most) { return n > 0 && n <= most; };
+  require(positive(config.steps_per_epoch, kMost) && positive(config.total_steps, kMost) && positive(config.options.batch, kMostOfAnUpdate) &&
+              positive(config.options.accumulate, kMostOfAnUpdate),
+          "'{}': the numbers of steps, batch and accumulate must be positive, and such as a run can have", where);
+  for (const int64_t n : {config.warmup_steps, config.train_images, config.val_images})
+    require(n >= 0 && n <= kMost, "'{}': {} steps or images are out of range", where, n);
   return config;
 }
+
+namespace {
 
 const report::CsvRow kColumns = {"epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "images_per_s", "seconds"};
 
@@ -100,7 +109,9 @@ report::CsvRow to_row(const EpochMetrics& m) {
           csv_number(m.val_loss), csv_number(m.val_top1), csv_number(m.images_per_s), csv_number(m.seconds)};
 }
 
-EpochMetrics from_row(const report::CsvRow& row, const std::string& where) {
+}  // namespace
+
+EpochMetrics epoch_metrics_of(const report::CsvRow& row, const std::string& where) {
   std::vector<double> numbers;
   for (const std::string& field : row) {
     double value = 0;
@@ -109,9 +120,14 @@ EpochMetrics from_row(const report::CsvRow& row, const std::string& where) {
     numbers.push_back(value);
   }
   require(numbers.size() == kColumns.size(), "'{}': a row has {} fields, expected {}", where, numbers.size(), kColumns.size());
+  const auto count = [&](double n) {
+    constexpr double kMost = 1e12;
+    require(n >= 0 && n <= kMost, "'{}': {} is no count of epochs or steps", where, n);
+    return static_cast<int64_t>(n);
+  };
   EpochMetrics m;
-  m.epoch = static_cast<int64_t>(numbers[0]);
-  m.step = static_cast<int64_t>(numbers[1]);
+  m.epoch = count(numbers[0]);
+  m.step = count(numbers[1]);
   m.lr = numbers[2];
   m.train_loss = numbers[3];
   m.train_top1 = numbers[4];
@@ -121,8 +137,6 @@ EpochMetrics from_row(const report::CsvRow& row, const std::string& where) {
   m.seconds = numbers[8];
   return m;
 }
-
-}  // namespace
 
 bool is_better(double val_top1, double val_loss, double than_top1, double than_loss) {
   return val_top1 > than_top1 || (val_top1 == than_top1 && val_loss < than_loss);
@@ -149,7 +163,7 @@ RunDirectory RunDirectory::create(const std::string& path, const RunConfig& conf
   std::error_code error;
   fs::create_directories(path, error);
   require(!error, "cannot make the run directory '{}': {}", path, error.message());
-  report::write_text_atomically(path + "/config.json", to_text(config));
+  report::write_text_atomically(path + "/config.json", to_json(config));
   return {path, config};
 }
 
@@ -161,7 +175,7 @@ RunDirectory RunDirectory::open(const std::string& path) {
   require(in.good(), "--resume {}: this is no run directory: it has no config.json", path);
   std::ostringstream text;
   text << in.rdbuf();
-  RunDirectory run(path, from_text(text.str(), where));
+  RunDirectory run(path, run_config_from_json(text.str(), where));
   require(fs::exists(run.last(), error), "--resume {}: the run was stopped before its first checkpoint; start it anew", path);
   run.config_.options.out = path;
   return run;
@@ -171,7 +185,7 @@ void RunDirectory::open_metrics(int64_t keep_epochs) {
   const std::string where = path_ + "/metrics.csv";
   csv_.emplace(keep_epochs == 0 ? report::CsvWriter::create(where, kColumns) : report::CsvWriter::resume(where, kColumns, keep_epochs));
   for (const report::CsvRow& row : csv_->kept_rows()) {
-    EpochMetrics m = from_row(row, where);
+    EpochMetrics m = epoch_metrics_of(row, where);
     m.best = true;
     for (const EpochMetrics& earlier : epochs_) m.best = m.best && is_better(m.val_top1, m.val_loss, earlier.val_top1, earlier.val_loss);
     epochs_.push_back(m);

@@ -25,6 +25,12 @@ struct RunConfig {
   int64_t epochs() const { return (total_steps + steps_per_epoch - 1) / steps_per_epoch; }  // the last may be a part
 };
 
+// The text of a run's config.json and back. Throws Error naming `where` and the key.
+std::string to_json(const RunConfig& config);
+RunConfig run_config_from_json(const std::string& text, const std::string& where);
+// The rows of metrics.csv behind its head. Throws Error naming `where`.
+EpochMetrics epoch_metrics_of(const report::CsvRow& row, const std::string& where);
+
 class RunDirectory {
  public:
   // Throws Error unless `path` can become a new run: nothing is there, or an empty folder.

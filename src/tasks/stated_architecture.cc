@@ -1,13 +1,11 @@
 #include "tasks/stated_architecture.h"
 
-#include <array>
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "core/check.h"
 #include "core/json.h"
+#include "tasks/json_beside.h"
 
 namespace fovea {
 
@@ -32,11 +30,9 @@ T stated(const ArchitectureJson& j, const char* key, T otherwise) {
 
 StatedArchitecture stated_architecture_beside(const std::string& path) {
   StatedArchitecture s;
-  const std::filesystem::path config = std::filesystem::path(path).parent_path() / "config.json";
-  std::ifstream in(config);
-  if (!in) return s;
-  ArchitectureJson j = ArchitectureJson::parse(in, nullptr, false);
-  if (!j.is_object()) return s;
+  const std::string file = file_beside(path, "config.json");
+  ArchitectureJson j = json_object_in(file);
+  if (j.is_null()) return s;
   if (const auto tower = j.find("vision_config"); tower != j.end() && tower->is_object()) j = ArchitectureJson(*tower);  // of two, that of images
   s.heads = stated<int64_t>(j, "num_attention_heads", 0);
   s.norm_epsilon = stated<double>(j, "layer_norm_eps", 0);
@@ -44,8 +40,8 @@ StatedArchitecture stated_architecture_beside(const std::string& path) {
   if (const std::string activation = stated<std::string>(j, "hidden_act", ""); !activation.empty()) {
     for (const auto& [theirs, ours] : kActivations)
       if (activation == theirs) s.activation = ours;
-    require(!s.activation.empty(), "'{}' states the activation {}, which fovea's models do not have; --set activation=NAME chooses one that they have",
-            config.string(), activation);
+    require(!s.activation.empty(), "'{}' states the activation {}, which fovea's models do not have; --set activation=NAME chooses one that they have", file,
+            activation);
   }
   if (const auto args = j.find("model_args"); args != j.end() && args->is_object()) {
     s.heads = stated<int64_t>(*args, "num_heads", s.heads);

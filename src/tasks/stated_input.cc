@@ -2,12 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
 #include "core/json.h"
+#include "tasks/json_beside.h"
 
 namespace fovea {
 
@@ -15,17 +14,7 @@ namespace {
 
 using ForeignJson = nlohmann::json;
 
-constexpr std::uintmax_t kLargestFile = std::uintmax_t{64} << 20;  // 21,843 class names take 2 MiB
 constexpr int64_t kLargestSide = 65536;
-
-// An object, or null where there is no such file or one of another kind.
-ForeignJson object_in(const std::filesystem::path& file) {
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(file, error) || std::filesystem::file_size(file, error) > kLargestFile || error) return nullptr;
-  std::ifstream in(file);
-  ForeignJson j = ForeignJson::parse(in, nullptr, false);
-  return j.is_object() ? j : ForeignJson(nullptr);
-}
 
 // A value that is absent, null, or of another kind than expected is not stated.
 template <class T>
@@ -147,7 +136,11 @@ void read_processor(const ForeignJson& j, StatedInput& s) {
     const double share = stated<double>(j, "crop_pct").value_or(224.0 / 256);
     require(share > 0 && share <= 1, "crop_pct must be in (0, 1], got {}", share);
     to.shorter_only = to.height < kWhole;
-    if (to.shorter_only) to.height = to.width = static_cast<int64_t>(static_cast<double>(to.height) / share);
+    if (to.shorter_only) {
+      const double scaled = static_cast<double>(to.height) / share;
+      require(scaled <= kLargestSide, "crop_pct of {} scales pictures to more than {} pixels", share, kLargestSide);
+      to.height = to.width = static_cast<int64_t>(scaled);
+    }
   }
   s.size = {kept.height, kept.width};
   s.crop = 1.0;
@@ -181,17 +174,15 @@ std::vector<std::string> class_names_in(const ForeignJson& j) {
 }  // namespace
 
 StatedInput stated_beside(const std::string& path) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  const fs::path folder = fs::is_directory(path, error) ? fs::path(path) : fs::path(path).parent_path();
   StatedInput s;
   const auto read = [&](const char* name, auto&& take) {
-    const ForeignJson j = object_in(folder / name);
+    const std::string file = file_beside(path, name);
+    const ForeignJson j = json_object_in(file);
     if (j.is_null()) return;
     try {
       take(j);
     } catch (const Error& e) {
-      fail("{}: {}", (folder / name).string(), e.what());
+      fail("{}: {}", file, e.what());
     }
   };
   read("config.json", [&](const ForeignJson& j) {

@@ -70,6 +70,9 @@ void choose_size(ModelConfig& c, const Stranger& s, const ModelConfig* preset, c
     c.input.height = asked.first;
     c.input.width = asked.second;
   }
+  constexpr int64_t kLargest = 16384;
+  require(c.input.height <= kLargest && c.input.width <= kLargest, "'{}' is for images of {}x{} pixels; {} is the most a side can have", s.file.path(),
+          c.input.height, c.input.width, kLargest);
 }
 
 // What is stated beside the file goes before the preset in its name, and that before the customs of its home.
@@ -105,7 +108,7 @@ ModelConfig stranger_config(const WeightFile& file, const RecognisedModel& m, co
   c.qkv_bias = m.integer("qkv_bias", 1) != 0;
   c.norm_epsilon = fact_number(m, "norm_eps", 1e-6);
   c.classes = m.integer("num_classes");
-  require(c.dim > 0, "'{}' has no patch embedding", file.path());
+  require(c.dim > 0 && c.patch > 0 && c.input.channels > 0, "'{}' has no patch embedding", file.path());
   c.mlp_ratio = static_cast<double>(m.integer("mlp_width")) / static_cast<double>(c.dim);
   const Stranger stranger{file, m, settings};
   if (m.kind.starts_with("swin")) set_swin(c, stranger);

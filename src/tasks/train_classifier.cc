@@ -62,11 +62,13 @@ class TrainingRun {
 
   void load() {
     state_ = load_checkpoint(directory_.last(), *model_, step_.optimizer());
+    require(state_.epoch <= run_.epochs() && state_.step <= run_.total_steps, "'{}' is further than the run of its folder; the files belong to two runs",
+            directory_.last());
     require(!state_.finished, "--resume {}: the run is finished ({} epochs); start a new one from its weights with --init {}", directory_.path(),
             state_.epoch, directory_.path());
     if (state_.best_epoch == 0) return;
     const Metadata metadata = open_weights(directory_.best()).metadata();
-    if (const auto it = metadata.find(kValidationKey); it != metadata.end()) best_ = Validation::from_json(it->second);
+    if (const auto it = metadata.find(kValidationKey); it != metadata.end()) best_ = Validation::from_json(it->second, run_.model.classes, data_.val->size());
   }
 
   TrainPlan plan() const;
@@ -171,8 +173,9 @@ void TrainingRun::progress(bool validating, int64_t validated_images) {
   p.validating = validating;
   p.images_per_s = train_seconds_ > 0 ? static_cast<double>(trained_images_) / train_seconds_ : 0;
   const double per_image = p.images_per_s > 0 ? 1 / p.images_per_s : 0;
-  const auto images_left = static_cast<double>((run_.total_steps - state_.epoch * run_.steps_per_epoch - p.step) * run_.options.batch * parts);
-  const auto validation_left = static_cast<double>((p.epochs - state_.epoch) * run_.val_images - validated_images);
+  const auto steps_left = static_cast<double>(run_.total_steps - state_.epoch * run_.steps_per_epoch - p.step);
+  const double images_left = steps_left * static_cast<double>(run_.options.batch * parts);
+  const double validation_left = static_cast<double>(p.epochs - state_.epoch) * static_cast<double>(run_.val_images) - static_cast<double>(validated_images);
   p.seconds_left = images_left * per_image + validation_left / static_cast<double>(run_.options.batch) * cost_.seconds_per_validation_batch;
   observer_.on_progress(p);
 }

@@ -144,7 +144,9 @@ void choose_augmentation(RunConfig& run) {
 
 void choose_batch(RunConfig& run) {
   TrainOptions& o = run.options;
-  require(o.batch >= 0 && o.accumulate >= 1, "--batch and --accumulate must be positive, got {} and {}", o.batch, o.accumulate);
+  constexpr int64_t kMost = int64_t{1} << 20;
+  require(o.batch >= 0 && o.accumulate >= 1 && o.batch <= kMost && o.accumulate <= kMost, "--batch and --accumulate must be positive, up to {}, got {} and {}",
+          kMost, o.batch, o.accumulate);
   if (o.batch == 0) {
     o.batch = is_mini(run.model.name) ? 64 : 32;
     while (o.batch > 8 && o.batch * o.accumulate * 8 > run.train_images) o.batch /= 2;  // a few updates an epoch at least

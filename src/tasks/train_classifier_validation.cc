@@ -100,25 +100,28 @@ std::string Validation::to_json() const {
   return j.dump();
 }
 
-Validation Validation::from_json(const std::string& text) {
-  const Json j = Json::parse(text, nullptr, false);
+Validation Validation::from_json(const std::string& text, int64_t classes, int64_t images) {
+  const auto j = parse_json<Json>(text);
   Validation v;
-  const auto field = [&](const char* name, auto& out) { return j.contains(name) && read_json(j[name], out); };
-  int64_t classes = 0;
-  if (!j.is_object() || !field("loss_sum", v.metrics.loss_sum) || !field("correct", v.metrics.correct) || !field("images", v.metrics.images) ||
-      !field("classes", classes) || classes <= 0 || classes > 100000 || !j.contains("confusion") || !j.contains("mistakes"))
+  const auto field = [&](const char* name, auto& out) { return j.is_object() && j.contains(name) && read_json(j[name], out); };
+  int64_t of_classes = 0;
+  std::vector<std::vector<int64_t>> cells;
+  if (!field("loss_sum", v.metrics.loss_sum) || !field("correct", v.metrics.correct) || !field("images", v.metrics.images) ||
+      !field("classes", of_classes) || !field("confusion", cells) || !j.contains("mistakes") || of_classes != classes)
     return {};
   const auto is_class = [&](int64_t c) { return c >= 0 && c < classes; };
   v.confusion = ConfusionMatrix(classes);
-  for (const Json& cell : j["confusion"]) {
-    std::vector<int64_t> c;
-    if (!read_json(cell, c) || c.size() != 3 || !is_class(c[0]) || !is_class(c[1])) return {};
+  int64_t counted = 0;
+  for (const std::vector<int64_t>& c : cells) {
+    if (c.size() != 3 || !is_class(c[0]) || !is_class(c[1]) || c[2] < 0 || c[2] > images - counted) return {};
     v.confusion.add(c[0], c[1], c[2]);
+    counted += c[2];
   }
   for (const Json& item : j["mistakes"]) {
     Mistake m;
     if (!item.is_array() || item.size() != 4 || !read_json(item[0], m.index) || !read_json(item[1], m.true_class) ||
-        !read_json(item[2], m.predicted_class) || !read_json(item[3], m.probability) || !is_class(m.true_class) || !is_class(m.predicted_class))
+        !read_json(item[2], m.predicted_class) || !read_json(item[3], m.probability) || !is_class(m.true_class) ||
+        !is_class(m.predicted_class) || m.index < 0 || m.index >= images)
       return {};
     v.mistakes.push_back(m);
   }

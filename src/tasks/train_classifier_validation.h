@@ -21,8 +21,8 @@ struct Validation {
   std::vector<Mistake> mistakes;       // the most confident ones, first the worst
 
   std::string to_json() const;
-  // What to_json gave; an empty result where the text is none of it.
-  static Validation from_json(const std::string& text);
+  // What to_json gave for a model of so many classes and a part of so many images; an empty result where the text is none of it.
+  static Validation from_json(const std::string& text, int64_t classes, int64_t images);
 };
 
 // One pass over `loader` in evaluation mode with packed weights, which are dropped again. Returns false when `stop` (asked

@@ -1,5 +1,6 @@
 #include "weights/weight_file.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <unordered_map>
@@ -11,6 +12,8 @@
 namespace fovea {
 
 namespace {
+
+constexpr int64_t kLongest = int64_t{1} << 31;  // dimension of a tensor without elements
 
 // Walks the rows (last dimension) of a tensor: take(first element, stride, count, elements before).
 template <class Take>
@@ -96,6 +99,10 @@ WeightFile::WeightFile(std::string path, std::string container, std::vector<Weig
   for (size_t i = 0; i < c->tensors.size(); ++i) {
     const bool is_new = c->index.emplace(c->tensors[i].name, i).second;
     require(is_new, "'{}' holds two tensors named {}; the file is broken", c->path, printable(c->tensors[i].name));
+    // Of a tensor with elements the file's size bounds the dimensions; what follows may compute with those of any.
+    const Shape& shape = c->tensors[i].shape;
+    require(std::ranges::none_of(shape.dims(), [](int64_t d) { return d > kLongest; }) || shape.elements() > 0,
+            "'{}': {} of shape {} has no elements, and a dimension beyond any tensor's; the file is broken", c->path, printable(c->tensors[i].name), shape);
   }
   contents_ = std::move(c);
 }

@@ -27,12 +27,22 @@ TEST(AttentionSpec, EachMistakeIsNamed) {
   EXPECT_THAT(harness::spec_error("global/"), testing::HasSubstr("no name"));
 }
 
+TEST(AttentionSpec, PartsAndWeightsHaveTheirLimits) {
+  EXPECT_THROW((void)parse_attention("global@1e308,window@1e308"), Error);
+  std::string many = "global";
+  for (int i = 0; i < 63; ++i) many += "+global";
+  EXPECT_EQ(parse_attention(many).parts.size(), 64u);
+  EXPECT_THROW((void)parse_attention(many + "+global"), Error);
+}
+
 TEST(AttentionSpec, ValuesAreCheckedWhenBuilt) {
   ParamStore p;
   AttentionConfig c;
   c.dim = 4;
   EXPECT_THROW(make_attention(parse_attention("window:size=seven"), Scope(p) / "a", c), Error);
   EXPECT_THROW(make_attention(parse_attention("window:size=0"), Scope(p) / "b", c), Error);
+  EXPECT_THROW(make_attention(parse_attention("window:size=16385"), Scope(p) / "e", c), Error);
+  EXPECT_THROW(make_attention(parse_attention("cross_shaped:stripe=9223372036854775807"), Scope(p) / "f", c), Error);
   EXPECT_THROW(make_attention(parse_attention("window:rule=tim"), Scope(p) / "c", c), Error);
   EXPECT_THROW(make_attention(parse_attention("window:pad=never"), Scope(p) / "d", c), Error);
 }

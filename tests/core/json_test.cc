@@ -54,5 +54,19 @@ TEST(ReadJson, TakesEveryOtherKindAsItIsOnly) {
   for (const char* text : {"[\"a\"]", "[\"a\", 1, 2]", "[1, \"a\"]", "\"a\""}) EXPECT_FALSE(read<Pair>(text)) << text;
 }
 
+TEST(ParseJson, TakesAnyDocumentThatDoesNotNestDeeplyAndNothingElse) {
+  EXPECT_EQ(parse_json<json>("{\"a\": [1, {}]}"), (json{{"a", {1, json::object()}}}));
+  for (const char* text : {"", "{", "[1", "]", "{\"a\"}", "\"\\"}) EXPECT_TRUE(parse_json<json>(text).is_discarded()) << text;
+  const auto nested = [](size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); };
+  EXPECT_FALSE(parse_json<json>(nested(kDeepestJson)).is_discarded());
+  EXPECT_TRUE(parse_json<json>(nested(kDeepestJson + 1)).is_discarded());
+  EXPECT_TRUE(parse_json<json>(nested(1000000)).is_discarded());
+  // Brackets side by side, and inside texts, nest nothing.
+  std::string wide = "[";
+  for (int i = 0; i < 1000; ++i) wide += "[{}],";
+  EXPECT_EQ(parse_json<json>(wide + "0]").size(), 1001u);
+  EXPECT_FALSE(parse_json<json>("[\"\\\"" + std::string(1000, '[') + "\\\\\"]").is_discarded());
+}
+
 }  // namespace
 }  // namespace fovea

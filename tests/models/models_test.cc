@@ -509,7 +509,33 @@ TEST(ModelConfig, JsonRoundTripAndMistakes) {
                             "{\"activation\": \"swiglu\", \"family\": \"swin\", \"patch\": 4}", "{\"pool\": \"token_avg\", \"distillation_token\": true}",
                             "{\"pool\": \"token_avg\", \"class_token\": false}", "{\"pre_norm\": true, \"convolutional_stem\": true}", "{\"classes\": -1}"})
     EXPECT_THROW((void)config_from_json(wrong, "f"), Error) << wrong;
+  for (const char* wrong : {"{\"patch\": 0}", "{\"patch\": 9223372036854775807}", "{\"dim\": 65537}", "{\"heads\": 0}", "{\"heads\": -1, \"head_dim\": 4}",
+                            "{\"head_dim\": -1}", "{\"head_dim\": 9223372036854775807}", "{\"register_tokens\": 9223372036854775807}", "{\"depth\": 0}",
+                            "{\"mlp_ratio\": 1e300}", "{\"mlp_ratio\": 1e-300}", "{\"mlp_ratio\": -1}", "{\"dim\": 1e300}", "{\"dim\": 768.0}",
+                            "{\"std\": [0, 1, 1]}", "{\"norm_epsilon\": 0}", "{\"dim\": 18446744073709551615}"})
+    EXPECT_THROW((void)config_from_json(wrong, "f"), Error) << wrong;
+  // More stages than there are, whose widths would leave 64 bits.
+  std::string ones = "1";
+  for (int i = 0; i < 70; ++i) ones += ", 1";
+  EXPECT_THROW((void)config_from_json(fmt::format("{{\"family\": \"swin\", \"patch\": 4, \"depths\": [{}], \"stage_heads\": [{}]}}", ones, ones), "f"), Error);
+  // A value of the wrong kind is told in few words, and brackets alone do not exhaust the stack.
+  try {
+    (void)config_from_json("{\"dim\": [" + ones + ", " + ones + "]}", "f");
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(), testing::AllOf(testing::HasSubstr("'dim' is [1,1,1"), testing::HasSubstr("..."), testing::HasSubstr("expected a whole number")));
+  }
+  EXPECT_THROW((void)config_from_json("{\"dim\": " + std::string(1000000, '[') + std::string(1000000, ']') + "}", "f"), Error);
   ModelConfig c = small_vit();
+  for (const char* key : {"mean", "std", "layer_scale", "norm_epsilon", "mlp_ratio"})
+    for (const char* value : {"inf", "nan"}) {
+      ModelConfig wrong = c;
+      set_option(wrong, key, value);
+      EXPECT_THROW(validate(wrong), Error) << key << "=" << value;
+    }
+  set_option(c, "channels", "9223372036854775807");
+  set_option(c, "mean", "0.5");  // takes no memory for so many
+  c = small_vit();
   EXPECT_THROW(set_option(c, "hads", "4"), Error);
   EXPECT_THROW(set_option(c, "heads", "four"), Error);
   set_option(c, "mean", "0.25");

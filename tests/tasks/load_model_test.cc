@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 
 #include "cli/run_cli.h"
 #include "harness/expect.h"
@@ -214,6 +215,41 @@ TEST(LoadModel, SaysWhatIsWrong) {
   attention.attention = "global";
   save(f / "good.safetensors", vit.classifier->params(), {{"fovea.config", to_json(vit.classifier->config())}});
   EXPECT_THAT(loading(f / "good.safetensors", attention), ThrowsMessage<Error>(HasSubstr("for a preset only")));
+}
+
+// Shapes that no model has: without elements, so that the file's size does not bound them.
+TEST(LoadModel, AStrangersAbsurdShapesAreErrors) {
+  const TemporaryFolder f;
+  const std::string path = f / "model.safetensors";
+  const auto tensors = [](const std::string& patches, const std::string& positions) {
+    std::vector<std::pair<std::string, std::string>> t = {{"cls_token", "1, 1, 0"}, {"pos_embed", positions}, {"patch_embed.proj.weight", patches}};
+    for (const char* name : {"norm1.weight", "norm1.bias", "attn.qkv.weight", "attn.qkv.bias", "attn.proj.weight", "attn.proj.bias", "norm2.weight", "norm2.bias",
+                             "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias"})
+      t.emplace_back(std::string("blocks.0.") + name, std::string(name).ends_with("weight") && std::string(name).find("norm") == std::string::npos ? "0, 0" : "0");
+    t.emplace_back("norm.weight", "0");
+    t.emplace_back("head.weight", "10, 0");
+    return t;
+  };
+  const auto error_of = [&](const std::string& patches, const std::string& positions) -> std::string {
+    std::string header;
+    for (const auto& [name, shape] : tensors(patches, positions))
+      header += fmt::format("{}\"{}\": {{\"dtype\": \"F32\", \"shape\": [{}], \"data_offsets\": [0, 0]}}", header.empty() ? "{" : ", ", name, shape);
+    header += "}";
+    std::string length(8, '\0');
+    for (size_t i = 0; i < 8; ++i) length[i] = static_cast<char>(header.size() >> (8 * i));
+    std::ofstream(path, std::ios::binary) << length << header;
+    try {
+      (void)open_model(path, {});
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_THAT(error_of("192, 3, 0, 0", "1, 197, 0"), HasSubstr("has no patch embedding"));
+  EXPECT_THAT(error_of("0, 3, 16, 16", "1, 197, 0"), HasSubstr("has no patch embedding"));
+  EXPECT_THAT(error_of("192, 0, 16, 16", "1, 197, 0"), HasSubstr("has no patch embedding"));
+  EXPECT_THAT(error_of("0, 3, 16, 16", "0, 4611686018427387904, 0"), HasSubstr("a dimension beyond any tensor's"));
+  EXPECT_THAT(error_of("0, 4611686018427387904, 16, 16", "1, 197, 0"), HasSubstr("a dimension beyond any tensor's"));
 }
 
 }  // namespace

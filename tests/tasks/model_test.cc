@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <thread>
 
@@ -41,6 +42,28 @@ TEST(Model, ServesManyThreads) {
   for (std::thread& t : threads) t.join();
   EXPECT_EQ(serial, parallel);
   EXPECT_NE(serial[0], serial[1]);
+}
+
+// Without weights the same is known as with them; a model of more than a thousand million parameters is described at once.
+TEST(Model, IsDescribedAsItIsLoaded) {
+  LoadOptions options;
+  options.height = 40;
+  options.width = 56;
+  options.set = {{"classes", "7"}};
+  const ModelInfo loaded = Model::load("swin_mini", options).info(), described = Model::describe("swin_mini", options);
+  EXPECT_EQ(described.parameters, loaded.parameters);
+  EXPECT_EQ(described.gflop, loaded.gflop);
+  EXPECT_EQ(std::pair(described.height, described.width), std::pair(loaded.height, loaded.width));
+  EXPECT_EQ(std::pair(described.source, described.dtype), std::pair(loaded.source, loaded.dtype));
+  EXPECT_EQ(std::pair(described.architecture, described.preprocessing), std::pair(loaded.architecture, loaded.preprocessing));
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_GT(Model::describe("vit_giant_patch14_dinov2").parameters, 1'000'000'000);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
+  options.kernels = "cpu.none";
+  EXPECT_THROW((void)Model::describe("swin_mini", options), Error);
+  options.kernels = "auto";
+  options.dtype = "f8";
+  EXPECT_THROW((void)Model::describe("swin_mini", options), Error);
 }
 
 TEST(Model, KernelsAgree) {

@@ -1,0 +1,34 @@
+#include "tasks/json_beside.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "core/json.h"
+
+namespace fovea {
+
+namespace {
+
+constexpr std::uintmax_t kLargestFile = std::uintmax_t{64} << 20;  // 21,843 class names take 2 MiB
+
+}  // namespace
+
+std::string file_beside(const std::string& path, const char* name) {
+  std::error_code error;
+  const std::filesystem::path at(path);
+  return ((std::filesystem::is_directory(at, error) ? at : at.parent_path()) / name).string();
+}
+
+nlohmann::json json_object_in(const std::string& file) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(file, error) || std::filesystem::file_size(file, error) > kLargestFile || error) return nullptr;
+  std::ifstream in(file, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  auto j = parse_json<nlohmann::json>(text);
+  return j.is_object() ? j : nlohmann::json(nullptr);
+}
+
+}  // namespace fovea
