@@ -7,10 +7,7 @@
 
 #include "core/check.h"
 #include "cli/run_cli.h"
-#include "tasks/customary_input.h"
-#include "tasks/load_model.h"
 #include "tasks/preprocess.h"
-#include "weights/safetensors.h"
 
 namespace fovea {
 namespace {
@@ -173,61 +170,28 @@ TEST(StatedInput, NonsenseNamesTheFile) {
   EXPECT_THAT([&] { b.read(); }, ThrowsMessage<Error>(HasSubstr("config.json: crop_pct must be in (0, 1]")));
 }
 
-// The weights' position table is for 224 pixels; pictures come as the processor says, unless the user says otherwise.
-TEST(StatedInput, ALoadedModelTakesWhatIsStated) {
+TEST(StatedInput, ValuesOfOtherKindsAndLists) {
   Beside b;
-  LoadOptions two;
-  two.set = {{"classes", "2"}};
-  const LoadedModel tiny = load_model("vit_tiny_patch16_224", two, DType::kF32);
-  std::vector<TensorToWrite> tensors;
-  for (const Param& p : tiny.classifier->params().params()) tensors.push_back({p.name, DType::kF32, p.shape, p.value.data});
-  const std::string file = b.folder() / "model.safetensors";
-  write_safetensors(file, tensors, {});
-  b.with("preprocessor_config.json", R"({"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 220}, "crop_size": 192, "image_mean": [0.1, 0.2, 0.3]})");
-  b.with("config.json", R"({"id2label": {"0": "cat", "1": "dog"}})");
-  const LoadedModel m = load_model(file, {}, DType::kF32);
-  EXPECT_EQ(m.height, 192);
-  EXPECT_EQ(m.classifier->config().input.height, 224);
-  EXPECT_EQ(preprocess_of(m.classifier->config().input, m.height, m.width).resize_height, 220);
-  EXPECT_EQ(m.classifier->config().input.mean, (Numbers{0.1, 0.2, 0.3}));
-  EXPECT_EQ(m.classifier->config().class_names, (std::vector<std::string>{"cat", "dog"}));
-  EXPECT_THAT(m.assumed, ::testing::Not(::testing::Contains(HasSubstr("mean="))));
-  LoadOptions asked;
-  asked.height = 224;
-  asked.set = {{"mean", "0.4"}};
-  const LoadedModel other = load_model(file, asked, DType::kF32);
-  EXPECT_EQ(other.height, 224);
-  EXPECT_EQ(other.classifier->config().input.mean, (Numbers{0.4, 0.4, 0.4}));
-  b.with("config.json", R"({"id2label": {"0": "cat", "1": "dog", "2": "cow"}})");  // of another model
-  EXPECT_TRUE(load_model(file, {}, DType::kF32).classifier->config().class_names.empty());
-}
-
-TEST(CustomaryInput, GoesByHomeSizeAndArchitecture) {
-  const auto custom = [](const char* dialect, ModelConfig c, int64_t size) {
-    c.input.height = c.input.width = size;
-    apply_customs(dialect, c);
-    return c.input;
-  };
-  ModelConfig vit, swin;
-  swin.family = "swin";
-  swin.dim = 96;
-  const InputConfig input = custom("huggingface-swin", swin, 224);
-  EXPECT_EQ(input.resize, "squash");
-  EXPECT_EQ(input.interpolation, "bicubic");
-  EXPECT_EQ(input.mean, (Numbers{0.485, 0.456, 0.406}));
-  EXPECT_EQ(custom("torchvision-swin", swin, 224).resize_size, Sizes{232});
-  swin.depths = {2, 2, 18, 2};
-  EXPECT_EQ(custom("torchvision-swin", swin, 224).resize_size, Sizes{246});
-  swin.swin_version = 2;
-  EXPECT_EQ(custom("torchvision-swinv2", swin, 256).resize_size, Sizes{260});
-  swin.dim = 128;
-  EXPECT_EQ(custom("torchvision-swinv2", swin, 256).resize_size, Sizes{272});
-  EXPECT_EQ(custom("microsoft-swin", swin, 192).resize_size, Sizes{219});
-  EXPECT_EQ(custom("microsoft-swin", swin, 384).resize, "squash");
-  EXPECT_EQ(custom("timm", vit, 224).crop_pct, 0.9);
-  EXPECT_EQ(custom("timm", vit, 32).crop_pct, 1.0);
-  vit.input.channels = 1;
-  EXPECT_EQ(custom("timm", vit, 224).mean, Numbers{0.5});
+  b.with("preprocessor_config.json", R"({"size": [200, 300], "crop_size": [1, 2, 3], "do_center_crop": true, "do_rescale": false, "do_normalize": false, "resample": 0})");
+  const StatedInput s = b.read();
+  EXPECT_EQ(s.size, std::pair(int64_t{224}, int64_t{224}));
+  EXPECT_EQ(s.resize_size, (Sizes{200, 300}));
+  EXPECT_EQ(s.interpolation, "nearest");
+  EXPECT_NEAR(s.std[0], 1 / 255.0, 1e-12);
+  b.with("preprocessor_config.json", R"({"do_resize": false, "size": {"height": 5}})");
+  EXPECT_EQ(b.read().resize, "none");
+  b.with("preprocessor_config.json", R"({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}})");
+  EXPECT_EQ(b.read().resize, "squash");
+  b.with("preprocessor_config.json", "[]");
+  b.with("config.json", R"({"image_size": 100, "id2label": {"0": "a", "x": "b"}, "label_names": 5})");
+  EXPECT_EQ(b.read().size, std::pair(int64_t{100}, int64_t{100}));
+  EXPECT_TRUE(b.read().class_names.empty());
+  b.with("config.json", R"({"image_size": null, "id2label": {"0": 1}})");
+  EXPECT_FALSE(b.read().size);
+  b.with("config.json", R"({"pretrained_cfg": {"interpolation": "random", "crop_mode": "border", "input_size": [3, 224], "label_names": ["a", "b"], "label_descriptions": {"b": "c"}}})");
+  EXPECT_EQ(b.read().interpolation, "bilinear");
+  EXPECT_EQ(b.read().resize, "border");
+  EXPECT_EQ(b.read().class_names, (std::vector<std::string>{"a", "c"}));
 }
 
 }  // namespace

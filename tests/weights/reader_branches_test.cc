@@ -96,6 +96,56 @@ TEST(ReaderBranches, FilesAndTensorsWithoutContent) {
   t.read(&out);
   EXPECT_EQ(out, 3);
   release_pages(nullptr, 0);
+  EXPECT_TRUE(none.tensors().empty());
+  // A dimension that the file's size does not bound, and one that is merely unusual.
+  const auto open = [](const char* shape) {
+    const std::string bytes = testing::safetensors_bytes(fmt::format(R"({{"a":{{"dtype":"F32","shape":[{}],"data_offsets":[0,0]}}}})", shape));
+    return parse_safetensors(testing::as_file(bytes)).tensors().size();
+  };
+  EXPECT_EQ(open("0, 2147483648"), 1u);
+  for (const char* shape : {"0, 2147483649", "0, 9223372036854775807"})
+    EXPECT_THAT(error_of([&] { (void)open(shape); }), HasSubstr("a dimension beyond any tensor's")) << shape;
+}
+
+TEST(ReaderBranches, ViewsAreCopiedAndReadInParts) {
+  const std::vector<float> values = {0, 1, 2, 3, 4, 5};
+  WeightTensor t{"t", StoredType::kF32, {2, 3}, std::as_bytes(std::span(values)).data(), {}, false};
+  std::vector<float> out(6, -1);
+  const auto copied = [&] {
+    t.copy(std::as_writable_bytes(std::span(out)).data());
+    return out;
+  };
+  EXPECT_EQ(copied(), values);
+  t.shape = Shape{3, 2};
+  t.strides = {1, 3};
+  EXPECT_EQ(copied(), (std::vector<float>{0, 3, 1, 4, 2, 5}));
+  t.strides = {2, 1};
+  EXPECT_EQ(copied(), values);
+  t.grid = Shape{3, 1, 2};  // the same elements in the same order
+  t.strides = {2, 9, 1};
+  EXPECT_EQ(copied(), values);
+  float some[2] = {};
+  t.read(2, 4, some);
+  EXPECT_EQ(some[1], 3);
+  double precise[2] = {};
+  t.read(2, 4, precise);
+  EXPECT_EQ(precise[0], 2);
+
+  // Pages of a mapping are given back as far as a view reaches, and come back with the file's values.
+  const TempFolder folder;
+  const std::string path = folder.write("file", std::string(1 << 16, 'x'));
+  const FileBytes file = map_file(path);
+  WeightTensor mapped{"m", StoredType::kU8, {4, 8}, file.bytes.data(), {8192, 1}, true};
+  mapped.release();
+  mapped.grid = Shape{2, 2, 8};
+  mapped.strides = {16384, 8192, 1};
+  mapped.release();
+  mapped.grid = {};
+  mapped.strides = {};
+  mapped.release();
+  float first = 0;
+  mapped.read(0, 1, &first);
+  EXPECT_EQ(first, 'x');
 }
 
 // --- pickles ---------------------------------------------------------------------------------------------------------
