@@ -54,7 +54,7 @@ TEST(RunFiles, ATrainingStateIsWholeOrBroken) {
                     {"partial_seconds", 0.25}, {"best_epoch", 1}, {"best_val_top1", 0.5}, {"best_val_loss", 1.5}, {"finished", false}, {"stopped_early", false}};
   EXPECT_EQ(training_state_from_json(j.dump(), "f").seed, UINT64_MAX);
   EXPECT_EQ(training_state_from_json(j.dump(), "f").step, 3);
-  for (const auto& [key, value] : ordered_json(j).items()) {
+  for (const auto& [key, value] : j.items()) {
     ordered_json wrong = j;
     wrong.erase(key);
     EXPECT_THROW((void)training_state_from_json(wrong.dump(), "f"), Error) << key;
