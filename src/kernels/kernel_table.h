@@ -54,6 +54,8 @@ struct GemmArgs {
   bool accumulate = false;  // c += a·b; excludes every epilogue but c_rows
   void* a_sums = nullptr;   // (m) += sums of a over k, as it is stored; with a_transposed: a bias' gradient beside its weight's
 
+  bool fine_sums = false;  // f32: the shortest runs (numerics.md), for products of few rows, which wait for memory anyway
+
   // Storage as bfloat16 instead of the table's dtype (strides count its elements), with products of another type than kOwn:
   // of A, without norm and rows; of B, with products in bf16 and b_transposed == false; of C, without accumulation and residual.
   bool a_bf16 = false, b_bf16 = false, c_bf16 = false;

@@ -53,6 +53,7 @@ void Linear::apply(ConstTensor x, Tensor y, const LinearFusion& fusion, Context&
   g.c_stride = out_;
   g.a_bf16 = x.dtype == DType::kBF16;
   g.c_bf16 = y.dtype == DType::kBF16;
+  g.fine_sums = weight_->outermost;  // a head's: one row an image, and nothing after it averages its rounding
   if (bias_) g.bias = bias_->value.data;
   if (!fusion.bias.empty()) g.bias = fusion.bias.data;
   if (fusion.norm) {

@@ -50,7 +50,7 @@ struct Case {
   int64_t m = 0, n = 0, k = 0;
   bool a_transposed = false;
   B b = B::kPlain;
-  bool accumulate = false, gather = false, norm = false, bias = false, pre = false, residual = false, in_place = false,
+  bool accumulate = false, fine = false, gather = false, norm = false, bias = false, pre = false, residual = false, in_place = false,
        scatter = false;
   Activation activation = Activation::kNone;
   int64_t a_gap = 3, b_gap = 1, c_gap = 5;  // elements between rows that belong to nobody
@@ -157,6 +157,7 @@ Result run_case(const KernelTable& table, const Case& t, bool verify = true) {
   g.c = c.p();
   g.c_stride = c.stride;
   g.accumulate = t.accumulate;
+  g.fine_sums = t.fine;
   if (t.gather) g.a_rows = a_rows.data();
   if (t.norm) {
     if (!own_statistics) {
@@ -304,6 +305,31 @@ TEST_P(Gemm, ALargeBiasRoundsOnceARun) {
         for (int64_t l = 0; l < k; ++l) exact += static_cast<double>(a.p()[i * a.stride + l]) * b.p()[l * b.stride + j];
         ASSERT_NEAR(c[static_cast<size_t>(i * n + j)], exact, bound) << "k " << k << " row " << i << " column " << j;
       }
+  }
+}
+
+TEST_P(Gemm, FineSumsRoundLess) {
+  for (const int64_t k : {96, 192, 768}) {
+    double squares[2] = {};
+    for (const bool fine : {false, true}) {
+      Case t{2, 1000, k};
+      t.b = B::kPackedTransposed;
+      t.fine = fine;
+      t.c_gap = 0;
+      const Result r = run_case(table(), t);
+      const Rng rng(17, static_cast<uint64_t>(t.m * 1000003 + t.n * 1009 + t.k));  // as run_case draws
+      Matrix a(t.m, k, t.a_gap, t.offset, kNaN), b(t.n, k, t.b_gap, t.offset, kNaN);
+      a.fill(rng.fork(1), -1, 1);
+      b.fill(rng.fork(2), -1, 1);
+      for (int64_t i = 0; i < t.m; ++i)
+        for (int64_t j = 0; j < t.n; ++j) {
+          double exact = 0;
+          for (int64_t l = 0; l < k; ++l) exact += static_cast<double>(a.at(i, l)) * b.at(j, l);
+          const double error = r.c[static_cast<size_t>(t.offset + i * t.n + j)] - exact;
+          squares[fine] += error * error;
+        }
+    }
+    EXPECT_LT(squares[1], 0.5 * squares[0]) << k;
   }
 }
 
@@ -508,6 +534,7 @@ TEST(GemmCode, GeneratedAndPortableTilesGiveTheSameBits) {
   for (size_t i = 0; i + 1 < tables().size(); i += 2)
     for (Case t : {Case{49, 97, 130}, Case{197, 33, 1500}, Case{14, 200, 3}}) {
       t.bias = true;
+      t.fine = t.k != 130;
       const Result generated = run_case(tables()[i].table, t, false), portable = run_case(tables()[i + 1].table, t, false);
       EXPECT_EQ(std::memcmp(generated.c.data(), portable.c.data(), generated.c.size() * sizeof(float)), 0) << tables()[i].name;
     }

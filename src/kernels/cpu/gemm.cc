@@ -37,13 +37,16 @@ void tile_rows(const GemmTile& t, int64_t row) {
     }
   const float* a = t.k == 0 ? t.a : t.a + row * i_step;  // A may be null where there is no k
   const float* b = t.b;
+  int64_t run_end = t.run;
   for (int64_t k = 0; k < t.k; ++k, a += k_step, b += kVectors * kLanes) {
-    if (kRuns && k > 0 && k % kSumRun == 0)
+    if (kRuns && k == run_end) {
+      run_end += t.run;
       for (int i = 0; i < kRows; ++i)
         for (int j = 0; j < kVectors; ++j) {
           kept[i][j] = hn::Add(acc[i][j], kept[i][j]);
           acc[i][j] = hn::Zero(d);
         }
+    }
     V bv[kVectors];
     for (int j = 0; j < kVectors; ++j) bv[j] = hn::LoadU(d, b + j * kLanes);
     for (int i = 0; i < kRows; ++i) {

@@ -209,6 +209,7 @@ void run_panel(PanelTask& t) {
   tile.a_stride = t.a.stride * 4;
   tile.b = t.b;
   tile.k = t.k.size();
+  tile.run = g.fine_sums ? kFineSumRun : kSumRun;
   tile.start = bias;
   tile.columns = columns;
   if (job.forms.integers) {

@@ -20,6 +20,7 @@ struct GemmTile {
   int64_t a_stride = 0;  // bytes; what it separates is said by AOrder
   const float* b = nullptr;  // (k, vectors * lanes), packed and zero padded
   int64_t k = 0;
+  int64_t run = 0;                // steps of k that are summed apart (sums_in_runs); a multiple of four
   const float* start = nullptr;   // (vectors * lanes)
   const float* addend = nullptr;  // (rows, columns) or null; may be c
   int64_t addend_stride = 0;      // bytes
@@ -50,6 +51,7 @@ enum class TileType : uint8_t { kF32, kBF16, kInt8 };
 // added in their order. Each begins at zero, `start` being added like a run before the first: products are mostly smaller than a bias, and so
 // are then the rounding errors of their sum. Operands in columns come in short blocks anyway, and those that are rounded hide it.
 inline constexpr int64_t kSumRun = 128;
+inline constexpr int64_t kFineSumRun = 16;  // GemmArgs::fine_sums; about the square root of usual widths, which rounds least
 constexpr bool sums_in_runs(AOrder order, TileType type) { return order == AOrder::kRows && type == TileType::kF32; }
 
 // What a generated kernel does with finished sums.

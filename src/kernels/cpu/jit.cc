@@ -160,7 +160,7 @@ class TileCode : public JitCode {
     sub(rsp, bytes);
     and_(rsp, -64);
     mov(left, count_);
-    cmp(left, static_cast<uint32_t>(kSumRun));
+    cmp(left, field(offsetof(GemmTile, run)));
     jle(last, T_NEAR);
     const Xbyak::Reg64& start = count_;  // which k_loops() has used up, or is about to be given
     const auto load_start = [&] {
@@ -171,20 +171,21 @@ class TileCode : public JitCode {
     for (int i = 0; i < rows_; ++i)
       for (int j = 0; j < vectors_; ++j) vmovaps(ptr[rsp + i * panel_bytes() + j * vector_bytes()], b_vec(j));
     L(run);
-    mov(count_, static_cast<uint32_t>(kSumRun));
-    sub(left, static_cast<uint32_t>(kSumRun));
+    mov(count_, field(offsetof(GemmTile, run)));
+    sub(left, field(offsetof(GemmTile, run)));
     k_loops();
     for_sums([&](const Xbyak::Xmm& sum, const Xbyak::Address& kept) {
       vaddps(sum, sum, kept);
       vmovaps(kept, sum);
       zero(sum);
     });
-    cmp(left, static_cast<uint32_t>(kSumRun));
+    cmp(left, field(offsetof(GemmTile, run)));
     jg(run, T_NEAR);
     L(last);
     mov(count_, left);
     k_loops();
-    cmp(field(offsetof(GemmTile, k)), static_cast<uint32_t>(kSumRun));
+    mov(count_, field(offsetof(GemmTile, k)));
+    cmp(count_, field(offsetof(GemmTile, run)));
     jle(single, T_NEAR);
     for_sums([&](const Xbyak::Xmm& sum, const Xbyak::Address& kept) { vaddps(sum, sum, kept); });
     jmp(done, T_NEAR);
