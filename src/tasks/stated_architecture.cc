@@ -37,6 +37,7 @@ StatedArchitecture stated_architecture_beside(const std::string& path) {
   s.heads = stated<int64_t>(j, "num_attention_heads", 0);
   s.norm_epsilon = stated<double>(j, "layer_norm_eps", 0);
   s.preset = stated<std::string>(j, "architecture", "");
+  s.pool = stated<std::string>(j, "global_pool", "");
   if (const std::string activation = stated<std::string>(j, "hidden_act", ""); !activation.empty()) {
     for (const auto& [theirs, ours] : kActivations)
       if (activation == theirs) s.activation = ours;
@@ -45,6 +46,7 @@ StatedArchitecture stated_architecture_beside(const std::string& path) {
   }
   if (const auto args = j.find("model_args"); args != j.end() && args->is_object()) {
     s.heads = stated<int64_t>(*args, "num_heads", s.heads);
+    s.pool = stated<std::string>(*args, "global_pool", s.pool);
     if (const std::string activation = stated<std::string>(*args, "act_layer", ""); activation == "quick_gelu" || activation == "gelu_tanh") s.activation = activation;
   }
   return s;

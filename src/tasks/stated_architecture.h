@@ -11,6 +11,7 @@ struct StatedArchitecture {
   int64_t heads = 0;
   double norm_epsilon = 0;
   std::string activation;  // by our names
+  std::string pool;        // timm's name: "token", "avg", ...
   std::string preset;      // timm's name of the architecture
 };
 

@@ -8,6 +8,7 @@
 #include "core/text.h"
 #include "tasks/facts.h"
 #include "tasks/home_windows.h"
+#include "tasks/stated_architecture.h"
 #include "tasks/stranger_config.h"
 #include "tasks/stranger_families.h"
 
@@ -113,6 +114,7 @@ void set_swin(ModelConfig& c, const Stranger& s) {
   c.patch_rest = fact_text(m, "patch_rest").empty() ? "pad" : fact_text(m, "patch_rest");
   c.pyramid_norms = m.integer("pyramid_norms") != 0;
   c.first_pyramid_norm = m.integer("first_pyramid_norm");
+  if (const StatedArchitecture stated = stated_architecture_beside(s.file.path()); !stated.activation.empty()) c.activation = stated.activation;
   const auto windows = known_windows(c, s);
   require(windows || is_set(s.settings, "attention"), "'{}' does not tell its windows; give them as --set attention={}", s.file.path(),
           c.swin_version == 2 ? "window_v2:size=N" : "window:size=HxW");

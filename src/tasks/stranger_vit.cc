@@ -57,6 +57,9 @@ Heads heads_of(const ModelConfig& c, const Stranger& s, const StatedArchitecture
   return {told, true};
 }
 
+// timm's other poolings of tokens.
+bool stated_pool_is_foreign(const std::string& pool) { return pool == "max" || pool == "avgmax" || pool == "prr"; }
+
 }  // namespace
 
 void set_vit(ModelConfig& c, const Stranger& s) {
@@ -71,6 +74,11 @@ void set_vit(ModelConfig& c, const Stranger& s) {
   c.pre_norm = m.integer("pre_norm") != 0;
   c.pool = text_or(m, "pool", "token");
   c.last_norm = text_or(m, "last_norm", "auto");
+  const StatedArchitecture stated = stated_architecture_beside(s.file.path());
+  const bool tells = stated.pool == "avg" || (stated.pool == "token" && c.class_token);
+  if (tells && (c.pool == "token" || c.pool == "avg")) c.pool = stated.pool;
+  require(c.classes == 0 || !stated_pool_is_foreign(stated.pool) || is_set(s.settings, "pool"),
+          "config.json states the pooling '{}', which fovea's models do not have; --set pool=NAME chooses one that they have (token, avg)", stated.pool);
   if ((c.last_norm == "pooled" && c.pool == "avg") || (c.last_norm == "tokens" && c.pool != "avg")) c.last_norm = "auto";
   c.representation = m.integer("representation");
   c.head_bias = m.integer("head_bias", 1) != 0;
@@ -81,13 +89,14 @@ void set_vit(ModelConfig& c, const Stranger& s) {
   c.position_resampling = text_or(m, "position_resampling", c.position_resampling);
   c.patch_rest = text_or(m, "patch_rest", c.patch_rest);
 
-  const StatedArchitecture stated = stated_architecture_beside(s.file.path());
   const ModelConfig* preset = named_preset(c, s, stated);
   if (m.integer("gated") != 0) c.activation = "swiglu";
   else if (!stated.activation.empty()) c.activation = stated.activation;
   else if (preset) c.activation = preset->activation;
   else c.activation = text_or(m, "activation", c.activation);
   if (c.pool == "map" && preset) c.pool_prefix = preset->pool_prefix;
+  // timm's architectures have epsilons of their own, whatever depth and width they are made with.
+  if (const ModelPreset* named = stated.preset.empty() ? nullptr : find_preset(stated.preset)) c.norm_epsilon = named->config.norm_epsilon;
   if (stated.norm_epsilon > 0) c.norm_epsilon = stated.norm_epsilon;
   const int64_t width = m.integer("attention_width");
   c.heads = heads_of(c, s, stated).count;

@@ -89,6 +89,7 @@ std::optional<RecognisedModel> recognise_huggingface_deit_teacher(const WeightFi
 }
 
 std::vector<std::string_view> no_part() { return {std::begin(kHuggingfaceNoPart), std::end(kHuggingfaceNoPart)}; }
+std::vector<std::string_view> no_decoder() { return {"decoder.{*}"}; }  // of masked image modelling
 
 }  // namespace
 
@@ -99,7 +100,7 @@ Dialect huggingface_vit_dialect() {
           recognise_huggingface_vit,
           {{"vit", {"vit.embeddings.cls_token", "vit.embeddings.position_embeddings", "vit.encoder.layer.{i}.attention.attention.query.weight",
                     "vit.encoder.layer.{i}.intermediate.dense.weight", "vit.layernorm.weight"}}},
-          {},
+          no_decoder(),
           nullptr,
           needs_class_position};
 }
@@ -111,7 +112,7 @@ Dialect huggingface_deit_dialect() {
           recognise_huggingface_deit,
           {{"deit", {"deit.embeddings.distillation_token", "deit.embeddings.position_embeddings", "deit.encoder.layer.{i}.attention.attention.query.weight",
                      "classifier.weight"}}},
-          {},
+          no_decoder(),
           nullptr,
           needs_class_position};
 }
