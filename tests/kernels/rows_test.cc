@@ -63,5 +63,15 @@ TEST(Rows, AveragesTokens) {
   });
 }
 
+// A chain over a thousand equal numbers would be wrong by 20 last places or more.
+TEST(Rows, AveragesManyTokensInRuns) {
+  expect_like_reference("mean of 1000 equal tokens", [](const KernelTable& t, Context& context) {
+    const Data x(t.dtype, 1000 * 19, 1.1);
+    Data out(t.dtype, 19);
+    t.mean_tokens(1, 1000, 0, 19, x.p(), out.p(), context);
+    return Outputs{{out, 8 * kEps}};
+  });
+}
+
 }  // namespace
 }  // namespace fovea::test

@@ -91,6 +91,30 @@ TEST(LoadModel, AStrangersFileIsReadOffItsShapesAndItsName) {
   EXPECT_EQ(stated.classifier->config().input.interpolation, "bilinear");
 }
 
+// Poolings, activations and epsilons show in no tensor; timm and transformers write them beside the weights.
+TEST(LoadModel, ConfigurationsTellWhatTensorsCannot) {
+  const TemporaryFolder f;
+  const auto beside = [&](const std::string& config) {
+    std::ofstream(f / "config.json") << config;
+    return load_model(f / "weights.safetensors", {}, DType::kF32).classifier->config();
+  };
+  save(f / "weights.safetensors", load_model("vit_tiny_patch16_224", with({{"depth", "1"}}), DType::kF32).classifier->params(), {});
+  EXPECT_EQ(beside(R"({"architecture": "vit_tiny_patch16_224", "global_pool": "token"})").pool, "token");
+  const ModelConfig mean = beside(R"({"architecture": "vit_tiny_patch16_224", "model_args": {"global_pool": "avg", "fc_norm": false}})");
+  EXPECT_EQ(mean.pool, "avg");
+  EXPECT_TRUE(mean.norms_tokens());
+  EXPECT_EQ(beside(R"({"architecture": "vit_base_patch32_clip_224"})").norm_epsilon, 1e-5);
+  EXPECT_THAT([&] { beside(R"({"model_args": {"global_pool": "max"}})"); }, ThrowsMessage<Error>(HasSubstr("the pooling 'max', which fovea's models do not have")));
+
+  save(f / "weights.safetensors", load_model("vit_tiny_patch16_224", with({{"depth", "1"}, {"pool", "avg"}, {"last_norm", "pooled"}}), DType::kF32).classifier->params(), {});
+  const ModelConfig token = beside(R"({"model_args": {"global_pool": "token", "fc_norm": true}})");
+  EXPECT_EQ(token.pool, "token");
+  EXPECT_TRUE(token.norms_pooled());
+
+  save(f / "weights.safetensors", load_model("swin_tiny_patch4_window7_224", with({{"depths", "1,1"}, {"stage_heads", "3,6"}}), DType::kF32).classifier->params(), {});
+  EXPECT_EQ(beside(R"({"hidden_act": "gelu_new"})").activation, "gelu_tanh");
+}
+
 TEST(LoadModel, SwinIsReadOffItsShapes) {
   const TemporaryFolder f;
   const LoadedModel tiny = load_model("swin_tiny_patch4_window7_224", {}, DType::kF32);

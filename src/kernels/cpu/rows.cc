@@ -61,6 +61,7 @@ void table_bias_backward(int64_t count, int64_t heads, const void* dout, const i
 void mean_tokens(int64_t batch, int64_t tokens, int64_t begin, int64_t channels, const void* x, void* out,
                  Context& context) {
   constexpr int64_t kBlock = 64;  // channels
+  constexpr int64_t kRun = 16;    // tokens
   const int64_t blocks = (channels + kBlock - 1) / kBlock;
   const float scale = tokens > begin ? static_cast<float>(1.0 / static_cast<double>(tokens - begin)) : 0.0f;
   parallel_for(context, batch * blocks, kBlock * tokens, [&](int64_t first, int64_t last) {
@@ -70,7 +71,11 @@ void mean_tokens(int64_t batch, int64_t tokens, int64_t begin, int64_t channels,
       const float* from = f32(x) + b * tokens * channels;
       ForVectors(block * kBlock, std::min((block + 1) * kBlock, channels), [&](int64_t, auto load, auto store) {
         VF sum = hn::Zero(d);
-        for (int64_t t = begin; t < tokens; ++t) sum = hn::Add(sum, load(from + t * channels));
+        for (int64_t t = begin; t < tokens; t += kRun) {  // runs are summed apart: one chain over all tokens would round more
+          VF part = load(from + t * channels);
+          for (int64_t u = t + 1; u < std::min(t + kRun, tokens); ++u) part = hn::Add(part, load(from + u * channels));
+          sum = hn::Add(sum, part);
+        }
         store(hn::Mul(sum, hn::Set(d, scale)), f32(out) + b * channels);
       });
     }
