@@ -33,10 +33,10 @@ const std::vector<std::string>& known_words() {
 
 namespace {
 
-// Blocks of a stage are alike, so few of them show what many do.
+// Blocks of a stage are alike, so few of them show what many do; and some mechanisms count the pairs of a map one by one.
 bool is_small(const fovea::ModelConfig& c) {
-  constexpr int64_t kMostBlocks = 16;
-  return (c.hierarchical() ? std::accumulate(c.depths.begin(), c.depths.end(), int64_t{0}) : c.depth) <= kMostBlocks;
+  constexpr int64_t kMostBlocks = 16, kMostTokens = 4096;
+  return (c.input.height / c.patch + 1) * (c.input.width / c.patch + 1) <= kMostTokens && (c.hierarchical() ? std::accumulate(c.depths.begin(), c.depths.end(), int64_t{0}) : c.depth) <= kMostBlocks;
 }
 
 void use(const fovea::ModelConfig& c) {
@@ -48,7 +48,7 @@ void use(const fovea::ModelConfig& c) {
   } catch (const fovea::Error&) {
   }
   const fovea::Classifier model(c);
-  const std::pair<int64_t, int64_t> sizes[] = {{c.input.height, c.input.width}, {1, 1}, {37, 500}};
+  const std::pair<int64_t, int64_t> sizes[] = {{c.input.height, c.input.width}, {1, 1}, {2, 50}};
   for (const auto& [height, width] : sizes)
     if (model.backbone().unsupported(height, width).empty() && !(model.backbone().flops(1, height, width) >= 0)) __builtin_trap();
   if (model.params().count() < 0) __builtin_trap();
