@@ -115,6 +115,8 @@ def timm_cases(folder):
         ("timm_mean", dict(class_token=False, global_pool="avg"), []),
         ("timm_clip", dict(pre_norm=True, norm_layer=lambda c, **k: torch.nn.LayerNorm(c, eps=1e-5), act_layer=timm.layers.get_act_layer("quick_gelu")),
          ["activation=quick_gelu"]),
+        ("timm_parallel", dict(block_fn=timm.models.vision_transformer.ParallelThingsBlock, init_values=0.1), []),
+        ("timm_res_post", dict(block_fn=timm.models.vision_transformer.ResPostBlock, class_token=False, global_pool="avg", qkv_bias=False), ["block_norm=res_post"]),
         ("timm_attention_pool", dict(class_token=False, global_pool="map", num_classes=0, act_layer=timm.layers.get_act_layer("gelu_tanh")), ["activation=gelu_tanh"]),
         ("timm_attention_pool_registers", dict(class_token=False, reg_tokens=2, global_pool="map", init_values=0.1), []),
         ("timm_attention_pool_prefix", dict(class_token=False, reg_tokens=2, global_pool="map", pool_include_prefix=True), ["pool_prefix=true"]),

@@ -1,5 +1,7 @@
 #include "blocks/transformer_block.h"
 
+#include <cstring>
+
 namespace fovea {
 
 namespace {
@@ -11,99 +13,138 @@ Init first_gamma(NormPlacement placement) { return placement == NormPlacement::k
 
 TransformerBlock::TransformerBlock(const Scope& scope, const BlockConfig& c) : TransformerBlock(scope, c, nullptr) {}
 
-TransformerBlock::TransformerBlock(const Scope& scope, const BlockConfig& c, std::unique_ptr<Attention> attention)
-    : placement_(c.norm),
-      norm1_(scope / "norm1", c.heads.dim, c.norm_epsilon, first_gamma(c.norm)),
-      attention_(attention ? std::move(attention)
-                           : make_attention(c.attention, c.attention_scope.empty() ? scope : scope / c.attention_scope, c.heads)),
-      residual1_(scope / "ls1", {c.heads.dim, c.layer_scale, c.dropout, c.drop_path, 2 * c.tag}),
-      norm2_(scope / "norm2", c.heads.dim, c.norm_epsilon, first_gamma(c.norm)),
-      mlp_(scope / "mlp", c.heads.dim, c.mlp_hidden, c.activation, c.gated),
-      residual2_(scope / "ls2", {c.heads.dim, c.layer_scale, c.dropout, c.drop_path, 2 * c.tag + 1}) {}
+TransformerBlock::TransformerBlock(const Scope& scope, const BlockConfig& c, std::unique_ptr<Attention> attention) : placement_(c.norm) {
+  const bool alone = c.parallel == 1;
+  require(alone || (c.parallel > 1 && c.norm == NormPlacement::kPre && !attention), "parallel branches have norms at their beginning");
+  const Init gamma = first_gamma(c.norm);
+  for (int64_t i = 0; i < c.parallel; ++i) {
+    const Scope own = alone ? scope : scope / "attns" / i;
+    const std::string& name = c.attention_scope;
+    const uint64_t tag = 2 * (c.tag * static_cast<uint64_t>(c.parallel) + static_cast<uint64_t>(i));
+    attentions_.push_back({LayerNorm(own / (alone ? "norm1" : "norm"), c.heads.dim, c.norm_epsilon, gamma),
+                           attention ? std::move(attention) : make_attention(c.attention, name.empty() ? own : own / name, c.heads),
+                           Residual(own / (alone ? "ls1" : "ls"), {c.heads.dim, c.layer_scale, c.dropout, c.drop_path, tag})});
+  }
+  for (int64_t i = 0; i < c.parallel; ++i) {
+    const Scope own = alone ? scope : scope / "ffns" / i;
+    const uint64_t tag = 2 * (c.tag * static_cast<uint64_t>(c.parallel) + static_cast<uint64_t>(i)) + 1;
+    perceptrons_.push_back({LayerNorm(own / (alone ? "norm2" : "norm"), c.heads.dim, c.norm_epsilon, gamma),
+                            Mlp(own / "mlp", c.heads.dim, c.mlp_hidden, c.activation, c.gated),
+                            Residual(own / (alone ? "ls2" : "ls"), {c.heads.dim, c.layer_scale, c.dropout, c.drop_path, tag})});
+  }
+}
 
 // One attention branch without its residual scaling: out = attn(norm(x)) or norm(attn(x)) or attn(x), plus the residual.
-void TransformerBlock::attend(const AttentionInputs& in, ConstTensor residual, Tensor out, Tape* tape, Context& ctx) const {
+void TransformerBlock::attend(const AttentionBranch& branch, const AttentionInputs& in, ConstTensor residual, Tensor out, Tape* tape, Context& ctx) const {
   AttentionInputs a = in;
-  if (placement_ == NormPlacement::kPre && !tape && attention_->takes_norm()) {
-    a.norm = &norm1_;
+  if (&branch != &attentions_.front()) a.score_bias = {};  // which is the first one's
+  if (placement_ == NormPlacement::kPre && !tape && branch.attention->takes_norm()) {
+    a.norm = &branch.norm;
   } else if (placement_ == NormPlacement::kPre) {
     const Tensor normed = ctx.activation(in.x.shape, tape);
-    norm1_.forward(in.x, normed, tape, ctx);
+    branch.norm.forward(in.x, normed, tape, ctx);
     a.x = normed;
   }
   if (placement_ != NormPlacement::kResPost) {
     a.residual = residual;
-    attention_->forward(a, out, tape, ctx);
+    branch.attention->forward(a, out, tape, ctx);
     return;
   }
   const Tensor attended = ctx.activation(in.x.shape, tape);
-  attention_->forward(a, attended, tape, ctx);
-  if (residual.empty()) return norm1_.forward(attended, out, tape, ctx);
+  branch.attention->forward(a, attended, tape, ctx);
+  if (residual.empty()) return branch.norm.forward(attended, out, tape, ctx);
   const Tensor normed = ctx.scratch().take(in.x.shape, ctx.dtype());
-  norm1_.forward(attended, normed, tape, ctx);
+  branch.norm.forward(attended, normed, tape, ctx);
   ctx.kernels().add(out.elements(), residual.data, normed.data, out.data, ctx);
 }
 
-void TransformerBlock::attend_backward(ConstTensor dy, Tensor dx, Tape& tape, Context& ctx) const {
+void TransformerBlock::attend_backward(const AttentionBranch& branch, ConstTensor dy, Tensor dx, Tape& tape, Context& ctx) const {
   ArenaScope scope(ctx.scratch());
   const Tensor d = ctx.scratch().take(dx.shape, dx.dtype);
   if (placement_ == NormPlacement::kResPost) {
     const Tensor dattended = ctx.scratch().take(dx.shape, dx.dtype);
-    norm1_.backward(dy, dattended, Accumulate::kNo, tape, ctx);
-    attention_->backward(dattended, {d, {}, {}}, tape, ctx);
+    branch.norm.backward(dy, dattended, Accumulate::kNo, tape, ctx);
+    branch.attention->backward(dattended, {d, {}, {}}, tape, ctx);
   } else {
-    attention_->backward(dy, {d, {}, {}}, tape, ctx);
-    if (placement_ == NormPlacement::kPre) return norm1_.backward(d, dx, Accumulate::kYes, tape, ctx);
+    branch.attention->backward(dy, {d, {}, {}}, tape, ctx);
+    if (placement_ == NormPlacement::kPre) return branch.norm.backward(d, dx, Accumulate::kYes, tape, ctx);
   }
   ctx.kernels().scale_add(dx.elements(), 1.0, d.data, dx.data, ctx);
+}
+
+// Likewise of a perceptron.
+void TransformerBlock::perceive(const MlpBranch& branch, ConstTensor x, ConstTensor residual, Tensor out, Tape* tape, Context& ctx) const {
+  if (placement_ != NormPlacement::kResPost) return branch.mlp.forward(x, placement_ == NormPlacement::kPost ? nullptr : &branch.norm, residual, out, tape, ctx);
+  const Tensor hidden = ctx.activation(x.shape, tape);
+  branch.mlp.forward(x, nullptr, {}, hidden, tape, ctx);
+  if (residual.empty()) return branch.norm.forward(hidden, out, tape, ctx);
+  const Tensor normed = ctx.scratch().take(x.shape, ctx.dtype());
+  branch.norm.forward(hidden, normed, tape, ctx);
+  ctx.kernels().add(out.elements(), residual.data, normed.data, out.data, ctx);
+}
+
+void TransformerBlock::perceive_backward(const MlpBranch& branch, ConstTensor dy, Tensor dx, Tape& tape, Context& ctx) const {
+  if (placement_ != NormPlacement::kResPost) return branch.mlp.backward(dy, placement_ == NormPlacement::kPost ? nullptr : &branch.norm, dx, tape, ctx);
+  ArenaScope scope(ctx.scratch());
+  const Tensor dhidden = ctx.scratch().take(dx.shape, dx.dtype);
+  branch.norm.backward(dy, dhidden, Accumulate::kNo, tape, ctx);
+  branch.mlp.backward(dhidden, nullptr, dx, tape, ctx);
 }
 
 void TransformerBlock::forward(const AttentionInputs& in, Tensor y, Tape* tape, Context& ctx) const {
   ArenaScope scope(ctx.scratch());
   const bool post = placement_ == NormPlacement::kPost;
+  // Sums of a residual and parallel branches: all read x, which `last` may be, so sums before the last one have memory of their own.
+  const auto sum_up = [&](const auto& branches, ConstTensor x, Tensor last, auto&& f) {
+    ConstTensor sum = x;
+    for (const auto& branch : branches) {
+      const Tensor next = &branch == &branches.back() ? last : ctx.scratch().take(x.shape, ctx.dtype());
+      branch.residual.forward(sum, next, tape, ctx, [&](ConstTensor residual, Tensor out) { f(branch, residual, out); });
+      sum = next;
+    }
+  };
   // Without a tape everything may happen in y; with one, each backward's input stays.
   const Tensor x1 = tape ? ctx.activation(in.x.shape, tape) : y;
-  residual1_.forward(in.x, x1, tape, ctx, [&](ConstTensor residual, Tensor out) { attend(in, residual, out, tape, ctx); });
+  sum_up(attentions_, in.x, x1, [&](const AttentionBranch& b, ConstTensor residual, Tensor out) { attend(b, in, residual, out, tape, ctx); });
   Tensor x2 = x1;
   if (post) {
     if (tape) x2 = ctx.activation(in.x.shape, tape);
-    norm1_.forward(x1, x2, tape, ctx);
+    attentions_.front().norm.forward(x1, x2, tape, ctx);
   }
   const Tensor x3 = tape && post ? ctx.activation(in.x.shape, tape) : y;
-  residual2_.forward(x2, x3, tape, ctx, [&](ConstTensor residual, Tensor out) {
-    if (placement_ != NormPlacement::kResPost) {
-      mlp_.forward(x2, post ? nullptr : &norm2_, residual, out, tape, ctx);
-      return;
-    }
-    const Tensor hidden = ctx.activation(in.x.shape, tape);
-    mlp_.forward(x2, nullptr, {}, hidden, tape, ctx);
-    if (residual.empty()) return norm2_.forward(hidden, out, tape, ctx);
-    const Tensor normed = ctx.scratch().take(in.x.shape, ctx.dtype());
-    norm2_.forward(hidden, normed, tape, ctx);
-    ctx.kernels().add(out.elements(), residual.data, normed.data, out.data, ctx);
-  });
-  if (post) norm2_.forward(x3, y, tape, ctx);
+  sum_up(perceptrons_, x2, x3, [&](const MlpBranch& b, ConstTensor residual, Tensor out) { perceive(b, x2, residual, out, tape, ctx); });
+  if (post) perceptrons_.front().norm.forward(x3, y, tape, ctx);
 }
 
 void TransformerBlock::backward(Tensor gradient, Tape& tape, Context& ctx) const {
   const bool post = placement_ == NormPlacement::kPost;
-  if (post) norm2_.backward(gradient, gradient, Accumulate::kNo, tape, ctx);
-  residual2_.backward(gradient, tape, ctx, [&](ConstTensor dy, Tensor dx) {
-    if (placement_ != NormPlacement::kResPost) {
-      mlp_.backward(dy, post ? nullptr : &norm2_, dx, tape, ctx);
-      return;
-    }
+  // Of a sum every branch gets the same dy, so where there are several it must not change on the way.
+  const auto through_sum = [&](const auto& branches, auto&& f) {
     ArenaScope scope(ctx.scratch());
-    const Tensor dhidden = ctx.scratch().take(dx.shape, dx.dtype);
-    norm2_.backward(dy, dhidden, Accumulate::kNo, tape, ctx);
-    mlp_.backward(dhidden, nullptr, dx, tape, ctx);
-  });
-  if (post) norm1_.backward(gradient, gradient, Accumulate::kNo, tape, ctx);
-  residual1_.backward(gradient, tape, ctx, [&](ConstTensor dy, Tensor dx) { attend_backward(dy, dx, tape, ctx); });
+    ConstTensor dy = gradient;
+    if (branches.size() > 1) {
+      const Tensor kept = ctx.scratch().take(gradient.shape, gradient.dtype);
+      std::memcpy(kept.data, gradient.data, kept.bytes());
+      dy = kept;
+    }
+    for (size_t i = branches.size(); i-- > 0;)
+      branches[i].residual.backward(dy, gradient, tape, ctx, [&](ConstTensor d, Tensor dx) { f(branches[i], d, dx); });
+  };
+  if (post) perceptrons_.front().norm.backward(gradient, gradient, Accumulate::kNo, tape, ctx);
+  through_sum(perceptrons_, [&](const MlpBranch& b, ConstTensor dy, Tensor dx) { perceive_backward(b, dy, dx, tape, ctx); });
+  if (post) attentions_.front().norm.backward(gradient, gradient, Accumulate::kNo, tape, ctx);
+  through_sum(attentions_, [&](const AttentionBranch& b, ConstTensor dy, Tensor dx) { attend_backward(b, dy, dx, tape, ctx); });
 }
 
 double TransformerBlock::flops(const TokenGrid& grid) const {
-  return attention_->flops(grid) + mlp_.flops(grid.batch * grid.tokens());
+  double total = 0;
+  for (const AttentionBranch& b : attentions_) total += b.attention->flops(grid);
+  for (const MlpBranch& b : perceptrons_) total += b.mlp.flops(grid.batch * grid.tokens());
+  return total;
+}
+
+void TransformerBlock::end_step(Context& ctx) {
+  for (AttentionBranch& b : attentions_) b.attention->end_step(ctx);
 }
 
 }  // namespace fovea

@@ -43,6 +43,8 @@ void visit_fields(Config& c, Visit&& visit) {
   visit("activation", c.activation);
   visit("norm_epsilon", c.norm_epsilon);
   visit("layer_scale", c.layer_scale);
+  visit("block_norm", c.block_norm);
+  visit("parallel", c.parallel);
   visit("dropout", c.dropout);
   visit("drop_path", c.drop_path);
   visit("depth", c.depth);
@@ -224,6 +226,9 @@ void validate(const ModelConfig& c) {
           "images of {}x{} have no whole patch of {}, and patch_rest=drop leaves the rest out", c.input.height, c.input.width, c.patch);
   if (c.family == "vit") {
     (void)cubic_rule_named(c.position_resampling);
+    require_one_of("block_norm", c.block_norm, {"pre", "res_post"});
+    require(c.parallel >= 1 && c.parallel <= 16 && (c.parallel == 1 || c.block_norm == "pre"), "parallel={} is out of range (1 to 16){}", c.parallel,
+            c.block_norm == "pre" ? "" : "; with block_norm=res_post it is 1");
     require_one_of("pool", c.pool, {"token", "avg", "token_avg", "map"});
     require(c.pool == "map" || !c.pool_prefix, "pool_prefix is for pool=map; pool={} says by itself what is pooled", c.pool);
     require(c.pool != "map" || (!gated(c.activation) && c.heads > 0 && c.dim % c.heads == 0),
@@ -251,6 +256,7 @@ void validate(const ModelConfig& c) {
     require(c.patch == 4 && !c.convolutional_stem, "the stem of cswin is its own: patch=4 and no convolutional_stem, got patch={}{}", c.patch,
             c.convolutional_stem ? " and one" : "");
   require(c.patch_rest == "pad" || (c.family == "swin" ? !c.convolutional_stem : c.family == "vit"), "patch_rest=drop is for plain patches of a vit or swin");
+  require(c.family == "vit" || (c.parallel == 1 && c.block_norm == "pre"), "parallel and block_norm are for a vit; {} has blocks of its own", c.family);
   require(!c.pyramid_norms || c.hierarchical(), "pyramid_norms are for swin and cswin; {} has no pyramid", c.family);
   require(c.first_pyramid_norm == 0 || (c.family == "swin" && c.first_pyramid_norm > 0 && c.first_pyramid_norm < std::ssize(c.depths)),
           "first_pyramid_norm {} is no stage of a swin", c.first_pyramid_norm);

@@ -38,6 +38,8 @@ struct ModelConfig {
   std::string activation = "gelu";       // gelu (erf), gelu_tanh, relu, quick_gelu, silu; vit: swiglu, gated, mlp_ratio counts both halves
   double norm_epsilon = 1e-6;
   double layer_scale = 0;
+  std::string block_norm = "pre";        // vit: pre, x + f(norm(x)); res_post, x + norm(f(x))
+  int64_t parallel = 1;                  // vit: attentions side by side in a block, and perceptrons likewise
   double dropout = 0, drop_path = 0;     // drop_path grows linearly from 0 to this over the blocks
 
   // vit

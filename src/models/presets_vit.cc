@@ -15,11 +15,13 @@ struct Size {
 constexpr Size kTiny{192, 12, 3};
 constexpr Size kSmall{384, 12, 6};
 constexpr Size kSmallDeep{384, 36, 6};
+constexpr Size kSmall18{384, 18, 6};
 constexpr Size kMedium{512, 12, 8};
 constexpr Size kMediumDeep{512, 20, 8};
 constexpr Size kBetwixt{640, 12, 10};
 constexpr Size kBase{768, 12, 12};
 constexpr Size kBase16Heads{768, 12, 16};
+constexpr Size kBase18{768, 18, 12};
 constexpr Size kBasePlus{896, 12, 14};
 constexpr Size kLarge{1024, 24, 16};
 constexpr Size kHuge{1280, 32, 16};
@@ -50,9 +52,13 @@ struct Recipe {
   const char* activation = "gelu";
   bool qkv_bias = true, pre_norm = false, distilled = false;
   bool pool_prefix = false;
+  const char* block_norm = "pre";
+  int64_t parallel = 1;
 };
 constexpr Recipe kPlain{.what = "ViT"};
 constexpr Recipe kScaled{.what = "ViT with LayerScale", .layer_scale = 1e-5};
+constexpr Recipe kParallel{.what = "ViT with LayerScale and two of each branch side by side", .layer_scale = 1e-5, .parallel = 2};
+constexpr Recipe kResPost{.what = "ViT without class token, norms at the end of branches", .class_token = false, .pool = "avg", .qkv_bias = false, .block_norm = "res_post"};
 constexpr Recipe kNoQkvBias{.what = "ViT without bias of q, k and v", .qkv_bias = false};
 constexpr Recipe kPatchPositions{.what = "ViT with positions for patches alone", .positions_of_all = false};
 constexpr Recipe kDistilled{.what = "DeiT with a distillation token: two heads, averaged in evaluation", .distilled = true};
@@ -111,6 +117,7 @@ struct Row {
 };
 
 const Row kRows[] = {
+    {"vit_base_patch16_rpn_224", kBase, 16, 224, kResPost, {0.9, kHalf}},
     {"vit_base_patch16_siglip_224", kBase, 16, 224, kMap, {0.9, kHalf}, 0},
     {"vit_base_patch16_siglip_256", kBase, 16, 256, kMap, {0.9, kHalf}, 0},
     {"vit_base_patch16_siglip_384", kBase, 16, 384, kMap, {0.9, kHalf}, 0},
@@ -120,6 +127,7 @@ const Row kRows[] = {
     {"vit_base_patch14_dinov2", kBase, 14, 518, kScaled, {1, kImageNet}, 0},
     {"vit_base_patch14_reg1_tipsv2", kBase, 14, 448, kTips, {1, kRaw}, 0},
     {"vit_base_patch14_reg4_dinov2", kBase, 14, 518, kRegisters4, {1, kImageNet}, 0},
+    {"vit_base_patch16_18x2_224", kBase18, 16, 224, kParallel, {0.9, kHalf}},
     {"vit_base_patch16_224", kBase, 16, 224, kPlain, {0.9, kHalf}},
     {"vit_base_patch16_224_miil", kBase, 16, 224, kNoQkvBias, {0.875, kRaw, "shorter", "bilinear"}},
     {"vit_base_patch16_384", kBase, 16, 384, kPlain, {1, kHalf}},
@@ -209,6 +217,7 @@ const Row kRows[] = {
     {"vit_small_patch14_dinov2", kSmall, 14, 518, kScaled, {1, kImageNet}, 0},
     {"vit_small_patch14_reg4_dinov2", kSmall, 14, 518, kRegisters4, {1, kImageNet}, 0},
     {"vit_small_patch16_36x1_224", kSmallDeep, 16, 224, kScaled, {0.9, kHalf}},
+    {"vit_small_patch16_18x2_224", kSmall18, 16, 224, kParallel, {0.9, kHalf}},
     {"vit_small_patch16_224", kSmall, 16, 224, kPlain, {0.9, kHalf}},
     {"vit_small_patch16_384", kSmall, 16, 384, kPlain, {1, kHalf}},
     {"vit_small_patch32_224", kSmall, 32, 224, kPlain, {0.9, kHalf}},
@@ -377,6 +386,8 @@ ModelPreset preset(const Row& row) {
   c.pre_norm = r.pre_norm;
   c.pool = r.pool;
   c.pool_prefix = r.pool_prefix;
+  c.block_norm = r.block_norm;
+  c.parallel = r.parallel;
   c.last_norm = r.last_norm;
   c.prefix_positions = r.positions_of_all;
   if (c.name.starts_with("deit_")) c.drop_path = 0.1;

@@ -60,7 +60,7 @@ double StageBlocks::flops(const TokenGrid& grid) const {
 }
 
 void StageBlocks::end_step(Context& ctx) {
-  for (TransformerBlock& block : blocks_) block.attention().end_step(ctx);
+  for (TransformerBlock& block : blocks_) block.end_step(ctx);
 }
 
 }  // namespace fovea

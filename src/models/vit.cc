@@ -57,6 +57,8 @@ VisionTransformer::VisionTransformer(const Scope& scope, const ModelConfig& c)
     b.gated = gated(c.activation);
     b.mlp_hidden = mlp_width(c) / (b.gated ? 2 : 1);
     b.activation = activation_named(c.activation);
+    b.norm = c.block_norm == "res_post" ? NormPlacement::kResPost : NormPlacement::kPre;
+    b.parallel = c.parallel;
     b.norm_epsilon = c.norm_epsilon;
     b.layer_scale = c.layer_scale;
     b.dropout = c.dropout;
@@ -131,7 +133,7 @@ double VisionTransformer::flops(int64_t batch, int64_t height, int64_t width) co
 }
 
 void VisionTransformer::end_step(Context& ctx) {
-  for (TransformerBlock& block : blocks_) block.attention().end_step(ctx);
+  for (TransformerBlock& block : blocks_) block.end_step(ctx);
 }
 
 }  // namespace fovea

@@ -31,14 +31,14 @@ class Residual {
     join(x, branch, y, tape, ctx);
   }
 
-  // `gradient` holds dy and receives dx: f_backward(dy, dx) adds the branch's share to dx.
+  // f_backward(dy, dx) adds the branch's share to dx, which holds dy, or is dy itself (a residual branch in place).
   template <class F>
-  void backward(Tensor gradient, Tape& tape, Context& ctx, F&& f_backward) const {
-    if (plain(ctx)) return f_backward(ConstTensor(gradient), gradient);
+  void backward(ConstTensor dy, Tensor dx, Tape& tape, Context& ctx, F&& f_backward) const {
+    if (plain(ctx)) return f_backward(dy, dx);
     ArenaScope scope(ctx.scratch());
-    const Tensor branch = ctx.scratch().take(gradient.shape, gradient.dtype);
-    split(gradient, branch, tape, ctx);
-    f_backward(ConstTensor(branch), gradient);
+    const Tensor branch = ctx.scratch().take(dy.shape, dy.dtype);
+    split(dy, branch, tape, ctx);
+    f_backward(ConstTensor(branch), dx);
   }
 
  private:

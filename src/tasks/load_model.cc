@@ -196,7 +196,7 @@ std::optional<ToldConfig> told_beside_names(const WeightFile& file, const Recogn
     if (!value.empty()) told.settings.emplace_back(key, value);
   const bool stripes = model.kind == "cswin", windows = is_unknown(model, "window_sizes");
   const char* heads = c.hierarchical() ? "stage_heads" : "heads";
-  for (const auto& [key, value] : settings_of(c, {heads, "attention", "activation", "pool"})) {
+  for (const auto& [key, value] : settings_of(c, {heads, "attention", "activation", "pool", "pool_prefix", "block_norm"})) {
     if (key == "attention" && !stripes && !windows) continue;
     if ((key == heads && !is_assumed(model, "num_heads") && !is_unknown(model, "num_heads")) || (key == "pool" && !is_assumed(model, "pool"))) continue;
     told.settings.emplace_back(key, value);

@@ -113,6 +113,8 @@ ModelInfo info_of(const LoadedModel& loaded) {
     i.architecture.emplace_back("heads", fmt::format("{}", c.heads));
     i.architecture.emplace_back("head_dim", fmt::format("{}", c.head_dim > 0 ? c.head_dim : c.dim / c.heads));
     i.architecture.emplace_back("pool", c.pool == "map" ? "map (attention with a learned query)" : c.pool);
+    if (c.parallel > 1) i.architecture.emplace_back("parallel", fmt::format("{}", c.parallel));
+    if (c.block_norm != "pre") i.architecture.emplace_back("block_norm", c.block_norm);
     i.architecture.emplace_back("prefix tokens", fmt::format("{}", c.class_token + c.distillation_token + c.register_tokens));
   }
   i.architecture.emplace_back("mlp_ratio", fmt::format("{:g}", c.mlp_ratio));

@@ -83,6 +83,7 @@ void set_vit(ModelConfig& c, const Stranger& s) {
   c.representation = m.integer("representation");
   c.head_bias = m.integer("head_bias", 1) != 0;
   c.qk_norm = m.integer("qk_norm") != 0;
+  c.parallel = m.integer("parallel", 1);
   c.layer_scale = m.integer("layer_scale") != 0 ? 1e-5 : 0;
   c.prefix_positions = m.integer("prefix_positions", 1) != 0;
   c.register_positions = m.integer("register_positions", 1) != 0;
@@ -97,6 +98,7 @@ void set_vit(ModelConfig& c, const Stranger& s) {
   if (c.pool == "map" && preset) c.pool_prefix = preset->pool_prefix;
   // timm's architectures have epsilons of their own, whatever depth and width they are made with.
   if (const ModelPreset* named = stated.preset.empty() ? nullptr : find_preset(stated.preset)) c.norm_epsilon = named->config.norm_epsilon;
+  if (c.parallel == 1 && preset) c.block_norm = preset->block_norm;  // both kinds of block have the same tensors
   if (stated.norm_epsilon > 0) c.norm_epsilon = stated.norm_epsilon;
   const int64_t width = m.integer("attention_width");
   c.heads = heads_of(c, s, stated).count;
@@ -138,6 +140,8 @@ void add_vit_facts(const ModelConfig& c, RecognisedModel& m) {
   m.facts["pre_norm"] = int64_t{c.pre_norm};
   m.facts["qk_norm"] = int64_t{c.qk_norm};
   m.facts["layer_scale"] = int64_t{c.layer_scale > 0};
+  m.facts["parallel"] = c.parallel;
+  m.facts["block_norm"] = c.block_norm;
   m.facts["pool"] = c.pool;
   m.facts["last_norm"] = std::string(c.norms_pooled() ? "pooled" : c.norms_tokens() ? "tokens" : "none");
   m.facts["representation"] = c.representation;

@@ -23,7 +23,7 @@ struct Dialect;
 //   kind "vit", "vit_projection" (whose head has no bias), "deit" (with a distillation token), "deit_distilled" (and two heads): patch_size, in_channels, dim, depth, attention_width (num_heads * head_dim, not always dim),
 //     mlp_width, num_classes (0: no head), tokens (rows of the position table, prefix included; 0: none), prefix_tokens,
 //     class_token, register_tokens, qkv_bias, qk_norm, layer_scale (each 0 or 1; a count for register_tokens), norm_eps,
-//     pool ("token", "avg", "token_avg" or "map"), head_bias (0 or 1), activation (customary), image_size where the patch tokens form a square, num_heads (see `assumed`); distillation_token,
+//     pool ("token", "avg", "token_avg" or "map"), head_bias (0 or 1), activation (customary), parallel (attentions of a block), block_norm (where a model is written), image_size where the patch tokens form a square, num_heads (see `assumed`); distillation_token,
 //     gated, pre_norm (0 or 1), last_norm ("tokens", "pooled", "none"), representation (its width), prefix_positions, register_positions (0
 //     or 1: the table has rows for them), position_resampling, patch_rest (of the home; see models/config.h)
 //   kind "swin", "swin_v2": swin_version (1 or 2), patch_size, in_channels, dim, depths ("2,2,6,2"), num_heads ("3,6,12,24"), window_sizes

@@ -84,6 +84,10 @@ ConstantTensor i64_constant(std::string name, const Shape& shape, const std::vec
 std::vector<MappedTensor> write_as(const Dialect& dialect, std::span<const WeightTensor> ours, const RecognisedModel& model) {
   if (dialect.refuses != nullptr)
     if (const std::string reason = dialect.refuses(model); !reason.empty()) fail("the model cannot be written as {}: {}", dialect.name, reason);
+  // Where norms stand in a block shows in no name.
+  const auto norm = model.facts.find("block_norm");
+  require(dialect.name == "timm" || norm == model.facts.end() || norm->second == RecognisedModel::Value(std::string("pre")),
+          "the model cannot be written as {}: its blocks end with their norms (block_norm=res_post)", dialect.name);
   std::vector<MappedTensor> out;
   std::unordered_map<std::string, size_t> index;
   std::vector<std::string> nameless;

@@ -32,6 +32,15 @@ TEST(TransformerBlock, EveryNormPlacementAndActivation) {
     }
 }
 
+TEST(TransformerBlock, ParallelBranchesUnderEveryAttentionWithPlaces) {
+  for (const char* attention : {"global", "window:size=3", "local:window=4"}) {
+    SCOPED_TRACE(attention);
+    BlockConfig b = block(attention, 6, 2);
+    b.parallel = 2;
+    harness::expect_right(harness::block_layer(b, {2, 0, 4, 5}));
+  }
+}
+
 TEST(TransformerBlock, LayerScale) {
   BlockConfig b = block("global", 6, 3);
   b.layer_scale = 0.3;
@@ -48,6 +57,7 @@ TEST(TransformerBlock, DropoutAndStochasticDepthInTraining) {
         b.layer_scale = layer_scale;
         b.dropout = dropout;
         b.drop_path = drop_path;
+        b.parallel = drop_path > 0 ? 2 : 1;
         // Without a tape training mode is not run: inference and recording forwards agree only in evaluation.
         harness::OracleOptions o;
         o.training = true;

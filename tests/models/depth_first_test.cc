@@ -73,6 +73,28 @@ ModelConfig pre_normed_vit() {
   return c;
 }
 
+// Branches side by side, whose scores have a bias of each its own; norms behind branches; and attention that pools.
+ModelConfig parallel_vit(const std::string& attention) {
+  ModelConfig c = vit(attention, 0.5);
+  c.parallel = 2;
+  c.class_token = attention == "global";
+  c.pool = "avg";
+  return c;
+}
+
+ModelConfig res_post_vit() {
+  ModelConfig c = vit("global");
+  c.block_norm = "res_post";
+  return c;
+}
+
+ModelConfig pooling_vit() {
+  ModelConfig c = vit("global");
+  c.pool = "map";
+  c.activation = "gelu_tanh";
+  return c;
+}
+
 struct Input {
   int64_t batch, height, width;
 };
@@ -118,7 +140,7 @@ void expect_agreement(const ModelConfig& config, Input in, const KernelTable& ta
 TEST(DepthFirst, AgreesWithThePlainExecutorForEveryBackboneAndSize) {
   for (const ModelConfig& config : {hierarchical("window:size=7"), hierarchical("window:size=4:rule=microsoft"), hierarchical("window:size=5:rule=torchvision"),
                                     hierarchical("window:size=5:pretrained_window=3:resample=geometric"), hierarchical("window:size=8:rule=mmdet:pretrained_window=7:resample=bicubic"), detector(),
-                                    swin_v2(), cswin(), vit("global"), vit("global", 0.5), gated_vit(), pre_normed_vit(), vit("window:size=4"), hierarchical("window/sparse/global"),
+                                    swin_v2(), cswin(), vit("global"), vit("global", 0.5), gated_vit(), pre_normed_vit(), parallel_vit("global"), parallel_vit("window:size=4"), res_post_vit(), pooling_vit(), vit("window:size=4"), hierarchical("window/sparse/global"),
                                     hierarchical("window,global"), hierarchical("performer/linformer/longformer"), hierarchical("local/sampled/window+global")})
     for (const Input in : {Input{1, 56, 56}, Input{5, 56, 56}, Input{2, 50, 82}, Input{1, 112, 70}}) {
       if (config.attention.find("linformer") != std::string::npos && in.height != 56) continue;  // as long as it was built
@@ -127,7 +149,7 @@ TEST(DepthFirst, AgreesWithThePlainExecutorForEveryBackboneAndSize) {
 }
 
 TEST(DepthFirst, AgreesOnEveryTableAndType) {
-  for (const ModelConfig& config : {hierarchical("window:size=7"), swin_v2(), vit("global"), gated_vit()}) {
+  for (const ModelConfig& config : {hierarchical("window:size=7"), swin_v2(), vit("global"), gated_vit(), parallel_vit("window:size=4"), res_post_vit(), pooling_vit()}) {
     for (const KernelTable* table : harness::f32_tables())
       for (const ProductType type : {ProductType::kOwn, ProductType::kBF16, ProductType::kInt8}) expect_agreement(config, {3, 56, 50}, *table, type);
     expect_agreement(config, {2, 28, 42}, kernel_table("reference"), ProductType::kOwn);

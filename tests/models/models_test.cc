@@ -120,6 +120,22 @@ TEST(Vit, AveragePoolRegistersNormsAndStem) {
   expect_right(c, 8, 12, {"blocks.0.attn.k_norm.bias", "blocks.1.attn.k_norm.bias"});
 }
 
+TEST(Vit, ParallelBranches) {
+  ModelConfig c = small_vit();
+  c.parallel = 2;
+  expect_right(c, 8, 12);
+  c.parallel = 3;
+  c.layer_scale = 0.4;
+  expect_right(c, 8, 12);
+}
+
+TEST(Vit, NormsAtTheEndOfBranches) {
+  ModelConfig c = small_vit();
+  c.block_norm = "res_post";
+  c.qkv_bias = false;
+  expect_right(c, 8, 12);
+}
+
 TEST(Vit, AttentionPooling) {
   ModelConfig c = small_vit();
   c.class_token = false;

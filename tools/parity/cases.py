@@ -62,6 +62,8 @@ CASES = [
     timm_vit("vit_base_patch8_224", sizes=((160, 96),), big=True),
     timm_vit("vit_large_patch16_224", big=True),
     timm_vit("vit_small_patch16_224", dialect="timm .pth"),
+    timm_vit("vit_small_patch16_18x2_224"),
+    timm_vit("vit_base_patch16_rpn_224"),
     Case("ViT", "torchvision", "vit_b_16-c867db91", lambda: TorchvisionViT("vit_b_16"), SQUARE),
     Case("ViT", "torchvision", "vit_b_32-d86f8d99", lambda: TorchvisionViT("vit_b_32"), SQUARE),
     Case("ViT", "torchvision", "vit_l_16-852ce7e3", lambda: TorchvisionViT("vit_l_16"), SQUARE, big=True),

@@ -23,7 +23,8 @@ std::optional<RecognisedModel> recognise_timm(const WeightFile& file) {
   // A merge at the end of stage 0 or a bare head marks the other layout of Swin (see microsoft_swin.cc).
   if (file.find("layers.0.downsample.reduction.weight") == nullptr && file.find("head.weight") == nullptr)
     if (auto swin = recognise_swin(file, kSame, timm_manners())) return swin;
-  if (file.find("patch_embed.proj.weight") == nullptr || file.find("blocks.0.attn.qkv.weight") == nullptr) return std::nullopt;
+  if (file.find("patch_embed.proj.weight") == nullptr || (file.find("blocks.0.attn.qkv.weight") == nullptr && file.find("blocks.0.attns.0.attn.qkv.weight") == nullptr))
+    return std::nullopt;
   return recognise_vit(file, kSame, {}, {});
 }
 

@@ -1,5 +1,6 @@
 #include "weights/key_maps/vit_facts.h"
 
+#include <algorithm>
 #include <deque>
 
 namespace fovea {
@@ -57,16 +58,28 @@ void read_tokens(const Shapes& s, const VitHome& home, RecognisedModel& m) {
   else m.unknown.push_back("image_size");
 }
 
+// Where a block's first attention and perceptron stand, and the norm and the scale of the former.
+struct BlockNames {
+  std::string_view attention, perceptron, norm, scale;
+};
+constexpr BlockNames kInSequence{".attn", ".mlp", ".norm1", ".ls1"}, kSideBySide{".attns.0.attn", ".ffns.0.mlp", ".attns.0.norm", ".attns.0.ls"};
+
+const BlockNames& block_names(const Shapes& s) { return s.has("blocks.0.attns.0.norm.weight") ? kSideBySide : kInSequence; }
+
 void read_blocks(const Shapes& s, RecognisedModel& m) {
-  const int64_t width = s.dim("blocks.0.attn.qkv.weight", 0) / 3, mlp = s.dim("blocks.0.mlp.fc1.weight", 0);
+  const BlockNames& names = block_names(s);
+  const auto attention = [&](std::string_view name) { return fmt::format("blocks.0{}.{}", names.attention, name); };
+  const auto perceptron = [&](std::string_view name) { return fmt::format("blocks.0{}.{}", names.perceptron, name); };
+  const int64_t width = s.dim(attention("qkv.weight"), 0) / 3, mlp = s.dim(perceptron("fc1.weight"), 0);
   m.facts["attention_width"] = width;
   m.facts["mlp_width"] = mlp;
-  m.facts["gated"] = int64_t{mlp > 0 && s.dim("blocks.0.mlp.fc2.weight", 1) * 2 == mlp};
-  m.facts["qkv_bias"] = int64_t{s.has("blocks.0.attn.qkv.bias")};
-  m.facts["qk_norm"] = int64_t{s.has("blocks.0.attn.q_norm.weight")};
-  m.facts["layer_scale"] = int64_t{s.has("blocks.0.ls1.gamma")};
+  m.facts["gated"] = int64_t{mlp > 0 && s.dim(perceptron("fc2.weight"), 1) * 2 == mlp};
+  m.facts["qkv_bias"] = int64_t{s.has(attention("qkv.bias"))};
+  m.facts["qk_norm"] = int64_t{s.has(attention("q_norm.weight"))};
+  m.facts["layer_scale"] = int64_t{s.has(fmt::format("blocks.0{}.gamma", names.scale))};
+  m.facts["parallel"] = std::max<int64_t>(1, s.count("blocks.0.attns.", ".norm.weight"));
   m.facts["pre_norm"] = int64_t{s.has("norm_pre.weight")};
-  if (const int64_t head_width = s.dim("blocks.0.attn.q_norm.weight", 0); head_width > 0) {
+  if (const int64_t head_width = s.dim(attention("q_norm.weight"), 0); head_width > 0) {
     m.facts["num_heads"] = width / head_width;
   } else if (width % kUsualHeadWidth == 0) {
     m.facts["num_heads"] = width / kUsualHeadWidth;
@@ -101,8 +114,9 @@ std::optional<RecognisedModel> recognise_vit(const WeightFile& file, std::span<c
   m.dialect = nullptr;
   const Shapes s(weights);
   const MappedTensor* patches = weights.find("patch_embed.proj.weight");
-  const int64_t depth = s.count("blocks.", ".attn.qkv.weight");
-  if (patches == nullptr || patches->shape.rank() != 4 || patches->shape[2] != patches->shape[3] || depth == 0 || s.count("blocks.", ".norm1.weight") != depth) return std::nullopt;
+  const BlockNames& names = block_names(s);
+  const int64_t depth = s.count("blocks.", fmt::format("{}.qkv.weight", names.attention));
+  if (patches == nullptr || patches->shape.rank() != 4 || patches->shape[2] != patches->shape[3] || depth == 0 || s.count("blocks.", fmt::format("{}.weight", names.norm)) != depth) return std::nullopt;
   m.kind = !s.has("dist_token") ? (s.has("head.weight") && !s.has("head.bias") ? "vit_projection" : "vit") : s.has("head_dist.weight") ? "deit_distilled" : "deit";
   m.facts["dim"] = patches->shape[0];
   m.facts["in_channels"] = patches->shape[1];
