@@ -146,6 +146,30 @@ def hugging_face_cases():
     write("microsoft_detection", {"backbone." + k: v for k, v in renaming.microsoft_swin(ours, 6, 3).items()}, dense)
 
 
+def absolute_position_cases():
+    """Positions of patches besides: transformers and mmpretrain resample them, Microsoft's classifiers have them for one size, and its detectors keep them as a map."""
+    sizes = ((32, 32), (40, 56))
+    model, config = hugging_face("Swin", "ForImageClassification", use_absolute_embeddings=True)
+    run = lambda x: hugging_face_copy(model)(x, interpolate_pos_encoding=True).logits
+    answers = answers_of(run, sizes)
+    state = saved(model)
+    write("huggingface_absolute", state, answers, config)
+    ours = timm_names(state)
+    write("microsoft_absolute", renaming.microsoft_swin(ours, 6, 3), {"32x32": answers["32x32"]})
+    write("mmpretrain_absolute", renaming.mm_swin(ours, 3, "backbone.", "head.fc."), answers)
+
+    model, config = hugging_face("Swin", "Backbone", use_absolute_embeddings=True, out_features=["stage1", "stage2"])
+    embeddings = next(m for m in model.modules() if type(m).__name__ == "SwinEmbeddings")
+    embed = embeddings.forward
+    embeddings.forward = lambda pixels, *args, **kwargs: embed(pixels, interpolate_pos_encoding=True)
+    dense = answers_of(lambda x: model(x).feature_maps[-1], sizes)
+    del embeddings.forward
+    ours = {k: v for k, v in timm_names(saved(model)).items() if not k.startswith("norm.")}
+    table = ours["absolute_pos_embed"]
+    ours["absolute_pos_embed"] = table.reshape(1, 8, 8, -1).permute(0, 3, 1, 2)
+    write("microsoft_detection_absolute", {"backbone." + k: v for k, v in renaming.microsoft_swin(ours, 6, 3).items()}, dense)
+
+
 def hugging_face_copy(model):
     """transformers' Swin keeps the windows of the smallest map that it has seen."""
     import copy
@@ -162,7 +186,7 @@ def timm_names(state):
         for old, new in ((r"^encoder\.", ""), (r"attention\.self\.relative", "attn.relative"), (r"attention\.output\.dense", "attn.proj"),
                          (r"intermediate\.dense", "mlp.fc1"), (r"(\d)\.output\.dense", r"\1.mlp.fc2"), (r"layernorm_before", "norm1"),
                          (r"layernorm_after", "norm2"), (r"^layernorm", "norm"), (r"^classifier", "head.fc"), (r"^embeddings\.norm", "patch_embed.norm"),
-                         (r"^embeddings\.patch_embeddings\.projection", "patch_embed.proj"), (r"attention\.self\.(query|key|value)", r"attn.\1")):
+                         (r"^embeddings\.patch_embeddings\.projection", "patch_embed.proj"), (r"^embeddings\.position_embeddings", "absolute_pos_embed"), (r"attention\.self\.(query|key|value)", r"attn.\1")):
             name = re.sub(old, new, name)
         name = re.sub(r"^hidden_states_norms\.stage(\d)", lambda m: f"norm{int(m[1]) - 1}", name)
         out[name] = value
@@ -198,5 +222,6 @@ if __name__ == "__main__":
     timm_fixed_case()
     hugging_face_cases()
     cswin_case()
+    absolute_position_cases()
     import shutil
     shutil.rmtree(OUT / "tmp", ignore_errors=True)

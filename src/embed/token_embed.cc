@@ -39,7 +39,7 @@ TokenEmbed::TokenEmbed(const Scope& scope, const TokenEmbedConfig& c) : config_(
   if (c.distillation_token) dist_token_ = scope.param("dist_token", Shape{1, 1, c.dim}, init, Decay::kNo);
   if (c.register_tokens > 0) reg_token_ = scope.param("reg_token", Shape{1, c.register_tokens, c.dim}, init, Decay::kNo);
   const int64_t rows = c.grid_height * c.grid_width + c.table_prefix();
-  pos_embed_ = scope.param("pos_embed", Shape{1, rows, c.dim}, init, Decay::kNo);
+  pos_embed_ = scope.param(c.table, Shape{1, rows, c.dim}, init, Decay::kNo);
 }
 
 std::vector<Param*> TokenEmbed::prefix_params() const {

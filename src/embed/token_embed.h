@@ -14,13 +14,14 @@ struct TokenEmbedConfig {
   bool prefix_positions = true;               // the table has rows for the prefix tokens as well
   bool register_positions = true;             // then: for registers, too
   CubicRule resampling = {};                  // of the table, for other maps
+  std::string table = "pos_embed";            // its name
   int64_t prefix() const { return class_token + distillation_token + register_tokens; }
   int64_t table_prefix() const { return prefix_positions ? prefix() - (register_positions ? 0 : register_tokens) : 0; }
 };
 
 class TokenEmbed {
  public:
-  // Parameters scope/{cls_token, dist_token, reg_token} (1, n, C), scope/pos_embed (1, rows, C).
+  // Parameters scope/{cls_token, dist_token, reg_token} (1, n, C), scope/TABLE (1, rows, C).
   TokenEmbed(const Scope& scope, const TokenEmbedConfig& config);
 
   const TokenEmbedConfig& config() const { return config_; }

@@ -67,6 +67,7 @@ void visit_fields(Config& c, Visit&& visit) {
   visit("patch_rest", c.patch_rest);
   visit("depths", c.depths);
   visit("stage_heads", c.stage_heads);
+  visit("absolute_positions", c.absolute_positions);
   visit("swin_version", c.swin_version);
   visit("pyramid_norms", c.pyramid_norms);
   visit("first_pyramid_norm", c.first_pyramid_norm);
@@ -224,6 +225,10 @@ void validate(const ModelConfig& c) {
   require_one_of("patch_rest", c.patch_rest, {"pad", "drop"});
   require(c.patch_rest == "pad" || (c.input.height >= c.patch && c.input.width >= c.patch),
           "images of {}x{} have no whole patch of {}, and patch_rest=drop leaves the rest out", c.input.height, c.input.width, c.patch);
+  require(c.position_grid.empty() || (c.position_grid.size() == 2 && std::ranges::all_of(c.position_grid, [](int64_t n) { return n > 0 && n <= 4096; })),
+          "position_grid is a height and a width in patches, got {}", fmt::join(c.position_grid, ","));
+  require(!c.absolute_positions || c.family == "swin", "absolute_positions are for a swin; {} {}", c.family, c.family == "vit" ? "always has them" : "has none");
+  if (c.absolute_positions && c.position_resampling != "none") (void)cubic_rule_named(c.position_resampling);
   if (c.family == "vit") {
     (void)cubic_rule_named(c.position_resampling);
     require_one_of("block_norm", c.block_norm, {"pre", "res_post"});
@@ -236,8 +241,6 @@ void validate(const ModelConfig& c) {
     require_one_of("last_norm", c.last_norm, {"auto", "tokens", "pooled", "none"});
     require(c.last_norm != "pooled" || c.pool != "token_avg", "last_norm=pooled has no meaning for token_avg, whose two halves have the width of a norm each");
     require(!c.convolutional_stem || (c.patch_rest == "pad" && !c.pre_norm), "a convolutional stem pads the image and keeps its biases");
-    require(c.position_grid.empty() || (c.position_grid.size() == 2 && std::ranges::all_of(c.position_grid, [](int64_t n) { return n > 0 && n <= 4096; })),
-            "position_grid is a height and a width in patches, got {}", fmt::join(c.position_grid, ","));
     require(c.representation == 0 || !c.distillation_token, "a representation layer of width {} has no place before two heads", c.representation);
     require(!gated(c.activation) || mlp_width(c) % 2 == 0, "a gated perceptron of {} hidden values has no two halves; change mlp_ratio", mlp_width(c));
     require(c.pool == "avg" || c.pool == "map" || c.class_token, "pool={} needs a class token", c.pool);

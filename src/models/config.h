@@ -63,6 +63,7 @@ struct ModelConfig {
   std::vector<int64_t> depths = {2, 2, 6, 2}, stage_heads = {3, 6, 12, 24};
 
   // swin
+  bool absolute_positions = false;       // a learned position of each patch besides (position_grid, position_resampling, also none)
   int64_t swin_version = 1;              // 2: norms at the end of residual branches and after merging
 
   // swin, cswin

@@ -22,6 +22,18 @@ PatchEmbedConfig swin_embed_config(const ModelConfig& c) {
   return p;
 }
 
+// The table of absolute positions, whose names are Microsoft's.
+TokenEmbedConfig absolute_positions(const ModelConfig& c, int64_t height, int64_t width) {
+  TokenEmbedConfig t;
+  t.dim = c.dim;
+  t.class_token = false;
+  t.grid_height = c.position_grid.empty() ? height : c.position_grid[0];
+  t.grid_width = c.position_grid.empty() ? width : c.position_grid[1];
+  if (c.position_resampling != "none") t.resampling = cubic_rule_named(c.position_resampling);
+  t.table = "absolute_pos_embed";
+  return t;
+}
+
 }  // namespace
 
 SwinStage::SwinStage(const Scope& scope, const ModelConfig& c, size_t stage, const TokenGrid& in)
@@ -54,6 +66,7 @@ SwinTransformer::SwinTransformer(const Scope& scope, const ModelConfig& c)
     : config_(c), patch_embed_(scope / "patch_embed", swin_embed_config(c)) {
   require_stages(c);
   TokenGrid grid{1, 0, patch_embed_.out_height(c.input.height), patch_embed_.out_width(c.input.width)};
+  if (c.absolute_positions) positions_.emplace(scope, absolute_positions(c, grid.height, grid.width));
   for (size_t i = 0; i < c.depths.size(); ++i) {
     stages_.emplace_back(scope / "layers" / static_cast<int64_t>(i), c, i, grid);
     grid = stages_.back().out_grid(grid);
@@ -70,6 +83,11 @@ BackboneOutput SwinTransformer::forward(ConstTensor images, Tape* tape, Context&
   BackboneOutput out;
   Tensor x = ctx.activation(Shape{embedded.batch, embedded.tokens(), config_.dim}, tape);
   patch_embed_.forward(images, x, tape, ctx);
+  if (positions_) {
+    const Tensor placed = ctx.activation(x.shape, tape);
+    positions_->forward(x, embedded, placed, tape, ctx);
+    x = placed;
+  }
   TokenGrid grid = embedded;
   int64_t stride = config_.patch;
   for (size_t i = 0; i < stages_.size(); ++i) {
@@ -128,6 +146,11 @@ void SwinTransformer::backward(ConstTensor dfeatures, const std::vector<Tensor>&
     stages_[i].blocks().backward(gradient, tape, ctx);
     gradient = stages_[i].merge_backward(gradient, in_grids[i], tape, ctx);
   }
+  if (positions_) {
+    const Tensor dpatches = ctx.scratch().take(gradient.shape, ctx.dtype());
+    positions_->backward(gradient, dpatches, tape, ctx);
+    gradient = dpatches;
+  }
   patch_embed_.backward(gradient, dimages, tape, ctx);
 }
 
@@ -135,6 +158,9 @@ std::vector<std::string> SwinTransformer::unsupported(int64_t height, int64_t wi
   if (height < 1 || width < 1) return {fmt::format("images of {}x{} pixels are empty", height, width)};
   std::vector<std::string> reasons;
   TokenGrid grid{1, 0, patch_embed_.out_height(height), patch_embed_.out_width(width)};
+  if (positions_ && config_.position_resampling == "none" && (grid.height != positions_->config().grid_height || grid.width != positions_->config().grid_width))
+    reasons.push_back(fmt::format("its absolute positions are those of {}x{} patches and not resampled where it comes from; --set position_resampling=bicubic resamples them",
+                                  positions_->config().grid_height, positions_->config().grid_width));
   for (size_t i = 0; i < stages_.size(); ++i) {
     grid = stages_[i].out_grid(grid);
     for (const std::string& r : stages_[i].blocks().unsupported(grid)) reasons.push_back(fmt::format("stage {}: {}", i + 1, r));

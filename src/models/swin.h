@@ -8,6 +8,7 @@
 
 #include "blocks/patch_merging.h"
 #include "embed/patch_embed.h"
+#include "embed/token_embed.h"
 #include "models/backbone.h"
 #include "models/stage_blocks.h"
 
@@ -38,7 +39,7 @@ class SwinStage {
 
 class SwinTransformer : public Backbone {
  public:
-  // Parameters scope/{patch_embed, layers/S, norm}; with config.pyramid_norms normS after stage S, from first_pyramid_norm on, instead
+  // Parameters scope/{patch_embed, absolute_pos_embed, layers/S, norm}; with config.pyramid_norms normS after stage S, from first_pyramid_norm on, instead
   // of norm, and the features are the last of these maps.
   SwinTransformer(const Scope& scope, const ModelConfig& config);
 
@@ -58,6 +59,7 @@ class SwinTransformer : public Backbone {
  private:
   ModelConfig config_;
   PatchEmbed patch_embed_;
+  std::optional<TokenEmbed> positions_;             // with config.absolute_positions
   std::deque<SwinStage> stages_;
   std::deque<std::optional<LayerNorm>> map_norms_;  // of each stage, where its map has one
   std::optional<LayerNorm> norm_;

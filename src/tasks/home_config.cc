@@ -117,7 +117,7 @@ HomeJson hugging_face_swin(const ModelConfig& c) {
   j["num_heads"] = c.stage_heads;
   j["window_size"] = spec_sizes(c, "size").front();
   j["mlp_ratio"] = c.mlp_ratio;
-  j["use_absolute_embeddings"] = false;
+  j["use_absolute_embeddings"] = c.absolute_positions;
   if (second) j["pretrained_window_sizes"] = spec_sizes(c, "pretrained_window");
   return j;
 }

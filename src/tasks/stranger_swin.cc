@@ -112,6 +112,11 @@ void set_swin(ModelConfig& c, const Stranger& s) {
   c.depths = fact_integers(m, "depths");
   c.stage_heads = fact_integers(m, "num_heads");
   c.patch_rest = fact_text(m, "patch_rest").empty() ? "pad" : fact_text(m, "patch_rest");
+  c.absolute_positions = m.integer("absolute_positions") != 0;
+  if (c.absolute_positions) {
+    c.position_grid = fact_integers(m, "position_grid");
+    c.position_resampling = fact_text(m, "position_resampling");
+  }
   c.pyramid_norms = m.integer("pyramid_norms") != 0;
   c.first_pyramid_norm = m.integer("first_pyramid_norm");
   if (const StatedArchitecture stated = stated_architecture_beside(s.file.path()); !stated.activation.empty()) c.activation = stated.activation;
@@ -205,6 +210,11 @@ void add_swin_facts(const ModelConfig& c, RecognisedModel& m) {
   m.facts["pyramid_norms"] = int64_t{c.pyramid_norms};
   m.facts["depths"] = comma_joined(c.depths);
   m.facts["num_heads"] = comma_joined(c.stage_heads);
+  if (c.absolute_positions) {
+    m.facts["absolute_positions"] = int64_t{1};
+    m.facts["position_grid"] = comma_joined(c.position_grid.empty() ? std::vector<int64_t>{(c.input.height + c.patch - 1) / c.patch, (c.input.width + c.patch - 1) / c.patch} : c.position_grid);
+    m.facts["position_map"] = int64_t{c.pyramid_norms};  // as detectors keep them
+  }
   if (c.input.height == c.input.width) m.facts["image_size"] = c.input.height;
   std::vector<std::string> windows, pretrained;
   for (const AttentionSpec& s : stage_specs(c, c.swin_version == 2 ? "window_v2" : "window")) {

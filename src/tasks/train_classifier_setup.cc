@@ -314,11 +314,14 @@ void resample_positions(const Classifier& from, const Param& x, const Classifier
 void start_from(const std::string& init, Classifier& model, DType dtype, Context& ctx) {
   LoadedModel loaded = load_model(init, {}, dtype);
   ParamStore& from = loaded.classifier->params();
+  const ModelConfig& source = loaded.classifier->config();
+  const bool no_classifier = source.classes == 0 || !source.head_bias;  // but a projection, or nothing
   std::vector<std::string> missing, unexpected, misshapen;
   for (Param& p : model.params().params()) {
     const Param* x = from.find(p.name);
+    if (is_head(p.name) && no_classifier) continue;
     if (x == nullptr) {
-      if (!p.buffer && !(is_head(p.name) && loaded.classifier->config().classes == 0)) missing.push_back(p.name);
+      if (!p.buffer) missing.push_back(p.name);
     } else if (x->shape == p.shape) {
       convert(x->value, p.value);
     } else if (p.name == "pos_embed" && p.shape.last() == x->shape.last()) {

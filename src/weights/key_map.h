@@ -30,7 +30,8 @@ struct Dialect;
 //     ("7,7,7,7"; absent when the windows are not square or, in version 2, not told by buffers), pretrained_windows (version 2,
 //     likewise, where buffers tell them), mlp_width (of the first stage), num_classes, qkv_bias, pyramid_norms (0 or 1),
 //     first_pyramid_norm (a stage), norm_eps; and what the home does with other sizes: window_rule, resample (attention/window.h),
-//     patch_rest (models/config.h), fixed_windows (0 or 1: windows and shifts are those of the model's own size)
+//     patch_rest (models/config.h), fixed_windows (0 or 1: windows and shifts are those of the model's own size); and, where there are
+//     any, absolute_positions (1), position_map (0 or 1: (1, C, H, W)), position_grid ("56,56"), position_resampling, image_size
 //   kind "cswin": patch_size, in_channels, dim, depths, branches ("2,2,2,1": of each stage), num_heads (see `assumed`), mlp_width (of
 //     the first stage), num_classes, qkv_bias, qk_norm, layer_scale, pyramid_norms, norm_eps; stripes are unknown
 struct RecognisedModel {

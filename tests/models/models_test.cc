@@ -295,6 +295,18 @@ TEST(Swin, GradientsThroughResampledTables) {
   }
 }
 
+TEST(Swin, AbsolutePositions) {
+  ModelConfig c = small_swin();
+  c.absolute_positions = true;
+  expect_right(c, 8, 12);
+  c.position_resampling = "bicubic";
+  c.position_grid = {5, 5};
+  expect_right(c, 11, 9);
+  c.position_resampling = "none";
+  EXPECT_THAT(Classifier(c).backbone().unsupported(8, 12), testing::ElementsAre(testing::HasSubstr("absolute positions are those of 5x5 patches")));
+  EXPECT_TRUE(Classifier(c).backbone().unsupported(10, 10).empty());
+}
+
 TEST(CSwin, GradientsOfEveryParameterAtEvenAndOddSizes) {
   expect_right(small_cswin(), 16, 24);
   expect_right(small_cswin(), 21, 13);

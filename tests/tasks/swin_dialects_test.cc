@@ -68,8 +68,35 @@ TEST_P(SwinDialect, AnswersAsItsHomeDoesAtEverySize) { expect_home_answers(GetPa
 
 INSTANTIATE_TEST_SUITE_P(Homes, SwinDialect,
                          ::testing::Values("timm", "timm_v2", "torchvision", "torchvision_v2", "huggingface", "huggingface_v2", "huggingface_backbone",
-                                           "microsoft", "microsoft_detection", "mmdet", "mmpretrain"),
+                                           "microsoft", "microsoft_detection", "mmdet", "mmpretrain", "huggingface_absolute", "microsoft_absolute",
+                                           "mmpretrain_absolute", "microsoft_detection_absolute"),
                          [](const auto& p) { return std::string(p.param); });
+
+// Absolute positions: where the home does not resample them another size is refused with a way out, and timm has none.
+TEST(SwinDialects, AbsolutePositionsGoAsTheHomeHasThem) {
+  const Model fixed = reference_model(weights_of("microsoft_absolute"));
+  EXPECT_THAT([&] { last_answer(fixed, 40, 56); }, ThrowsMessage<Error>(HasSubstr("--set position_resampling=bicubic")));
+  const Model resampled = reference_model(weights_of("microsoft_absolute"), {{"position_resampling", "bicubic"}});
+  EXPECT_EQ(last_answer(resampled, 40, 56), last_answer(reference_model(weights_of("huggingface_absolute")), 40, 56));
+  const fs::path folder = fs::path(::testing::TempDir()) / "swin_absolute";
+  fs::remove_all(folder);
+  for (const char* to : {"huggingface", "mmpretrain"}) {
+    SCOPED_TRACE(to);
+    fs::create_directories(folder / to);
+    ConvertOptions options;
+    options.to = to;
+    convert(weights_of("microsoft_absolute"), (folder / to / "model.safetensors").string(), options);
+    EXPECT_EQ(last_answer(reference_model((folder / to / "model.safetensors").string()), 40, 56), last_answer(resampled, 40, 56));
+  }
+  ConvertOptions options;
+  options.to = "microsoft";
+  convert(weights_of("microsoft_detection_absolute"), (folder / "back.safetensors").string(), options);
+  EXPECT_EQ(open_weights((folder / "back.safetensors").string()).at("absolute_pos_embed").shape, (Shape{1, 4, 8, 8}));
+  EXPECT_EQ(last_answer(reference_model((folder / "back.safetensors").string()), 40, 56), last_answer(reference_model(weights_of("microsoft_detection_absolute")), 40, 56));
+  options.to = "timm";
+  EXPECT_THAT([&] { convert(weights_of("microsoft_absolute"), (folder / "timm.safetensors").string(), options); },
+              ThrowsMessage<Error>(HasSubstr("its Swin has no absolute positions")));
+}
 
 // What the shapes do not tell of a small CSWin.
 TEST(SwinDialects, CSwin) {

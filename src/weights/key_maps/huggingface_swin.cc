@@ -48,6 +48,7 @@ void add_names(std::vector<KeyRule>& rules, std::string_view prefix, bool second
   for (const auto& [theirs, ours] : kSharedNames) block(theirs, ours);
   top("embeddings.patch_embeddings.projection.{*}", "patch_embed.proj.{*}");
   top("embeddings.norm.{*}", "patch_embed.norm.{*}");
+  top("embeddings.position_embeddings", "absolute_pos_embed");
   top("encoder.layers.{s}.downsample.{*}", "layers.{s+1}.downsample.{*}");
   top("layernorm.{*}", "norm.{*}");
 }
@@ -80,7 +81,7 @@ bool has_stage_norms(const WeightFile& file) {
 SwinManners huggingface_manners(bool second) {
   SwinManners m;
   m.window_rule = second ? "mmdet" : "microsoft";  // version 2: what is left when windows and shifts are fixed
-  m.resampling = "bicubic";
+  m.resampling = m.position_resampling = "bicubic";
   m.fixed_windows = second;
   return m;
 }

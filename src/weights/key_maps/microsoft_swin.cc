@@ -8,7 +8,8 @@ namespace {
 
 const std::vector<KeyRule>& microsoft_swin_rules() {
   static const std::vector<KeyRule> rules = {
-      {"layers.{s}.downsample.{*}", "layers.{s+1}.downsample.{*}"}, {"head.{*}", "head.fc.{*}"}, {"{*}", "{*}"}};
+      {"layers.{s}.downsample.{*}", "layers.{s+1}.downsample.{*}"}, {"head.{*}", "head.fc.{*}"},
+      {"absolute_pos_embed", "absolute_pos_embed", from_position_map, 0, 1, to_position_map}, {"{*}", "{*}"}};
   return rules;
 }
 

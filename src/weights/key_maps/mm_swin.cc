@@ -23,6 +23,7 @@ std::vector<KeyRule> mm_rules(std::string_view prefix, bool second) {
   };
   add("patch_embed.projection.{*}", "patch_embed.proj.{*}");
   add("patch_embed.norm.{*}", "patch_embed.norm.{*}");
+  add("absolute_pos_embed", "absolute_pos_embed", from_position_map, to_position_map);
   add("stages.{s}.blocks.{b}.attn.w_msa.{*}", "layers.{s}.blocks.{b}.attn.{*}");
   add("stages.{s}.blocks.{b}.ffn.layers.0.0.{*}", "layers.{s}.blocks.{b}.mlp.fc1.{*}");
   add("stages.{s}.blocks.{b}.ffn.layers.1.{*}", "layers.{s}.blocks.{b}.mlp.fc2.{*}");
@@ -91,7 +92,9 @@ Dialect mmdet_swin_dialect() {
 Dialect mmpretrain_swin_dialect() {
   Dialect d{"mmpretrain-swin", mmpretrain_swin_rules(), mm_buffers(), [](const WeightFile& file) -> std::optional<RecognisedModel> {
               if (!has_block(file, "backbone.", "relative_position_bias_table") || file.find("head.fc.weight") == nullptr) return std::nullopt;
-              return recognise_swin(file, mmpretrain_swin_rules(), mm_manners());
+              SwinManners manners = mm_manners();
+              manners.position_resampling = "bicubic";
+              return recognise_swin(file, mmpretrain_swin_rules(), manners);
             }};
   d.kinds = {{"swin", {"backbone.patch_embed.projection.weight", "backbone.stages.{s}.blocks.{b}.attn.w_msa.relative_position_bias_table",
                        "backbone.stages.{s}.blocks.{b}.ffn.layers.0.0.weight", "backbone.norm3.weight", "head.fc.weight"}}};
@@ -102,7 +105,9 @@ Dialect mmpretrain_swin_dialect() {
 Dialect mmpretrain_swinv2_dialect() {
   Dialect d{"mmpretrain-swinv2", mmpretrain_swinv2_rules(), mm_buffers(), [](const WeightFile& file) -> std::optional<RecognisedModel> {
               if (!has_block(file, "backbone.", "logit_scale")) return std::nullopt;
-              return recognise_swin(file, mmpretrain_swinv2_rules(), mm_manners());
+              SwinManners manners = mm_manners();
+              manners.position_resampling = "bicubic";
+              return recognise_swin(file, mmpretrain_swinv2_rules(), manners);
             }};
   d.kinds = {{"swin_v2", {"backbone.patch_embed.projection.weight", "backbone.stages.{s}.blocks.{b}.attn.w_msa.logit_scale",
                           "backbone.stages.{s}.blocks.{b}.ffn.layers.0.0.weight", "backbone.norm3.weight", "head.fc.weight"}}};

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "weights/key_maps/views.h"
 
 namespace fovea {
 
@@ -75,6 +76,18 @@ WeightTensor from_unfold_order(const WeightTensor& t, const RecognisedModel&) {
 WeightTensor to_unfold_order(const WeightTensor& t, const RecognisedModel&) {
   const int64_t c = merged_channels(t);
   return rearranged(t, Shape{c, 2, 2}, {1, c, 2 * c});
+}
+
+WeightTensor from_position_map(const WeightTensor& t, const RecognisedModel&) {
+  if (t.shape.rank() != 4) return t;
+  const int64_t c = t.shape[1], n = t.shape[2] * t.shape[3];
+  return view_of(t, {1, n, c}, {c * n, 1, n});
+}
+WeightTensor to_position_map(const WeightTensor& t, const RecognisedModel& m) {
+  const std::vector<int64_t> grid = numbers_of(m, "position_grid");
+  if (m.integer("position_map") == 0 || grid.size() != 2) return t;
+  const int64_t c = t.shape.last();
+  return view_of(t, {1, c, grid[0], grid[1]}, {t.elements(), 1, grid[1] * c, c});
 }
 
 std::vector<ConstantTensor> window_constants(const RecognisedModel& m, AttentionName attention, bool flat_index) {

@@ -100,6 +100,17 @@ std::optional<RecognisedModel> recognise_swin(const WeightFile& theirs, std::spa
   m.facts["mlp_width"] = dimension(file, "layers.0.blocks.0.mlp.fc1.weight", 0);
   m.facts["num_classes"] = dimension(file, "head.fc.weight", 0);
   m.facts["qkv_bias"] = int64_t{file.find(fmt::format("layers.0.blocks.0.attn.{}", version == 2 ? "q_bias" : "qkv.bias")) != nullptr};
+  if (const WeightTensor* positions = file.find("absolute_pos_embed")) {
+    const bool map = positions->shape.rank() == 4;
+    const std::optional<int64_t> side = positions->shape.rank() == 3 ? exact_root(positions->shape[1]) : std::nullopt;
+    if (!map && !side) return std::nullopt;
+    const int64_t height = map ? positions->shape[2] : *side, width = map ? positions->shape[3] : *side;
+    m.facts["absolute_positions"] = int64_t{1};
+    m.facts["position_map"] = int64_t{map};
+    m.facts["position_grid"] = listed_numbers({height, width});
+    m.facts["position_resampling"] = std::string(map ? "bicubic" : manners.position_resampling);
+    if (height == width) m.facts["image_size"] = height * patches->shape[2];
+  }
   m.facts["norm_eps"] = 1e-5;
   m.assumed.push_back("norm_eps");
   const auto count = std::ssize(stages->depths);
@@ -115,7 +126,8 @@ std::optional<RecognisedModel> recognise_swin(const WeightFile& theirs, std::spa
   if (std::ssize(stages->windows) == count) m.facts["window_sizes"] = listed_numbers(stages->windows);
   else m.unknown.push_back("window_sizes");
   if (std::ssize(stages->pretrained) == count) m.facts["pretrained_windows"] = listed_numbers(stages->pretrained);
-  m.unknown.insert(m.unknown.end(), {"image_size", "mean", "std"});
+  if (!m.facts.contains("image_size")) m.unknown.push_back("image_size");
+  m.unknown.insert(m.unknown.end(), {"mean", "std"});
   return m;
 }
 

@@ -28,6 +28,8 @@ std::optional<RecognisedModel> recognise_timm(const WeightFile& file) {
   return recognise_vit(file, kSame, {}, {});
 }
 
+std::string timm_refuses(const RecognisedModel& m) { return m.integer("absolute_positions") != 0 ? "its Swin has no absolute positions" : ""; }
+
 }  // namespace
 
 std::vector<std::string_view> swin_buffers() {
@@ -43,7 +45,10 @@ Dialect timm_dialect() {
            {"deit_distilled", {"patch_embed.proj.weight", "dist_token", "head_dist.weight", "blocks.{i}.norm1.weight", "blocks.{i}.attn.qkv.weight"}},
            {"deit", {"patch_embed.proj.weight", "dist_token", "blocks.{i}.norm1.weight", "blocks.{i}.attn.qkv.weight"}},
            {"swin_v2", {"patch_embed.proj.weight", "layers.{s}.blocks.{b}.attn.logit_scale", "layers.1.downsample.reduction.weight", "head.fc.weight"}},
-           {"swin", {"patch_embed.proj.weight", "layers.{s}.blocks.{b}.attn.qkv.weight", "layers.1.downsample.reduction.weight", "head.fc.weight"}}}};
+           {"swin", {"patch_embed.proj.weight", "layers.{s}.blocks.{b}.attn.qkv.weight", "layers.1.downsample.reduction.weight", "head.fc.weight"}}},
+          {},
+          nullptr,
+          timm_refuses};
 }
 
 }  // namespace fovea

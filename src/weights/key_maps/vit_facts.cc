@@ -114,9 +114,9 @@ std::optional<RecognisedModel> recognise_vit(const WeightFile& file, std::span<c
   m.dialect = nullptr;
   const Shapes s(weights);
   const MappedTensor* patches = weights.find("patch_embed.proj.weight");
-  const BlockNames& names = block_names(s);
-  const int64_t depth = s.count("blocks.", fmt::format("{}.qkv.weight", names.attention));
-  if (patches == nullptr || patches->shape.rank() != 4 || patches->shape[2] != patches->shape[3] || depth == 0 || s.count("blocks.", fmt::format("{}.weight", names.norm)) != depth) return std::nullopt;
+  const BlockNames& block = block_names(s);
+  const int64_t depth = s.count("blocks.", fmt::format("{}.qkv.weight", block.attention));
+  if (patches == nullptr || patches->shape.rank() != 4 || patches->shape[2] != patches->shape[3] || depth == 0 || s.count("blocks.", fmt::format("{}.weight", block.norm)) != depth) return std::nullopt;
   m.kind = !s.has("dist_token") ? (s.has("head.weight") && !s.has("head.bias") ? "vit_projection" : "vit") : s.has("head_dist.weight") ? "deit_distilled" : "deit";
   m.facts["dim"] = patches->shape[0];
   m.facts["in_channels"] = patches->shape[1];
