@@ -51,6 +51,7 @@ PATHS = [
     (lambda: TimmViT("deit_tiny_distilled_patch16_224"), {"huggingface": load_in_transformers, "timm": load_in_timm}),
     (lambda: TimmViT("deit3_small_patch16_224"), {"timm": load_in_timm}),
     (lambda: TimmViT("vit_small_patch14_dinov2"), {"huggingface": load_in_transformers, "timm": load_in_timm}),
+    (lambda: TimmViT("vit_base_patch16_siglip_224"), {"huggingface": load_in_transformers, "timm": load_in_timm}),
     (lambda: TimmSwin("swin_tiny_patch4_window7_224"), {"timm": load_in_timm, "huggingface": load_in_transformers,
                                                        "torchvision": lambda f, s: load_in_torchvision(f, s, "swin_t")}),
     (lambda: TimmSwin("swinv2_tiny_window8_256"), {"timm": load_in_timm, "huggingface": load_in_transformers,

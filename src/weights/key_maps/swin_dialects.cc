@@ -80,8 +80,12 @@ WeightTensor to_unfold_order(const WeightTensor& t, const RecognisedModel&) {
 
 WeightTensor from_position_map(const WeightTensor& t, const RecognisedModel&) {
   if (t.shape.rank() != 4) return t;
-  const int64_t c = t.shape[1], n = t.shape[2] * t.shape[3];
-  return view_of(t, {1, n, c}, {c * n, 1, n});
+  const int64_t c = t.shape[1], h = t.shape[2], w = t.shape[3];
+  WeightTensor out = t;  // which may be a view in a file, too
+  out.shape = {t.shape[0], h * w, c};
+  out.grid = {t.shape[0], h, w, c};
+  out.strides = t.strides.empty() ? std::vector<int64_t>{c * h * w, w, 1, h * w} : std::vector<int64_t>{t.strides[0], t.strides[2], t.strides[3], t.strides[1]};
+  return out;
 }
 WeightTensor to_position_map(const WeightTensor& t, const RecognisedModel& m) {
   const std::vector<int64_t> grid = numbers_of(m, "position_grid");
