@@ -35,7 +35,7 @@ namespace {
 
 // Blocks of a stage are alike, so few of them show what many do; and some mechanisms count the pairs of a map one by one.
 bool is_small(const fovea::ModelConfig& c) {
-  constexpr int64_t kMostBlocks = 16, kMostTokens = 4096;
+  constexpr int64_t kMostBlocks = 16, kMostTokens = 1024;
   return (c.input.height / c.patch + 1) * (c.input.width / c.patch + 1) <= kMostTokens && (c.hierarchical() ? std::accumulate(c.depths.begin(), c.depths.end(), int64_t{0}) : c.depth) <= kMostBlocks;
 }
 

@@ -29,7 +29,7 @@ namespace {
 
 using json_mutator::Json;
 
-constexpr int64_t kMostElements = int64_t{1} << 28;
+constexpr int64_t kMostElements = int64_t{1} << 22;
 
 // A file of safetensors with these tensors; false where it would be too large.
 bool write_file(const std::string& path, const Json& tensors, const Json& metadata) {
