@@ -115,7 +115,7 @@ class ByteModel {
   }
 
   void end_step() {
-    for (const auto& block : blocks_) block->attention().end_step(ctx_);
+    for (const auto& block : blocks_) block->end_step(ctx_);
   }
 
   ParamStore params;
