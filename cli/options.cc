@@ -29,7 +29,8 @@ void add_size(CLI::App& app, SizeAndSettings& options) {
 }
 
 void add_set(CLI::App& app, SizeAndSettings& options) {
-  app.add_option("--set", options.set, "key=value: changes the model's configuration (heads, mean, std, crop, interpolation, ...); may be repeated")
+  app.add_option("--set", options.set, "key=value: changes the model's configuration (heads, pool, activation, block_norm, norm_epsilon, position_resampling, mean, std, crop, interpolation, ...: "
+                                        "docs/weights.md has all keys and values); may be repeated")
       ->take_all()
       ->expected(1);
 }

@@ -42,11 +42,11 @@ def perturbed(model, seed=0):
     return model.eval()
 
 
-def image(size):
-    return torch.randn((1, 3, *size), generator=torch.Generator().manual_seed(size[0] * 100 + size[1])).double()
+def image(size, channels=3):
+    return torch.randn((1, channels, *size), generator=torch.Generator().manual_seed(size[0] * 100 + size[1])).double()
 
 
-def write(folder, name, tensors, results, settings=(), config=None):
+def write(folder, name, tensors, results, settings=(), config=None, channels=3):
     to = pathlib.Path(folder) / name
     to.mkdir(parents=True, exist_ok=True)
     if isinstance(tensors, dict) and all(isinstance(t, np.ndarray) for t in tensors.values()):
@@ -58,7 +58,7 @@ def write(folder, name, tensors, results, settings=(), config=None):
     expected = {}
     for size, (tokens, logits, *pooled) in results.items():
         key = f"{size[0]}x{size[1]}"
-        expected["x." + key] = image(size).float()
+        expected["x." + key] = image(size, channels).float()
         expected["tokens." + key] = tokens.detach().float().contiguous()
         if logits is not None:
             expected["logits." + key] = logits.detach().float().contiguous()
@@ -83,12 +83,13 @@ def run_timm(model, size, how):
     """At any size: the table by the rule `how`, the image padded to whole patches."""
     m = copy.deepcopy(model).double()
     patch = m.patch_embed.patch_size[0]
-    x = image(size)
+    x = image(size, m.patch_embed.proj.in_channels)
     x = F.pad(x, (0, -size[1] % patch, 0, -size[0] % patch))
     new = (x.shape[2] // patch, x.shape[3] // patch)
     prefix = 0 if m.no_embed_class else m.num_prefix_tokens
     old = m.patch_embed.grid_size
-    m.pos_embed = torch.nn.Parameter(resampled(m.pos_embed.data, prefix, old, new, **how))
+    if m.pos_embed is not None:
+        m.pos_embed = torch.nn.Parameter(resampled(m.pos_embed.data, prefix, old, new, **how))
     m.patch_embed.strict_img_size = False
     m.patch_embed.grid_size = new
     with torch.no_grad():
@@ -263,10 +264,26 @@ def run_huggingface(model, size, interpolates):
     return tokens, logits
 
 
-def huggingface_cases(folder):
+HUGGINGFACE_BASE = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4, num_labels=3,
+                        attn_implementation="sdpa")  # its softmax is in float64, too
+
+
+def write_huggingface(folder, name, cls, config):
     stated = ("architectures", "model_type", "num_attention_heads", "layer_norm_eps", "hidden_act", "image_size", "hidden_size")
-    base = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4, num_labels=3, attn_implementation="sdpa")  # its softmax is in float64, too
-    vit, dino = dict(base, intermediate_size=16), dict(base, mlp_ratio=2)
+    model = perturbed(cls(config))
+    results = {size: run_huggingface(model, size, "dinov2" not in name) for size in SIZES}
+    to = pathlib.Path(folder) / name
+    model.save_pretrained(to)
+    state = load_file(to / "model.safetensors")
+    config = json.loads((to / "config.json").read_text())
+    write(folder, name, state, results, config={k: config[k] for k in stated if k in config})
+    for extra in to.glob("*"):
+        if extra.name not in ("model.safetensors", "config.json", "expected.safetensors"):
+            extra.unlink()
+
+
+def huggingface_cases(folder):
+    vit, dino = dict(HUGGINGFACE_BASE, intermediate_size=16), dict(HUGGINGFACE_BASE, mlp_ratio=2)
     T = transformers
     for name, cls, config in [
         ("huggingface_vit", T.ViTForImageClassification, T.ViTConfig(**vit)),
@@ -277,16 +294,7 @@ def huggingface_cases(folder):
         ("huggingface_dinov2_gated", T.Dinov2Model, T.Dinov2Config(**dino, use_swiglu_ffn=True)),
         ("huggingface_dinov2_registers", T.Dinov2WithRegistersForImageClassification, T.Dinov2WithRegistersConfig(**dino, num_register_tokens=3)),
     ]:
-        model = perturbed(cls(config))
-        results = {size: run_huggingface(model, size, "dinov2" not in name) for size in SIZES}
-        to = pathlib.Path(folder) / name
-        model.save_pretrained(to)
-        state = load_file(to / "model.safetensors")
-        config = json.loads((to / "config.json").read_text())
-        write(folder, name, state, results, config={k: config[k] for k in stated if k in config})
-        for extra in to.glob("*"):
-            if extra.name not in ("model.safetensors", "config.json", "expected.safetensors"):
-                extra.unlink()
+        write_huggingface(folder, name, cls, config)
 
 
 def huggingface_tower_cases(folder):
@@ -329,8 +337,22 @@ def huggingface_tower_cases(folder):
         write(folder, name, state, results, config={k: config[k] for k in stated if k in config})
 
 
+# ---- settings that few use -------------------------------------------------------------------------------------------
+
+
+def unusual_cases(folder):
+    for name, options, settings in [
+        ("timm_no_positions", dict(pos_embed="none", reg_tokens=2), ["positions=false"]),
+        ("timm_six_channels", dict(in_chans=6), []),
+    ]:
+        model = perturbed(VisionTransformer(**{**SMALL, **options}))
+        write(folder, name, model.state_dict(), timm_results(model, ANTIALIASED), ["heads=2", *settings], channels=options.get("in_chans", 3))
+    write_huggingface(folder, "huggingface_dinov2_no_registers", transformers.Dinov2WithRegistersForImageClassification,
+                      transformers.Dinov2WithRegistersConfig(**HUGGINGFACE_BASE, mlp_ratio=2, num_register_tokens=0))
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    for cases in (timm_cases, facebook_cases, mmpretrain_cases, jax_cases, big_vision_cases, openclip_cases, torchvision_cases, huggingface_cases, huggingface_tower_cases):
+    for cases in (timm_cases, facebook_cases, mmpretrain_cases, jax_cases, big_vision_cases, openclip_cases, torchvision_cases, huggingface_cases, huggingface_tower_cases, unusual_cases):
         cases(sys.argv[1])

@@ -170,6 +170,15 @@ def absolute_position_cases():
     write("microsoft_detection_absolute", {"backbone." + k: v for k, v in renaming.microsoft_swin(ours, 6, 3).items()}, dense)
 
 
+def epsilon_cases():
+    """Norms in blocks, and the last one, take their epsilon from the configuration; those between blocks do not."""
+    for name, kind, options in (("huggingface_epsilon", "Swin", {}), ("huggingface_v2_epsilon", "Swinv2", {})):
+        model, config = hugging_face(kind, "ForImageClassification", layer_norm_eps=0.1, **options)
+        write(name, saved(model), answers_of(lambda x: hugging_face_copy(model)(x).logits, SIZES[:2]), config)
+    model, config = hugging_face("Swin", "Backbone", layer_norm_eps=0.1, out_features=["stage1", "stage2"])
+    write("huggingface_backbone_epsilon", saved(model), answers_of(lambda x: model(x).feature_maps[-1], SIZES[:2]), config)
+
+
 def hugging_face_copy(model):
     """transformers' Swin keeps the windows of the smallest map that it has seen."""
     import copy
@@ -223,5 +232,6 @@ if __name__ == "__main__":
     hugging_face_cases()
     cswin_case()
     absolute_position_cases()
+    epsilon_cases()
     import shutil
     shutil.rmtree(OUT / "tmp", ignore_errors=True)

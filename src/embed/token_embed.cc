@@ -38,6 +38,7 @@ TokenEmbed::TokenEmbed(const Scope& scope, const TokenEmbedConfig& c) : config_(
   if (c.class_token) cls_token_ = scope.param("cls_token", Shape{1, 1, c.dim}, init, Decay::kNo);
   if (c.distillation_token) dist_token_ = scope.param("dist_token", Shape{1, 1, c.dim}, init, Decay::kNo);
   if (c.register_tokens > 0) reg_token_ = scope.param("reg_token", Shape{1, c.register_tokens, c.dim}, init, Decay::kNo);
+  if (!c.positions) return;
   const int64_t rows = c.grid_height * c.grid_width + c.table_prefix();
   pos_embed_ = scope.param(c.table, Shape{1, rows, c.dim}, init, Decay::kNo);
 }
@@ -47,6 +48,15 @@ std::vector<Param*> TokenEmbed::prefix_params() const {
   for (Param* param : {cls_token_, dist_token_, reg_token_})
     if (param) p.push_back(param);
   return p;
+}
+
+void TokenEmbed::fill_positions(const TokenGrid& grid, Tensor positions, Context& ctx) const {
+  if (!pos_embed_) return positions.zero();
+  const Tensor table = rows_of(pos_embed_->value, config_.table_prefix(), config_.grid_height * config_.grid_width, config_.dim);
+  if (grid.height == config_.grid_height && grid.width == config_.grid_width)
+    std::memcpy(positions.data, table.data, positions.bytes());
+  else
+    resample_grid({config_.grid_height, config_.grid_width, grid.height, grid.width, config_.resampling}, table, positions, ctx);
 }
 
 void TokenEmbed::forward(ConstTensor patches, const TokenGrid& grid, Tensor y, Tape* tape, Context& ctx) const {
@@ -65,12 +75,7 @@ void TokenEmbed::forward(ConstTensor patches, const TokenGrid& grid, Tensor y, T
     if (next < table_prefix) k.scale_add(count * c, 1.0, rows_of(pos_embed_->value, next, count, c).data, out.data, ctx);
     next += count;
   }
-  const Tensor table = rows_of(pos_embed_->value, table_prefix, config_.grid_height * config_.grid_width, c);
-  const Tensor positions = shared.slice(grid.prefix, map);
-  if (grid.height == config_.grid_height && grid.width == config_.grid_width)
-    std::memcpy(positions.data, table.data, positions.bytes());
-  else
-    resample_grid({config_.grid_height, config_.grid_width, grid.height, grid.width, config_.resampling}, table, positions, ctx);
+  fill_positions(grid, shared.slice(grid.prefix, map), ctx);
   const Indices& index = indices(grid, ctx);
   k.gather_rows(grid.batch * grid.tokens(), c, shared.data, index.shared.data(), y.data, ctx);
   k.scatter_add_rows(grid.batch * map, c, patches.data, index.patches.data(), y.data, ctx);
@@ -96,6 +101,7 @@ void TokenEmbed::backward(ConstTensor dy, Tensor dpatches, Tape& tape, Context& 
     if (next < table_prefix) k.scale_add(count * c, 1.0, d.data, rows_of(pos_embed_->grad, next, count, c).data, ctx);
     next += count;
   }
+  if (!pos_embed_) return;
   const Tensor dtable = rows_of(pos_embed_->grad, table_prefix, config_.grid_height * config_.grid_width, c);
   const Tensor dpositions = dshared.slice(grid.prefix, map);
   if (grid.height == config_.grid_height && grid.width == config_.grid_width)

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "core/json.h"
 #include "core/text.h"
@@ -42,6 +43,7 @@ void visit_fields(Config& c, Visit&& visit) {
   visit("qk_norm", c.qk_norm);
   visit("activation", c.activation);
   visit("norm_epsilon", c.norm_epsilon);
+  visit("merge_norm_epsilon", c.merge_norm_epsilon);
   visit("layer_scale", c.layer_scale);
   visit("block_norm", c.block_norm);
   visit("parallel", c.parallel);
@@ -60,6 +62,7 @@ void visit_fields(Config& c, Visit&& visit) {
   visit("last_norm", c.last_norm);
   visit("representation", c.representation);
   visit("head_bias", c.head_bias);
+  visit("positions", c.positions);
   visit("prefix_positions", c.prefix_positions);
   visit("register_positions", c.register_positions);
   visit("position_grid", c.position_grid);
@@ -137,6 +140,21 @@ ModelConfig config_from_json(const std::string& text, const std::string& where) 
   return c;
 }
 
+bool takes_pictures(const InputConfig& input) { return input.channels == 1 || input.channels == 3; }
+
+void change_channels(InputConfig& input, int64_t channels) {
+  constexpr int64_t kSensible = 65536;  // what validate() refuses takes no memory before
+  if (input.channels == channels || channels < 1 || channels > kSensible) {
+    input.channels = channels;
+    return;
+  }
+  input.channels = channels;
+  for (auto* list : {&input.mean, &input.std}) {
+    const double sum = std::accumulate(list->begin(), list->end(), 0.0);
+    list->assign(static_cast<size_t>(channels), sum / static_cast<double>(std::max<size_t>(1, list->size())));
+  }
+}
+
 void set_option(ModelConfig& config, const std::string& key, const std::string& value) {
   std::vector<std::string> known;
   bool found = false;
@@ -186,6 +204,8 @@ void validate_ranges(const ModelConfig& c) {
   require(hidden >= 1 && hidden <= kWidestPerceptron, "mlp_ratio={} of {} channels is out of range (1 to {} hidden values)", c.mlp_ratio, c.dim,
           kWidestPerceptron);
   require(c.norm_epsilon > 0 && std::isfinite(c.norm_epsilon), "norm_epsilon must be positive, got {}", c.norm_epsilon);
+  require(c.merge_norm_epsilon == 0 || (c.family == "swin" && c.merge_norm_epsilon > 0 && std::isfinite(c.merge_norm_epsilon)),
+          "merge_norm_epsilon is a positive number of a swin, or 0 for that of its blocks; got {}", c.merge_norm_epsilon);
   require(std::isfinite(c.layer_scale), "layer_scale={} is no number to begin with", c.layer_scale);
   require(c.dropout >= 0 && c.dropout < 1 && c.drop_path >= 0 && c.drop_path < 1, "dropout and drop_path must be in [0, 1)");
 }
@@ -209,7 +229,7 @@ std::vector<std::pair<std::string, std::string>> settings_of(const ModelConfig& 
 
 void validate(const ModelConfig& c) {
   require(c.family == "vit" || c.hierarchical(), "there is no model family '{}'; choose vit, swin or cswin", c.family);
-  require(c.input.channels == 1 || c.input.channels == 3, "images have 1 or 3 channels, got {}", c.input.channels);
+  require(c.input.channels >= 1 && c.input.channels <= 1024, "images have 1 to 1024 channels (pictures 1 or 3), got {}", c.input.channels);
   require(c.input.height > 0 && c.input.width > 0 && c.input.height <= 16384 && c.input.width <= 16384,
           "the input size {}x{} is out of range (1 to 16384)", c.input.height, c.input.width);
   require(c.input.mean.size() == static_cast<size_t>(c.input.channels) && c.input.std.size() == c.input.mean.size(),
@@ -227,7 +247,8 @@ void validate(const ModelConfig& c) {
           "images of {}x{} have no whole patch of {}, and patch_rest=drop leaves the rest out", c.input.height, c.input.width, c.patch);
   require(c.position_grid.empty() || (c.position_grid.size() == 2 && std::ranges::all_of(c.position_grid, [](int64_t n) { return n > 0 && n <= 4096; })),
           "position_grid is a height and a width in patches, got {}", fmt::join(c.position_grid, ","));
-  require(!c.absolute_positions || c.family == "swin", "absolute_positions are for a swin; {} {}", c.family, c.family == "vit" ? "always has them" : "has none");
+  require(!c.absolute_positions || c.family == "swin", "absolute_positions are for a swin; {} {}", c.family, c.family == "vit" ? "has positions" : "has none");
+  require(c.positions || c.family == "vit", "positions are for a vit; a swin's are absolute_positions");
   if (c.absolute_positions && c.position_resampling != "none") (void)cubic_rule_named(c.position_resampling);
   if (c.family == "vit") {
     (void)cubic_rule_named(c.position_resampling);

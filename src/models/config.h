@@ -23,6 +23,9 @@ struct InputConfig {
 
 inline constexpr size_t kMaxStages = 8;   // of a hierarchical model
 
+bool takes_pictures(const InputConfig& input);                // 1 or 3 channels; others are given as arrays
+void change_channels(InputConfig& input, int64_t channels);   // then each has the mean of the means and of the deviations
+
 struct ModelConfig {
   std::string name;                      // preset or free name
   std::string family = "vit";            // vit, swin, cswin
@@ -37,6 +40,7 @@ struct ModelConfig {
   bool qkv_bias = true, qk_norm = false;
   std::string activation = "gelu";       // gelu (erf), gelu_tanh, relu, quick_gelu, silu; vit: swiglu, gated, mlp_ratio counts both halves
   double norm_epsilon = 1e-6;
+  double merge_norm_epsilon = 0;         // swin: of the norms between blocks (patches, merges, pyramid_norms); 0: norm_epsilon
   double layer_scale = 0;
   std::string block_norm = "pre";        // vit: pre, x + f(norm(x)); res_post, x + norm(f(x))
   int64_t parallel = 1;                  // vit: attentions side by side in a block, and perceptrons likewise
@@ -53,6 +57,7 @@ struct ModelConfig {
   std::string last_norm = "auto";        // tokens (norm, of all of them), pooled (fc_norm), none; auto: pooled with pool=avg, else tokens
   int64_t representation = 0;            // width of a layer with tanh between pooling and head; 0: none
   bool head_bias = true;                 // false: the head is a projection without bias (CLIP)
+  bool positions = true;                 // vit: a learned position of each token
   bool prefix_positions = true;          // the position table has rows for the prefix tokens
   bool register_positions = true;        // then: for registers, too
   std::vector<int64_t> position_grid;    // height and width of the position table in patches; empty: those of the input
@@ -73,6 +78,7 @@ struct ModelConfig {
   bool swin_v2() const { return family == "swin" && swin_version == 2; }
   bool norms_tokens() const { return last_norm == "tokens" || (last_norm == "auto" && pool != "avg"); }  // vit
   bool norms_pooled() const { return last_norm == "pooled" || (last_norm == "auto" && pool == "avg"); }
+  double between_norm_epsilon() const { return merge_norm_epsilon > 0 ? merge_norm_epsilon : norm_epsilon; }
   bool hierarchical() const { return family == "swin" || family == "cswin"; }
 };
 

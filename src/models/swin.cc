@@ -16,7 +16,7 @@ PatchEmbedConfig swin_embed_config(const ModelConfig& c) {
   p.dim = c.dim;
   p.patch = c.patch;
   p.norm = true;
-  p.norm_epsilon = c.norm_epsilon;
+  p.norm_epsilon = c.between_norm_epsilon();
   p.convolutional_stem = c.convolutional_stem;
   p.drop_rest = c.patch_rest == "drop";
   return p;
@@ -38,7 +38,7 @@ TokenEmbedConfig absolute_positions(const ModelConfig& c, int64_t height, int64_
 
 SwinStage::SwinStage(const Scope& scope, const ModelConfig& c, size_t stage, const TokenGrid& in)
     : channels_(c.dim << stage),
-      downsample_(stage > 0 ? std::make_optional<PatchMerging>(scope / "downsample", channels_ / 2, c.norm_epsilon,
+      downsample_(stage > 0 ? std::make_optional<PatchMerging>(scope / "downsample", channels_ / 2, c.between_norm_epsilon(),
                                                                c.swin_v2() ? MergingNorm::kAfter : MergingNorm::kBefore)
                             : std::nullopt),
       blocks_(scope / "blocks", c, stage, out_grid(in).tokens()) {}
@@ -72,7 +72,7 @@ SwinTransformer::SwinTransformer(const Scope& scope, const ModelConfig& c)
     grid = stages_.back().out_grid(grid);
     auto& norm = map_norms_.emplace_back();
     if (c.pyramid_norms && static_cast<int64_t>(i) >= c.first_pyramid_norm)
-      norm.emplace(scope / fmt::format("norm{}", i), stages_.back().channels(), c.norm_epsilon);
+      norm.emplace(scope / fmt::format("norm{}", i), stages_.back().channels(), c.between_norm_epsilon());
   }
   if (!c.pyramid_norms) norm_.emplace(scope / "norm", channels(), c.norm_epsilon);
 }

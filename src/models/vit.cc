@@ -30,6 +30,7 @@ TokenEmbedConfig vit_tokens(const ModelConfig& c) {
   t.class_token = c.class_token;
   t.distillation_token = c.distillation_token;
   t.register_tokens = c.register_tokens;
+  t.positions = c.positions;
   t.grid_height = c.position_grid.empty() ? patches(c.input.height) : c.position_grid[0];
   t.grid_width = c.position_grid.empty() ? patches(c.input.width) : c.position_grid[1];
   t.prefix_positions = c.prefix_positions;

@@ -65,6 +65,7 @@ LoaderOptions loader_options(const EvaluateOptions& options, const Model::Impl& 
   LoaderOptions l;
   l.batch = options.batch;
   const int64_t height = options.height > 0 ? options.height : model.loaded.height, width = options.width > 0 ? options.width : model.loaded.width;
+  require_pictures(model.config().input);
   l.preprocess = preprocess_of(model.config().input, height, width);
   l.max_broken = options.max_broken;
   l.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / 2);

@@ -4,6 +4,7 @@
 #include "core/convert.h"
 #include "image/decode.h"
 #include "tasks/model_impl.h"
+#include "tasks/preprocess.h"
 
 namespace fovea {
 
@@ -78,6 +79,7 @@ Features Session::features(const float* images, int64_t batch, int64_t height, i
 
 Features Session::features(const std::vector<std::filesystem::path>& images) {
   const Model::Impl& model = impl_->model.impl();
+  require_pictures(model.config().input);
   const Preprocess& p = model.preprocess;
   const size_t size = static_cast<size_t>(p.channels) * static_cast<size_t>(p.height) * static_cast<size_t>(p.width);
   Features f;

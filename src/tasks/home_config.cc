@@ -67,7 +67,7 @@ HomeJson hugging_face_vit(std::string_view dialect, const ModelConfig& c) {
   if (dialect.starts_with("huggingface-clip")) return hugging_face_tower("CLIP", c);
   if (dialect.starts_with("huggingface-siglip")) return hugging_face_tower("Siglip", c);
   const bool dinov2 = dialect.find("dinov2") != std::string_view::npos, deit = dialect.find("deit") != std::string_view::npos;
-  const bool registers = dinov2 && c.register_tokens > 0;
+  const bool registers = dialect.find("registers") != std::string_view::npos;
   const std::string base = registers ? "Dinov2WithRegisters" : dinov2 ? "Dinov2" : deit ? "DeiT" : "ViT";
   const char* type = registers ? "dinov2_with_registers" : dinov2 ? "dinov2" : deit ? "deit" : "vit";
   const std::string task = c.classes == 0 ? "Model" : deit && c.distillation_token && c.distillation_head ? "ForImageClassificationWithTeacher" : "ForImageClassification";

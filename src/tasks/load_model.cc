@@ -93,7 +93,11 @@ void require_all(const Classifier& classifier, const MappedWeights& weights, con
   std::vector<WantedTensor> wanted;
   for (const Param& p : classifier.params().params()) wanted.push_back({p.name, p.shape});
   require_match(wanted, weights, classifier.config().name.empty() ? "the model" : classifier.config().name,
-                [&] { return dialect == nullptr ? std::string() : nearly(file, dialect); });
+                [&] {
+                  const bool positions_alone = dialect != nullptr && dialect->name == "timm" && classifier.config().family == "vit" && weights.find("pos_embed") == nullptr;
+                  if (positions_alone) return std::string("; a ViT that was built without positions (timm's pos_embed='none') is loaded with --set positions=false");
+                  return dialect == nullptr ? std::string() : nearly(file, dialect);
+                });
 }
 
 // "decoder.* (24 tensors)" for each first word of the names, or for the first two where the model itself has the first.
@@ -192,7 +196,7 @@ std::optional<ToldConfig> told_beside_names(const WeightFile& file, const Recogn
   if (at == file.metadata().end()) return std::nullopt;
   const ModelConfig c = config_from_json(at->second, file.path());
   ToldConfig told{{}, {c.input.height, c.input.width}, c.class_names};
-  for (const auto& [key, value] : settings_of(c, {"mean", "std", "crop", "resize_size", "interpolation", "resize", "crop_rounding", "norm_epsilon"}))
+  for (const auto& [key, value] : settings_of(c, {"mean", "std", "crop", "resize_size", "interpolation", "resize", "crop_rounding", "norm_epsilon", "positions"}))
     if (!value.empty()) told.settings.emplace_back(key, value);
   const bool stripes = model.kind == "cswin", windows = is_unknown(model, "window_sizes");
   const char* heads = c.hierarchical() ? "stage_heads" : "heads";
@@ -283,15 +287,10 @@ LoadedModel load(const std::string& model, const LoadOptions& options, const Tar
 }  // namespace
 
 void apply_settings(ModelConfig& config, const Settings& settings) {
-  const int64_t channels = config.input.channels;
+  ModelConfig asked = config;
   for (const auto& [key, value] : settings)
-    if (key == "channels") set_option(config, key, value);
-  if (config.input.channels != channels && config.input.channels > 0 && config.input.channels <= 4)
-    for (auto* list : {&config.input.mean, &config.input.std}) {
-      double sum = 0;
-      for (const double x : *list) sum += x;
-      list->assign(static_cast<size_t>(config.input.channels), sum / static_cast<double>(std::max<size_t>(1, list->size())));
-    }
+    if (key == "channels") set_option(asked, key, value);
+  change_channels(config.input, asked.input.channels);
   for (const auto& [key, value] : settings)
     if (key != "channels") set_option(config, key, value);
 }

@@ -163,6 +163,7 @@ std::vector<Session::Answer> Session::classify(const std::vector<std::filesystem
   require(topk > 0, "topk must be at least 1, got {}", topk);
   const Model::Impl& model = impl_->model.impl();
   require_head(model);
+  require_pictures(model.config().input);
   const Preprocess& p = model.preprocess;
   const size_t size = static_cast<size_t>(p.channels) * static_cast<size_t>(p.height) * static_cast<size_t>(p.width);
   std::vector<Answer> answers(images.size());

@@ -38,6 +38,11 @@ Preprocess preprocess_of(const InputConfig& input, int64_t height, int64_t width
   return p;
 }
 
+void require_pictures(const InputConfig& input) {
+  require(takes_pictures(input), "the model takes images of {} channels, and pictures have 1 or 3; `fovea features` takes others as arrays [batch,] channels, height, width (.npy, .safetensors)",
+          input.channels);
+}
+
 std::vector<std::pair<std::string, std::string>> preprocessing_facts(const InputConfig& input) {
   std::vector<std::pair<std::string, std::string>> facts = {{"resize", input.resize}};
   if (input.resize_size.empty()) facts.emplace_back("crop", fmt::format("{}", input.crop_pct));

@@ -47,6 +47,7 @@ StatedArchitecture stated_architecture_beside(const std::string& path) {
   if (const auto args = j.find("model_args"); args != j.end() && args->is_object()) {
     s.heads = stated<int64_t>(*args, "num_heads", s.heads);
     s.pool = stated<std::string>(*args, "global_pool", s.pool);
+    if (const std::string positions = stated<std::string>(*args, "pos_embed", "learn"); positions.empty() || positions == "none") s.positions = false;
     if (const std::string activation = stated<std::string>(*args, "act_layer", ""); activation == "quick_gelu" || activation == "gelu_tanh") s.activation = activation;
   }
   return s;

@@ -6,12 +6,13 @@
 
 namespace fovea {
 
-// What is not stated stays empty or zero.
+// What is not stated stays as it is here.
 struct StatedArchitecture {
   int64_t heads = 0;
   double norm_epsilon = 0;
   std::string activation;  // by our names
   std::string pool;        // timm's name: "token", "avg", ...
+  bool positions = true;   // false: stated to have none
   std::string preset;      // timm's name of the architecture
 };
 

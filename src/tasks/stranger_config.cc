@@ -6,10 +6,12 @@
 #include <tuple>
 
 #include "core/check.h"
+#include "models/vit.h"
 #include "tasks/customary_input.h"
 #include "tasks/facts.h"
 #include "tasks/home_windows.h"
 #include "tasks/preprocess.h"
+#include "tasks/stated_architecture.h"
 #include "tasks/stated_input.h"
 #include "tasks/stranger_families.h"
 
@@ -33,7 +35,6 @@ const ModelConfig* preset_in_name(const std::string& path, const ModelConfig& li
   for (const ModelPreset& p : model_presets()) {
     const ModelConfig& c = p.config;
     const bool fits = c.family == like.family && c.swin_version == like.swin_version && c.dim == like.dim && c.patch == like.patch &&
-                      c.input.channels == like.input.channels &&
                       (c.hierarchical() ? c.depths == like.depths : c.depth == like.depth && c.distillation_token == like.distillation_token);
     if (!fits) continue;
     const auto consider = [&](const std::string& published) {
@@ -49,26 +50,65 @@ const ModelConfig* preset_in_name(const std::string& path, const ModelConfig& li
 
 namespace {
 
+using Size = std::pair<int64_t, int64_t>;
+
+// Whether a ViT's table of positions can be that of images of this size; then it is, with rows for prefix tokens or without.
+bool take_rectangle(ModelConfig& c, const Stranger& s, const Size& size) {
+  constexpr std::pair<bool, bool> kTables[] = {{true, true}, {true, false}, {false, true}};  // rows for prefix tokens, for registers
+  if (c.hierarchical() || !c.positions || size.first < 1 || size.second < 1) return false;
+  for (const auto& [prefix, registers] : kTables) {
+    ModelConfig sized = c;
+    std::tie(sized.input.height, sized.input.width) = size;
+    sized.prefix_positions = prefix;
+    sized.register_positions = registers;
+    const TokenEmbedConfig t = vit_tokens(sized);
+    if (t.grid_height * t.grid_width + t.table_prefix() != s.model.integer("tokens")) continue;
+    c = sized;
+    c.position_grid = {t.grid_height, t.grid_width};
+    return true;
+  }
+  return false;
+}
+
+// Of a ViT whose table is no square, so that one of the sizes that are stated or asked for must tell its sides. Throws Error when none does.
+void choose_rectangle(ModelConfig& c, const Stranger& s, std::initializer_list<Size> sizes) {
+  for (const auto& [key, value] : s.settings) {
+    if (key != "position_grid") continue;
+    ModelConfig asked;
+    set_option(asked, key, value);
+    constexpr int64_t kMost = 4096;  // as validate() has it
+    const std::vector<int64_t>& grid = asked.position_grid;
+    if (grid.size() == 2 && std::max(grid[0], grid[1]) <= kMost && take_rectangle(c, s, {grid[0] * c.patch, grid[1] * c.patch})) return;
+  }
+  for (const Size& size : sizes)
+    if (take_rectangle(c, s, size)) return;
+  fail("'{}' has {} positions, whose patches make up no square; tell their rows and columns as --set position_grid=H,W, or by the size that they are for as --size HxW",
+       s.file.path(), s.model.integer("tokens"));
+}
+
 // Of the images that the weights are for: what the file tells, what is stated beside it, what the preset in its name has, what is
 // usual, what the user asks for.
-void choose_size(ModelConfig& c, const Stranger& s, const ModelConfig* preset, const StatedInput& stated, std::pair<int64_t, int64_t> asked,
+void choose_size(ModelConfig& c, const Stranger& s, const ModelConfig* preset, const StatedInput& stated, Size asked,
                  const Assume& assume) {
-  if (const int64_t side = s.model.integer("image_size"); side > 0) {
+  const std::optional<Size> built = windows_beside(s.file.path()).image;
+  const bool rectangle = built && built->first != built->second;  // of which the number of patches may be a square's
+  if (rectangle && take_rectangle(c, s, *built)) {
+    // as it says
+  } else if (const int64_t side = s.model.integer("image_size"); side > 0) {
     c.input.height = c.input.width = side;
-  } else if (const auto home = windows_beside(s.file.path()).image; c.hierarchical() && home) {
-    std::tie(c.input.height, c.input.width) = *home;
+  } else if (c.positions && s.model.integer("tokens") > 0) {
+    constexpr Size kNone(0, 0);
+    choose_rectangle(c, s, {built.value_or(kNone), asked, stated.size.value_or(kNone), preset ? Size(preset->input.height, preset->input.width) : kNone});
+  } else if (c.hierarchical() && built) {
+    std::tie(c.input.height, c.input.width) = *built;
   } else if (stated.size) {
     std::tie(c.input.height, c.input.width) = *stated.size;
   } else if (preset) {
     c.input.height = preset->input.height;
     c.input.width = preset->input.width;
-  } else if (c.hierarchical()) {
-    c.input.height = c.input.width = customary_side(c, s.model);
-    if (asked.first == 0) assume("height", fmt::format("{} and width={}", c.input.height, c.input.width));
   } else {
-    require(asked.first > 0, "'{}' does not tell the size of its images, which are not square; give it as --size HxW", s.file.path());
-    c.input.height = asked.first;
-    c.input.width = asked.second;
+    c.input.height = c.input.width = c.hierarchical() ? customary_side(c, s.model) : InputConfig().height;
+    if (asked.first == 0) assume("height", fmt::format("{} and width={}", c.input.height, c.input.width));
   }
   constexpr int64_t kLargest = 16384;
   require(c.input.height <= kLargest && c.input.width <= kLargest, "'{}' is for images of {}x{} pixels; {} is the most a side can have", s.file.path(),
@@ -78,15 +118,16 @@ void choose_size(ModelConfig& c, const Stranger& s, const ModelConfig* preset, c
 // What is stated beside the file goes before the preset in its name, and that before the customs of its home.
 void choose_preprocessing(ModelConfig& c, const Stranger& s, const ModelConfig* preset, const StatedInput& stated, const Assume& assume) {
   if (preset) {
-    const int64_t height = c.input.height, width = c.input.width;
+    const InputConfig own = c.input;
     c.input = preset->input;
-    c.input.height = height;
-    c.input.width = width;
+    c.input.height = own.height;
+    c.input.width = own.width;
+    change_channels(c.input, own.channels);
   } else {
     apply_customs(s.model.dialect ? s.model.dialect->name : std::string_view(), c);
   }
   apply_stated(stated, c.input);
-  if (!stated.file.empty()) return;
+  if (!stated.file.empty() || !takes_pictures(c.input)) return;
   // A crop and a size before it stand for each other.
   const bool scale_is_set = is_set(s.settings, "crop") || is_set(s.settings, "resize_size");
   for (const auto& [key, value] : preprocessing_facts(c.input)) {
@@ -128,7 +169,7 @@ ModelConfig stranger_config(const WeightFile& file, const RecognisedModel& m, co
   if (m.kind.starts_with("swin")) finish_swin(c, stranger, preset, assume);
   else if (m.kind == "cswin") finish_cswin(c, stranger, preset, assume);
   else finish_vit(c, stranger, preset, assume);
-  if (is_assumed(m, "norm_eps") && c.family != "vit") {
+  if (is_assumed(m, "norm_eps") && c.family != "vit" && stated_architecture_beside(file.path()).norm_epsilon == 0) {
     if (preset) c.norm_epsilon = preset->norm_epsilon;
     else assume("norm_epsilon", fmt::format("{}", c.norm_epsilon));
   }

@@ -119,7 +119,10 @@ void set_swin(ModelConfig& c, const Stranger& s) {
   }
   c.pyramid_norms = m.integer("pyramid_norms") != 0;
   c.first_pyramid_norm = m.integer("first_pyramid_norm");
-  if (const StatedArchitecture stated = stated_architecture_beside(s.file.path()); !stated.activation.empty()) c.activation = stated.activation;
+  const StatedArchitecture stated = stated_architecture_beside(s.file.path());
+  if (!stated.activation.empty()) c.activation = stated.activation;
+  if (stated.norm_epsilon > 0) c.norm_epsilon = stated.norm_epsilon;
+  c.merge_norm_epsilon = fact_number(m, "merge_norm_eps", 0);
   const auto windows = known_windows(c, s);
   require(windows || is_set(s.settings, "attention"), "'{}' does not tell its windows; give them as --set attention={}", s.file.path(),
           c.swin_version == 2 ? "window_v2:size=N" : "window:size=HxW");
@@ -210,6 +213,7 @@ void add_swin_facts(const ModelConfig& c, RecognisedModel& m) {
   m.facts["pyramid_norms"] = int64_t{c.pyramid_norms};
   m.facts["depths"] = comma_joined(c.depths);
   m.facts["num_heads"] = comma_joined(c.stage_heads);
+  m.facts["merge_norm_eps"] = c.between_norm_epsilon();
   if (c.absolute_positions) {
     m.facts["absolute_positions"] = int64_t{1};
     m.facts["position_grid"] = comma_joined(c.position_grid.empty() ? std::vector<int64_t>{(c.input.height + c.patch - 1) / c.patch, (c.input.width + c.patch - 1) / c.patch} : c.position_grid);

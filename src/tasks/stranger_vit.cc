@@ -64,6 +64,7 @@ bool stated_pool_is_foreign(const std::string& pool) { return pool == "max" || p
 
 void set_vit(ModelConfig& c, const Stranger& s) {
   const RecognisedModel& m = s.model;
+  const StatedArchitecture stated = stated_architecture_beside(s.file.path());
   c.family = "vit";
   c.attention = "global";
   c.depth = m.integer("depth");
@@ -74,7 +75,6 @@ void set_vit(ModelConfig& c, const Stranger& s) {
   c.pre_norm = m.integer("pre_norm") != 0;
   c.pool = text_or(m, "pool", "token");
   c.last_norm = text_or(m, "last_norm", "auto");
-  const StatedArchitecture stated = stated_architecture_beside(s.file.path());
   const bool tells = stated.pool == "avg" || (stated.pool == "token" && c.class_token);
   if (tells && (c.pool == "token" || c.pool == "avg")) c.pool = stated.pool;
   require(c.classes == 0 || !stated_pool_is_foreign(stated.pool) || is_set(s.settings, "pool"),
@@ -85,6 +85,9 @@ void set_vit(ModelConfig& c, const Stranger& s) {
   c.qk_norm = m.integer("qk_norm") != 0;
   c.parallel = m.integer("parallel", 1);
   c.layer_scale = m.integer("layer_scale") != 0 ? 1e-5 : 0;
+  c.positions = stated.positions;
+  for (const auto& [key, value] : s.settings)
+    if (key == "positions") set_option(c, key, value);
   c.prefix_positions = m.integer("prefix_positions", 1) != 0;
   c.register_positions = m.integer("register_positions", 1) != 0;
   c.position_resampling = text_or(m, "position_resampling", c.position_resampling);
@@ -112,7 +115,7 @@ void finish_vit(ModelConfig& c, const Stranger& s, const ModelConfig* preset, co
   // The table's own size, where the pictures have another one.
   const int64_t side = m.integer("image_size") / std::max<int64_t>(1, c.patch);
   const TokenEmbedConfig tokens = vit_tokens(c);
-  if (side > 0 && (tokens.grid_height != side || tokens.grid_width != side)) c.position_grid = {side, side};
+  if (side > 0 && c.position_grid.empty() && (tokens.grid_height != side || tokens.grid_width != side)) c.position_grid = {side, side};
   const StatedArchitecture stated = stated_architecture_beside(s.file.path());
   if (heads_of(c, s, stated).assumed) assume("heads", fmt::format("{}", c.heads));
   if (is_assumed(m, "pool")) assume("pool", c.pool);
@@ -132,6 +135,7 @@ void add_vit_facts(const ModelConfig& c, RecognisedModel& m) {
   m.facts["class_token"] = int64_t{c.class_token};
   m.facts["distillation_token"] = int64_t{c.distillation_token};
   m.facts["register_tokens"] = c.register_tokens;
+  m.facts["positions"] = int64_t{c.positions};
   m.facts["prefix_positions"] = int64_t{c.prefix_positions};
   m.facts["register_positions"] = int64_t{c.register_positions};
   m.facts["position_resampling"] = c.position_resampling;

@@ -103,12 +103,7 @@ void choose_input(RunConfig& run, const ImageStatistics& s) {
   TrainOptions& o = run.options;
   InputConfig& input = run.model.input;
   const bool mini = is_mini(run.model.name), measured = mini && o.init.empty();
-  if (o.init.empty() && input.channels != s.channels && !sets(o, "channels")) {
-    const auto mean_of = [](const std::vector<double>& v) { return (v[0] + v[1] + v[2]) / 3; };
-    input.channels = s.channels;
-    input.mean.assign(static_cast<size_t>(s.channels), mean_of(input.mean));
-    input.std.assign(static_cast<size_t>(s.channels), mean_of(input.std));
-  }
+  if (o.init.empty() && !sets(o, "channels")) change_channels(input, s.channels);
   if (measured && input.channels == s.channels) {
     input.mean = s.mean;
     input.std = s.std;
@@ -284,6 +279,7 @@ LoaderOptions validation_loader_options(const RunConfig& run, std::shared_ptr<Im
   l.max_broken = run.options.max_broken;
   l.threads = static_cast<int>(run.options.loader_threads > 0 ? run.options.loader_threads : std::max(1u, std::thread::hardware_concurrency() / 2));
   l.cache = std::move(cache);
+  require_pictures(input);
   l.preprocess = preprocess_of(input, input.height, input.width);
   return l;
 }

@@ -24,12 +24,12 @@ struct Dialect;
 //     mlp_width, num_classes (0: no head), tokens (rows of the position table, prefix included; 0: none), prefix_tokens,
 //     class_token, register_tokens, qkv_bias, qk_norm, layer_scale (each 0 or 1; a count for register_tokens), norm_eps,
 //     pool ("token", "avg", "token_avg" or "map"), head_bias (0 or 1), activation (customary), parallel (attentions of a block), block_norm (where a model is written), image_size where the patch tokens form a square, num_heads (see `assumed`); distillation_token,
-//     gated, pre_norm (0 or 1), last_norm ("tokens", "pooled", "none"), representation (its width), prefix_positions, register_positions (0
+//     gated, pre_norm (0 or 1), last_norm ("tokens", "pooled", "none"), representation (its width), positions (0 or 1, where a model is written), prefix_positions, register_positions (0
 //     or 1: the table has rows for them), position_resampling, patch_rest (of the home; see models/config.h)
 //   kind "swin", "swin_v2": swin_version (1 or 2), patch_size, in_channels, dim, depths ("2,2,6,2"), num_heads ("3,6,12,24"), window_sizes
 //     ("7,7,7,7"; absent when the windows are not square or, in version 2, not told by buffers), pretrained_windows (version 2,
 //     likewise, where buffers tell them), mlp_width (of the first stage), num_classes, qkv_bias, pyramid_norms (0 or 1),
-//     first_pyramid_norm (a stage), norm_eps; and what the home does with other sizes: window_rule, resample (attention/window.h),
+//     first_pyramid_norm (a stage), norm_eps, merge_norm_eps (where the home has another one between blocks); and what the home does with other sizes: window_rule, resample (attention/window.h),
 //     patch_rest (models/config.h), fixed_windows (0 or 1: windows and shifts are those of the model's own size); and, where there are
 //     any, absolute_positions (1), position_map (0 or 1: (1, C, H, W)), position_grid ("56,56"), position_resampling, image_size
 //   kind "cswin": patch_size, in_channels, dim, depths, branches ("2,2,2,1": of each stage), num_heads (see `assumed`), mlp_width (of

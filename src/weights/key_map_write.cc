@@ -88,6 +88,9 @@ std::vector<MappedTensor> write_as(const Dialect& dialect, std::span<const Weigh
   const auto norm = model.facts.find("block_norm");
   require(dialect.name == "timm" || norm == model.facts.end() || norm->second == RecognisedModel::Value(std::string("pre")),
           "the model cannot be written as {}: its blocks end with their norms (block_norm=res_post)", dialect.name);
+  require(dialect.name == "timm" || model.integer("positions", 1) != 0, "the model cannot be written as {}: its tokens have no positions (positions=false)", dialect.name);
+  require(dialect.name.starts_with("huggingface") || !model.facts.contains("merge_norm_eps") || model.facts.at("merge_norm_eps") == model.facts.at("norm_eps"),
+          "the model cannot be written as {}: its norms between blocks have another epsilon than those in them (merge_norm_epsilon)", dialect.name);
   std::vector<MappedTensor> out;
   std::unordered_map<std::string, size_t> index;
   std::vector<std::string> nameless;

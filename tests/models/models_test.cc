@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <iterator>
 #include <thread>
 
 #include "core/convert.h"
@@ -118,6 +120,13 @@ TEST(Vit, AveragePoolRegistersNormsAndStem) {
   c.qk_norm = true;
   c.convolutional_stem = true;
   expect_right(c, 8, 12, {"blocks.0.attn.k_norm.bias", "blocks.1.attn.k_norm.bias"});
+}
+
+TEST(Vit, NoPositions) {
+  ModelConfig c = small_vit();
+  c.positions = false;
+  expect_right(c, 8, 12);
+  expect_right(c, 12, 9);
 }
 
 TEST(Vit, ParallelBranches) {
@@ -293,6 +302,12 @@ TEST(Swin, GradientsThroughResampledTables) {
     c.attention = attention;
     expect_right(c, 14, 9);
   }
+}
+
+TEST(Swin, NormsBetweenBlocksWithAnEpsilonOfTheirOwn) {
+  ModelConfig c = small_swin();
+  c.merge_norm_epsilon = 0.1;
+  expect_right(c, 10, 10);
 }
 
 TEST(Swin, AbsolutePositions) {
@@ -554,6 +569,9 @@ TEST(ModelConfig, JsonRoundTripAndMistakes) {
     EXPECT_THAT(e.what(), testing::AllOf(testing::HasSubstr("'dim' is [1,1,1"), testing::HasSubstr("..."), testing::HasSubstr("expected a whole number")));
   }
   EXPECT_THROW((void)config_from_json("{\"dim\": " + std::string(1000000, '[') + std::string(1000000, ']') + "}", "f"), Error);
+  for (const char* wrong : {"{\"channels\": 0}", "{\"channels\": 1025}", "{\"merge_norm_epsilon\": 1e-5}", "{\"family\": \"swin\", \"patch\": 4, \"merge_norm_epsilon\": -1}",
+                            "{\"family\": \"swin\", \"patch\": 4, \"positions\": false}"})
+    EXPECT_THROW((void)config_from_json(wrong, "f"), Error) << wrong;
   ModelConfig c = small_vit();
   for (const char* key : {"mean", "std", "layer_scale", "norm_epsilon", "mlp_ratio"})
     for (const char* value : {"inf", "nan"}) {
@@ -568,6 +586,23 @@ TEST(ModelConfig, JsonRoundTripAndMistakes) {
   EXPECT_THROW(set_option(c, "heads", "four"), Error);
   set_option(c, "mean", "0.25");
   EXPECT_EQ(c.input.mean, (std::vector<double>{0.25, 0.25, 0.25}));
+}
+
+// Whoever is asked for a setting finds it and its values.
+TEST(ModelConfig, EveryKeyIsDocumented) {
+  std::ifstream in(FOVEA_TEST_FIXTURES "/../../docs/weights.md");
+  const std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  const size_t begin = text.find("### Settings"), end = text.find("### f16");
+  ASSERT_TRUE(begin < end && end != std::string::npos);
+  const std::string section = text.substr(begin, end - begin);
+  const std::string json = to_json(ModelConfig());
+  int keys = 0;
+  for (size_t at = json.find("\n  \""); at != std::string::npos; at = json.find("\n  \"", at + 1)) {
+    const size_t first = at + 4;
+    EXPECT_THAT(section, testing::HasSubstr("`" + json.substr(first, json.find('"', first) - first) + "`"));
+    ++keys;
+  }
+  EXPECT_GT(keys, 50);
 }
 
 }  // namespace

@@ -122,7 +122,22 @@ TEST(ConvertDialect, RefusesWithTheReason) {
   // What one layout of a home cannot hold, another one may; where none can, each says why.
   EXPECT_THAT(converting("vit_tiny_patch16_224", "hf", {{"depth", "1"}, {"prefix_positions", "false"}}),
               ThrowsMessage<Error>(HasSubstr("its position table has a row for the class token, and the model has none")));
+  EXPECT_THAT(converting("vit_tiny_patch16_224", "torchvision", {{"depth", "1"}, {"positions", "false"}}), ThrowsMessage<Error>(HasSubstr("its tokens have no positions")));
+  // Two epsilons only transformers has, and there one of them is fixed.
+  EXPECT_THAT(converting(swin, "timm", {{"norm_epsilon", "1e-6"}, {"merge_norm_epsilon", "1e-5"}}), ThrowsMessage<Error>(HasSubstr("have another epsilon than those in them")));
+  EXPECT_THAT(converting(swin, "huggingface", {{"norm_epsilon", "1e-6"}}), ThrowsMessage<Error>(HasSubstr("have the epsilon 1e-06, and those of transformers' Swin always 1e-05")));
   EXPECT_FALSE(std::filesystem::exists(folder / "x.safetensors"));
+}
+
+TEST(ConvertDialect, TransformersSwinKeepsItsTwoEpsilons) {
+  const TemporaryFolder folder;
+  ConvertOptions o = to_dialect("huggingface");
+  o.set = {{"dim", "32"}, {"depths", "1,1"}, {"stage_heads", "1,2"}, {"norm_epsilon", "1e-3"}, {"merge_norm_epsilon", "1e-5"}};
+  std::filesystem::create_directory(folder / "there");
+  convert("swin_tiny_patch4_window7_224", folder / "there/model.safetensors", o);
+  const ModelConfig there = load_model(folder / "there/model.safetensors", {}, DType::kF32).classifier->config();
+  EXPECT_EQ(there.norm_epsilon, 1e-3);
+  EXPECT_EQ(there.between_norm_epsilon(), 1e-5);
 }
 
 // What the names do not tell travels in the metadata, the rest does not.

@@ -89,6 +89,22 @@ std::string npy(const std::string& descr, const std::string& order, const std::s
   return out + dict + data;
 }
 
+// Six channels: arrays have features, pictures are refused in one sentence.
+TEST(Features, OfImagesWithOtherChannelsThanPicturesHave) {
+  const TemporaryFolder folder;
+  LoadOptions options;
+  options.set = {{"channels", "6"}, {"depth", "1"}, {"height", "32"}};
+  const Model model = Model::load("vit_tiny_patch16_224", options);
+  Session session(model);
+  const std::vector<float> x = waves(2 * 6 * 32 * 32);
+  EXPECT_EQ(session.features(x.data(), 2, 32, 32).tokens.size(), 2u * 5 * 192);
+  const std::filesystem::path picture = folder / "a.ppm";
+  std::ofstream(picture, std::ios::binary) << "P6 1 1 255\n123";
+  const auto refused = ThrowsMessage<Error>(HasSubstr("takes images of 6 channels, and pictures have 1 or 3"));
+  EXPECT_THAT([&] { session.features({picture}); }, refused);
+  EXPECT_THAT([&] { session.classify({picture}); }, refused);
+}
+
 TEST(ImageBatch, IsReadFromEveryFormat) {
   const TemporaryFolder folder;
   const std::vector<float> x = waves(2 * 3 * 4 * 5);

@@ -113,6 +113,49 @@ TEST(LoadModel, ConfigurationsTellWhatTensorsCannot) {
 
   save(f / "weights.safetensors", load_model("swin_tiny_patch4_window7_224", with({{"depths", "1,1"}, {"stage_heads", "3,6"}}), DType::kF32).classifier->params(), {});
   EXPECT_EQ(beside(R"({"hidden_act": "gelu_new"})").activation, "gelu_tanh");
+  EXPECT_EQ(beside(R"({"layer_norm_eps": 1e-3})").norm_epsilon, 1e-3);
+}
+
+// A ViT without a table of positions: a damaged file, unless it is stated that there are none.
+TEST(LoadModel, AVitWithoutPositionsMustBeStated) {
+  const TemporaryFolder f;
+  const std::string path = f / "weights.safetensors";
+  save(path, load_model("vit_tiny_patch16_224", with({{"depth", "1"}, {"positions", "false"}}), DType::kF32).classifier->params(), {});
+  EXPECT_THAT([&] { load_model(path, with({{"height", "224"}}), DType::kF32); },
+              ThrowsMessage<Error>(testing::AllOf(HasSubstr("missing: 'pos_embed'"), HasSubstr("--set positions=false"))));
+  const LoadedModel set = load_model(path, with({{"positions", "false"}}), DType::kF32);
+  EXPECT_FALSE(set.classifier->config().positions);
+  EXPECT_EQ(set.height, 224);
+  std::ofstream(f / "config.json") << R"({"architecture": "vit_tiny_patch16_224", "model_args": {"pos_embed": "none"}})";
+  EXPECT_FALSE(load_model(path, {}, DType::kF32).classifier->config().positions);
+}
+
+// A table that is no square belongs to the first size of as many patches that is stated or asked for, with or without positions of prefix tokens.
+TEST(LoadModel, AVitOfRectanglesIsToldItsSides) {
+  const TemporaryFolder f;
+  const std::string path = f / "vit_tiny_patch16_224.safetensors";
+  for (const char* prefix : {"true", "false"}) {
+    SCOPED_TRACE(prefix);
+    save(path, load_model("vit_tiny_patch16_224", with({{"depth", "1"}, {"height", "32"}, {"width", "96"}, {"prefix_positions", prefix}}), DType::kF32).classifier->params(), {});
+    const auto loading = [&](const Settings& set) { return [=] { (void)load_model(path, with(set), DType::kF32); }; };
+    EXPECT_THAT(loading({}), ThrowsMessage<Error>(HasSubstr("make up no square; tell their rows and columns as --set position_grid=H,W")));
+    EXPECT_THAT(loading({{"height", "64"}}), ThrowsMessage<Error>(HasSubstr("make up no square")));
+    EXPECT_THAT(loading({{"position_grid", "3,5"}}), ThrowsMessage<Error>(HasSubstr("make up no square")));
+    const LoadedModel sized = load_model(path, with({{"height", "32"}, {"width", "96"}}), DType::kF32);
+    EXPECT_EQ(sized.classifier->config().position_grid, (std::vector<int64_t>{2, 6}));
+    EXPECT_EQ(sized.classifier->config().prefix_positions, std::string(prefix) == "true");
+    const LoadedModel other = load_model(path, with({{"position_grid", "2,6"}, {"height", "64"}, {"width", "48"}}), DType::kF32);
+    EXPECT_EQ(other.classifier->config().input.width, 96);
+    EXPECT_EQ(other.width, 48);
+  }
+  std::ofstream(f / "config.json") << R"({"architecture": "vit_tiny_patch16_224", "model_args": {"img_size": [32, 96]}})";
+  EXPECT_EQ(load_model(path, {}, DType::kF32).classifier->config().position_grid, (std::vector<int64_t>{2, 6}));
+  // As many patches as a square has.
+  save(path, load_model("vit_tiny_patch16_224", with({{"depth", "1"}, {"height", "32"}, {"width", "128"}}), DType::kF32).classifier->params(), {});
+  std::ofstream(f / "config.json") << R"({"architecture": "vit_tiny_patch16_224", "model_args": {"img_size": [32, 128]}})";
+  EXPECT_EQ(load_model(path, {}, DType::kF32).classifier->config().position_grid, (std::vector<int64_t>{2, 8}));
+  std::ofstream(f / "config.json") << "{}";
+  EXPECT_EQ(load_model(path, {}, DType::kF32).classifier->config().input.width, 64);
 }
 
 TEST(LoadModel, SwinIsReadOffItsShapes) {
@@ -226,7 +269,7 @@ TEST(LoadModel, SaysWhatIsWrong) {
   std::filesystem::create_directory(f / "empty");
   EXPECT_THAT(loading(f / "empty"), ThrowsMessage<Error>(HasSubstr("no run directory")));
   EXPECT_THAT(loading("vit_mini", with({{"height", "0"}})), ThrowsMessage<Error>(HasSubstr("1 to 16384")));
-  EXPECT_THAT(loading("vit_mini", with({{"channels", "2"}})), ThrowsMessage<Error>(HasSubstr("1 or 3 channels")));
+  EXPECT_THAT(loading("vit_mini", with({{"channels", "1025"}})), ThrowsMessage<Error>(HasSubstr("1 to 1024 channels")));
 
   const LoadedModel vit = load_model("vit_mini", {}, DType::kF32);
   ModelConfig other = vit.classifier->config();

@@ -69,7 +69,8 @@ TEST_P(SwinDialect, AnswersAsItsHomeDoesAtEverySize) { expect_home_answers(GetPa
 INSTANTIATE_TEST_SUITE_P(Homes, SwinDialect,
                          ::testing::Values("timm", "timm_v2", "torchvision", "torchvision_v2", "huggingface", "huggingface_v2", "huggingface_backbone",
                                            "microsoft", "microsoft_detection", "mmdet", "mmpretrain", "huggingface_absolute", "microsoft_absolute",
-                                           "mmpretrain_absolute", "microsoft_detection_absolute"),
+                                           "mmpretrain_absolute", "microsoft_detection_absolute", "huggingface_epsilon", "huggingface_v2_epsilon",
+                                           "huggingface_backbone_epsilon"),
                          [](const auto& p) { return std::string(p.param); });
 
 // Absolute positions: where the home does not resample them another size is refused with a way out, and timm has none.

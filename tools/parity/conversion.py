@@ -1,11 +1,13 @@
-"""`fovea convert` between homes: each one's own loader must take the file without a complaint and answer as the first home did."""
+"""`fovea convert` between homes: each one's own loader must take the file without a complaint and answer as the first home did. Where the home is no
+package, what is written must be, bit by bit, what renaming.py makes of the same weights."""
 import pathlib
 import re
 import shutil
 
 import torch
 
-from . import compare
+from . import compare, renaming
+from .derived_models import CSwin, Renamed, microsoft_detection_swin, microsoft_swin, mmdet_swin, mmpretrain_swin, mmpretrain_swinv2
 from .timm_models import TimmSwin, TimmViT
 
 
@@ -59,6 +61,41 @@ PATHS = [
 ]
 
 
+# The same weights in two dialects: the name, one of them, the other one, and what it is called. Their seeds are equal.
+TWINS = [
+    ("swin tiny, detection", lambda: microsoft_detection_swin("swin_tiny_patch4_window7_224"), lambda: mmdet_swin("swin_tiny_patch4_window7_224"), "mmdet"),
+    ("swin tiny, detection", lambda: mmdet_swin("swin_tiny_patch4_window7_224"), lambda: microsoft_detection_swin("swin_tiny_patch4_window7_224"), "microsoft"),
+    ("swin tiny", lambda: microsoft_swin("swin_tiny_patch4_window7_224"), lambda: mmpretrain_swin("swin_tiny_patch4_window7_224"), "mmpretrain"),
+    ("swin tiny", lambda: TimmSwin("swin_tiny_patch4_window7_224"), lambda: microsoft_swin("swin_tiny_patch4_window7_224"), "microsoft"),
+    ("swinv2 tiny", lambda: TimmSwin("swinv2_tiny_window8_256"), lambda: microsoft_swin("swinv2_tiny_window8_256", second=True), "microsoft"),
+    ("swinv2 tiny", lambda: microsoft_swin("swinv2_tiny_window8_256", second=True), lambda: mmpretrain_swinv2("swinv2_tiny_window8_256"), "mmpretrain"),
+    ("vit base", lambda: TimmViT("vit_base_patch16_224"), lambda: Renamed(TimmViT("vit_base_patch16_224"), renaming.mm_vit), "mmpretrain"),
+    ("deit3 small", lambda: TimmViT("deit3_small_patch16_224"), lambda: Renamed(TimmViT("deit3_small_patch16_224"), renaming.deit3), "facebook"),
+    ("dinov2 small", lambda: TimmViT("vit_small_patch14_dinov2"), lambda: Renamed(TimmViT("vit_small_patch14_dinov2"), renaming.facebook_dinov2), "facebook-dinov2"),
+    ("cswin tiny", lambda: CSwin(64, [1, 2, 21, 1], [2, 4, 8, 16], 224), lambda: CSwin(64, [1, 2, 21, 1], [2, 4, 8, 16], 224), "microsoft"),
+]
+
+
+def check_twin(program, name, make, make_other, dialect, folder):
+    """A complaint, or "": fovea's own names between the two, so that a model of one dialect is written anew, too."""
+    from safetensors.torch import load_file
+    torch.manual_seed(0)
+    original = make().write(folder, f"{name.replace(' ', '_').replace(',', '')}_224")
+    torch.manual_seed(0)
+    expected = make_other().state()
+    own, written = pathlib.Path(folder) / "own.safetensors", pathlib.Path(folder) / "written.safetensors"
+    compare.fovea(program, "convert", original, own)
+    compare.fovea(program, "convert", own, written, "--to", dialect)
+    got = load_file(written)
+    buffers = ("attn_mask",)  # which homes compute anew
+    lost = [k for k in expected if k not in got and not k.endswith(buffers)]
+    more = [k for k in got if k not in expected]
+    other = [k for k in expected if k in got and not torch.equal(got[k], expected[k].to(got[k].dtype).reshape(got[k].shape) if got[k].numel() == expected[k].numel() else expected[k])]
+    # Buffers of logarithms are those of another library to a bit or so.
+    other = [k for k in other if not (k.endswith("relative_coords_table") and torch.allclose(got[k], expected[k], atol=1e-6))]
+    return "".join(f"{len(names)} {what} ({names[0]}); " for what, names in (("missing", lost), ("too many", more), ("different", other)) if names)
+
+
 def same_file(a, b):
     from safetensors.torch import load_file
     x, y = load_file(a), load_file(b)
@@ -96,4 +133,13 @@ def check(program, only, folder):
             bad += not good
             print(f"{'ok  ' if good else 'FAIL'} {source.name} -> {home}: {text}", flush=True)
             (pathlib.Path(folder) / "config.json").unlink(missing_ok=True)
+    for name, make, make_other, dialect in TWINS:
+        if not re.search(only, name):
+            continue
+        try:
+            complaint = check_twin(program, name, make, make_other, dialect, folder)
+        except Exception as e:
+            complaint = f"{type(e).__name__}: {str(e)[:300]}"
+        bad += complaint != ""
+        print(f"{'FAIL' if complaint else 'ok  '} {name} -> {dialect}: {complaint or 'what its home writes, bit by bit'}", flush=True)
     return bad

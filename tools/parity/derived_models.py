@@ -105,10 +105,10 @@ class CSwinWeights(nn.Module):
 class CSwin(Subject):
     container = "pth"
 
-    def __init__(self, dim, depths, heads, size, seed=0):
+    def __init__(self, dim, depths, heads, size, seed=0, classes=1000):
         torch.manual_seed(seed)
         self.heads, self.stripes = heads, [1, 2, size // 32, size // 32]
-        super().__init__(_DottedPerturb(CSwinWeights(dim, depths, [2, 2, 2, 1])), (size, size), seed)
+        super().__init__(_DottedPerturb(CSwinWeights(dim, depths, [2, 2, 2, 1], classes)), (size, size), seed)
 
     def state(self):
         return {k.replace("/", ".").removeprefix("inner."): v.contiguous() for k, v in self.module.state_dict().items()}
@@ -166,3 +166,9 @@ def mmpretrain_swin(name):
     window = source.module.layers[0].blocks[0].window_size[0]
     return WindowedSwin(source, lambda state: renaming.mm_swin(state, window, "backbone.", "head.fc."), "microsoft", native_by_timm=True,
                         wrap=lambda state: {"state_dict": state, "meta": {}})
+
+
+def mmpretrain_swinv2(name):
+    source = TimmSwin(name)
+    return Renamed(source, lambda state: renaming.mm_swin_v2(state, source.native[0] // 4, source.module.layers[0].blocks[0].window_size[0], swin_pretrained_windows(source)),
+                   wrap=lambda state: {"state_dict": state, "meta": {}}, native_only=True)

@@ -95,6 +95,30 @@ def mm_swin(state, window, prefix, head):
     return out
 
 
+def mm_swin_v2(state, side, window, pretrained):
+    """timm's Swin V2 as mmpretrain saves it: stages begin with their merges, as timm's do, and the norm after them has the usual order."""
+    out = {}
+    last = max(int(m[1]) for m in (re.match(r"layers\.(\d+)\.", k) for k in state) if m)
+    for name, value in substituted(
+        state,
+        (r"^layers\.", "stages."),
+        (r"\.attn\.", ".attn.w_msa."),
+        (r"\.mlp\.fc1\.", ".ffn.layers.0.0."),
+        (r"\.mlp\.fc2\.", ".ffn.layers.1."),
+        (r"^patch_embed\.proj\.", "patch_embed.projection."),
+        (r"^norm\.", f"norm{last}."),
+    ).items():
+        if name.startswith("head."):
+            out["head.fc." + name.split(".")[-1]] = value
+        else:
+            out["backbone." + name] = unfolded(value) if name.endswith("downsample.reduction.weight") else value
+    for (stage, block), (_, w, _) in swin_windows(state, side, window).items():
+        at = f"backbone.stages.{stage}.blocks.{block}.attn.w_msa."
+        out[at + "relative_position_index"] = relative_position_index(w)
+        out[at + "relative_coords_table"] = coordinates_table(w, (pretrained[stage] or w))
+    return out
+
+
 def mm_vit(state, head="head.layers.head."):
     """timm's ViT as mmpretrain saves it."""
     return substituted(

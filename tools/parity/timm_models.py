@@ -15,7 +15,9 @@ class Timm(Subject):
     def __init__(self, name, seed=0, **options):
         self.name, self.options = name, options
         module = timm.create_model(name, pretrained=False, **options)
-        super().__init__(module, tuple(module.pretrained_cfg["input_size"][1:]), seed)
+        side = options.get("img_size")
+        native = module.pretrained_cfg["input_size"][1:] if side is None else (side, side) if isinstance(side, int) else side
+        super().__init__(module, tuple(native), seed)
 
     def resized(self, size, **options):
         """A fresh model for another size with this one's weights, brought there by timm's own filter."""
@@ -25,7 +27,7 @@ class Timm(Subject):
         return other
 
     def transform(self):
-        return timm.data.create_transform(**timm.data.resolve_data_config({}, model=self.module))
+        return timm.data.create_transform(**timm.data.resolve_data_config({"input_size": (3, *self.native)}, model=self.module))
 
 
 class TimmViT(Timm):

@@ -69,16 +69,18 @@ std::optional<RecognisedModel> recognise_dinov2(const WeightFile& file) {
 }
 
 template <bool kRegisters>
-std::vector<ConstantTensor> huggingface_mask_token(const RecognisedModel& m) {
+std::vector<ConstantTensor> huggingface_constants(const RecognisedModel& m) {
   const int64_t dim = m.integer("dim");
-  return {f32_constant(kRegisters ? "dinov2_with_registers.embeddings.mask_token" : "dinov2.embeddings.mask_token", Shape{1, dim},
-                       std::vector<float>(static_cast<size_t>(dim)))};
+  std::vector<ConstantTensor> out = {f32_constant(kRegisters ? "dinov2_with_registers.embeddings.mask_token" : "dinov2.embeddings.mask_token", Shape{1, dim},
+                                                  std::vector<float>(static_cast<size_t>(dim)))};
+  if (kRegisters && m.integer("register_tokens") == 0) out.push_back(f32_constant("dinov2_with_registers.embeddings.register_tokens", Shape{1, 0, dim}, {}));
+  return out;
 }
 
 template <bool kRegisters, bool kGated>
 Dialect dinov2(std::string_view name, std::vector<std::string_view> signs) {
   return {name, rules_of<kRegisters, kGated>(), {std::begin(kHuggingfaceMask), std::end(kHuggingfaceMask)}, recognise_dinov2<kRegisters, kGated>, {{"vit", std::move(signs)}},
-          {},   huggingface_mask_token<kRegisters>, needs_class_position};
+          {},   huggingface_constants<kRegisters>, needs_class_position};
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // transformers' Swin, Swin V2 (models/swin, models/swinv2) and SwinBackbone. Versions 4 and 5 write the same names. A stage ends with
-// its merge, and q, k and v are apart; version 2 has no bias of k.
+// its merge, and q, k and v are apart; version 2 has no bias of k. Norms between blocks keep PyTorch's epsilon, whatever config.json's
+// layer_norm_eps is.
 #include <deque>
 
 #include "weights/key_maps/swin_dialects.h"
@@ -24,6 +25,7 @@ constexpr BlockName kNamesV2[] = {{"attention.self.logit_scale", "attn.logit_sca
                                   {"attention.self.value.bias", "attn.v_bias"},
                                   {"attention.self.relative_coords_table", "attn.relative_coords_table"},
                                   {"attention.self.relative_position_index", "attn.relative_position_index"}};
+constexpr double kMergeNormEpsilon = 1e-5;
 constexpr std::string_view kParts[] = {"query", "key", "value"};
 
 // Rules hold views: their texts live here.
@@ -83,6 +85,7 @@ SwinManners huggingface_manners(bool second) {
   m.window_rule = second ? "mmdet" : "microsoft";  // version 2: what is left when windows and shifts are fixed
   m.resampling = m.position_resampling = "bicubic";
   m.fixed_windows = second;
+  m.merge_norm_epsilon = kMergeNormEpsilon;
   return m;
 }
 
@@ -96,6 +99,11 @@ std::vector<std::string_view> huggingface_buffers() {
 
 Dialect huggingface(std::string_view name, bool second) {
   Dialect d{name, huggingface_swin_rules(second), huggingface_buffers(), nullptr};
+  d.refuses = [](const RecognisedModel& m) -> std::string {
+    const auto at = m.facts.find("merge_norm_eps");
+    const bool usual = at == m.facts.end() || at->second == RecognisedModel::Value(kMergeNormEpsilon);
+    return usual ? "" : fmt::format("its norms between blocks have the epsilon {}, and those of transformers' Swin always {}", std::get<double>(at->second), kMergeNormEpsilon);
+  };
   d.beside = {"swin.embeddings.mask_token", "swinv2.embeddings.mask_token", "embeddings.mask_token", "decoder.{*}"};
   return d;
 }

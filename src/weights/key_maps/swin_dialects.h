@@ -13,6 +13,7 @@ struct SwinManners {
   std::string_view dense_rule = "mmdet";      // of backbones for detection and segmentation, which have a norm for each stage
   std::string_view resampling = "geometric";  // of bias tables
   std::string_view position_resampling = "none";  // of absolute positions (1, N, C), where there are any; maps (1, C, H, W) of them are resampled
+  double merge_norm_epsilon = 0;              // of the norms between blocks, whatever that of the others; 0: the same
   bool drops_rest = false;                    // of pixels beyond the last whole patch
   bool fixed_windows = false;                 // windows and shifts stay those of the size that the model is built for
 };

@@ -113,6 +113,7 @@ std::optional<RecognisedModel> recognise_swin(const WeightFile& theirs, std::spa
   }
   m.facts["norm_eps"] = 1e-5;
   m.assumed.push_back("norm_eps");
+  if (manners.merge_norm_epsilon > 0) m.facts["merge_norm_eps"] = manners.merge_norm_epsilon;
   const auto count = std::ssize(stages->depths);
   int64_t first_norm = 0;
   while (first_norm < count && file.find(fmt::format("norm{}.weight", first_norm)) == nullptr) ++first_norm;
