@@ -41,6 +41,11 @@ void PatchMerging::forward(ConstTensor x, const TokenGrid& grid, Tensor y, Tape*
   const Tensor joined = ctx.activation(Shape{to.batch, to.tokens(), 4 * dim_}, tape);
   ctx.kernels().gather_rows(4 * to.batch * to.tokens(), dim_, x.data, merging_index(grid, ctx).data(), joined.data, ctx);
   const bool before = placement_ == MergingNorm::kBefore;
+  if (before && !tape) {
+    LinearFusion fusion;
+    fusion.norm = &norm_;
+    return reduction_.apply(joined, y, fusion, ctx);
+  }
   const Tensor middle = ctx.activation(before ? joined.shape : y.shape, tape);
   if (before) {
     norm_.forward(joined, middle, tape, ctx);

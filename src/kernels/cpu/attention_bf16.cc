@@ -29,11 +29,10 @@ constexpr Interleaving kInterleaving;
 
 }  // namespace
 
-FOVEA_PAIR_CODE void pack_key_pairs(const float* const* rows, int64_t count, int64_t head_dim, float* out, int64_t stride) {
+FOVEA_PAIR_CODE void transpose_words(const float* const* rows, int64_t count, int64_t words, float* out, int64_t stride) {
   constexpr int kLanes = 16;
-  const int64_t pairs = head_dim / 2;
-  for (int64_t first = 0; first < pairs; first += kLanes, out += kLanes * stride) {
-    const int64_t lanes = std::min<int64_t>(kLanes, pairs - first);
+  for (int64_t first = 0; first < words; first += kLanes, out += kLanes * stride) {
+    const int64_t lanes = std::min<int64_t>(kLanes, words - first);
     const auto mask = static_cast<__mmask16>((1u << lanes) - 1);
     __m512 a[kLanes], b[kLanes];
     for (int i = 0; i < kLanes; ++i) a[i] = i < count ? _mm512_maskz_loadu_ps(mask, rows[i] + first) : _mm512_setzero_ps();
@@ -57,6 +56,21 @@ FOVEA_PAIR_CODE void pack_key_pairs(const float* const* rows, int64_t count, int
       b[12 + column] = _mm512_shuffle_f32x4(upper_high, lower_high, 0xdd);
     }
     for (int i = 0; i < lanes; ++i) _mm512_storeu_ps(out + i * stride, b[i]);
+  }
+}
+
+FOVEA_PAIR_CODE void add_lane_sums(const float* vectors, int64_t rows, float* sum) {
+  const auto folded = [&](int64_t row) FOVEA_PAIR_CODE {
+    const __m512 v = _mm512_loadu_ps(vectors + 16 * std::min(row, rows - 1));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
+    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  };
+  const auto pairs = [](__m128 a, __m128 b) FOVEA_PAIR_CODE { return _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b)); };
+  for (int64_t i = 0; i < rows; i += 4) {
+    const __m128 ab = pairs(folded(i), folded(i + 1)), cd = pairs(folded(i + 2), folded(i + 3));
+    const __m128 totals = _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
+    const auto mask = static_cast<__mmask8>(rows - i >= 4 ? 0xf : (1u << (rows - i)) - 1);
+    _mm_mask_storeu_ps(sum + i, mask, _mm_add_ps(_mm_maskz_loadu_ps(mask, sum + i), totals));
   }
 }
 
@@ -85,6 +99,8 @@ FOVEA_PAIR_CODE void pack_value_pairs(const float* const* rows, int64_t count, i
 
 namespace fovea {
 
+void transpose_words(const float* const*, int64_t, int64_t, float*, int64_t) { check(false, "no such vectors on this processor"); }
+void add_lane_sums(const float*, int64_t, float*) { check(false, "no such vectors on this processor"); }
 void pack_value_pairs(const float* const*, int64_t, int64_t, float*) { check(false, "no such pairs on this processor"); }
 
 }  // namespace fovea

@@ -93,10 +93,10 @@ struct Bfloat16Row {
   FOVEA_INT8_CODE static __m512i words(__m512i a, __m512i b) { return _mm512_mask_blend_epi16(0xaaaaaaaa, a, _mm512_slli_epi32(b, 16)); }
 };
 
+// `bits` are those of the greatest magnitude.
 template <class Row>
-FOVEA_INT8_CODE float to_bytes(const Row& row, int64_t k, uint8_t* out) {
+FOVEA_INT8_CODE float to_bytes(const Row& row, uint32_t bits, int64_t k, uint8_t* out) {
   constexpr uint32_t kInfinity = 0x7f800000;
-  const uint32_t bits = row.greatest(k);
   if (bits >= kInfinity) {
     std::memset(out, 0, static_cast<size_t>(k));
     return std::numeric_limits<float>::quiet_NaN();
@@ -131,8 +131,26 @@ FOVEA_INT8_CODE float to_bytes(const Row& row, int64_t k, uint8_t* out) {
 
 }  // namespace
 
-FOVEA_INT8_CODE float row_to_bytes(const float* x, int64_t k, uint8_t* out) { return to_bytes(FloatRow{x}, k, out); }
-FOVEA_INT8_CODE float row_to_bytes(const uint16_t* x, int64_t k, uint8_t* out) { return to_bytes(Bfloat16Row{x}, k, out); }
+FOVEA_INT8_CODE float row_to_bytes(const float* x, int64_t k, uint8_t* out) { return to_bytes(FloatRow{x}, FloatRow{x}.greatest(k), k, out); }
+FOVEA_INT8_CODE float row_to_bytes(const uint16_t* x, int64_t k, uint8_t* out) { return to_bytes(Bfloat16Row{x}, Bfloat16Row{x}.greatest(k), k, out); }
+
+FOVEA_INT8_CODE float normalised_row_to_bytes(const float* x, float mean, float rstd, const float* gamma, const float* beta, int64_t k, float* scratch,
+                                              uint8_t* out) {
+  const __m512 m = _mm512_set1_ps(mean), r = _mm512_set1_ps(rstd);
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  __m512i most[2] = {};
+  const auto normalise = [&](__mmask16 mask, int64_t i, __m512i& greatest) FOVEA_INT8_CODE {
+    const __m512 scaled = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i), m), r);
+    const __m512 v = _mm512_maskz_fmadd_ps(mask, scaled, _mm512_maskz_loadu_ps(mask, gamma + i), _mm512_maskz_loadu_ps(mask, beta + i));
+    _mm512_storeu_ps(scratch + i, v);
+    greatest = _mm512_max_epu32(greatest, _mm512_and_si512(magnitude, _mm512_castps_si512(v)));
+  };
+  int64_t i = 0;
+  for (; i + kOfPair <= k; i += kOfPair)
+    for (int v = 0; v < 2; ++v) normalise(0xffff, i + v * kOfVector, most[v]);
+  for (; i < k; i += kOfVector) normalise(lanes_of<__mmask16>(k - i), i, most[0]);
+  return to_bytes(FloatRow{scratch}, _mm512_reduce_max_epu32(_mm512_max_epu32(most[0], most[1])), k, out);
+}
 
 }  // namespace fovea
 
@@ -142,6 +160,9 @@ namespace fovea {
 
 float row_to_bytes(const float*, int64_t, uint8_t*) { fail("integer tiles need a processor that multiplies bytes"); }
 float row_to_bytes(const uint16_t*, int64_t, uint8_t*) { fail("integer tiles need a processor that multiplies bytes"); }
+float normalised_row_to_bytes(const float*, float, float, const float*, const float*, int64_t, float*, uint8_t*) {
+  fail("integer tiles need a processor that multiplies bytes");
+}
 
 }  // namespace fovea
 

@@ -91,9 +91,10 @@ HWY_INLINE float convert_row(OperandForm form, const Row& row, int64_t k, float*
   }
   if (form == OperandForm::kUint8) {  // likewise
     auto* bytes = reinterpret_cast<uint8_t*>(out);
-    if constexpr (Row::kCheap) return row_to_bytes(row.x, k, bytes);
-    for_row(row, k, [&](V v, int64_t i) HWY_ATTR { hn::StoreU(v, d, scratch + i); });
-    return row_to_bytes(scratch, k, bytes);
+    if constexpr (Row::kCheap)
+      return row_to_bytes(row.x, k, bytes);
+    else
+      return normalised_row_to_bytes(row.x, hn::GetLane(row.mean), hn::GetLane(row.rstd), row.gamma, row.beta, k, scratch, bytes);
   }
   // Without their signs numbers are in the order of their bits, and what is not finite comes last.
   constexpr uint32_t kInfinity = 0x7f800000;

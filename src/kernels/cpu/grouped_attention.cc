@@ -109,9 +109,16 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
   const GroupedAttentionArgs& a = call.a;
   const int32_t n = end - begin;
   if (n == 0) return;
-  plan::SlotCursor query_cursor(call.groups, group.query_runs);
-  query_cursor.skip(begin);
-  query_cursor.read(n, w.codes);
+  if (w.group != &group) w.block_batch = -1;
+  if (w.group != &group || w.begin != begin || w.end != end) {
+    plan::SlotCursor query_cursor(call.groups, group.query_runs);
+    query_cursor.skip(begin);
+    query_cursor.read(n, w.query_codes);
+    w.group = &group;
+    w.begin = begin;
+    w.end = end;
+  }
+  std::copy_n(w.query_codes, n, w.codes);
   const Rows q_rows(a.q, {}, nullptr, a.head_dim, b, h, a.bf16);
   const bool fetches = std::max(group.queries, group.keys) <= kFewRows && beyond_cache(a);
   if (fetches) fetch_rows(call, w.codes, n, q_rows, b, h);
@@ -130,8 +137,8 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
   std::fill_n(w.max, n, kNegInf);
   std::fill_n(w.sum, n, 0.0f);
   const Queries queries{w.q, w.codes, call.labels ? call.groups.query_labels.data() + group.query_slot + begin : nullptr};
-  const plan::RowBounds bounds = plan::bounds_of(w.codes, n);
   const PairRule& rule = call.groups.rule_of(group);
+  const plan::RowBounds bounds = rule.looks_at_positions() ? plan::bounds_of(w.codes, n) : plan::RowBounds{};
 
   const Rows k_rows(a.k, a.memory_k, a.pad_k, a.head_dim, b, h, a.bf16), v_rows(a.v, a.memory_v, a.pad_v, a.head_dim, b, h, a.bf16);
   plan::SlotCursor key_cursor(call.groups, group.key_runs);
@@ -169,7 +176,8 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
       key_cursor.skip(keys);
       continue;
     }
-    w.block.load(call, group, key_cursor, blocks.begin(block), blocks.begin(block + 1), b);
+    if (w.block_batch != b) w.block.load(call, group, key_cursor, blocks.begin(block), blocks.begin(block + 1), b);
+    w.block_batch = blocks.pieces == 1 ? b : -1;
     k_packed = v_packed = false;
     if (relative) relative_keys(*relative, w.relative, w.block);
     for (int32_t i = 0; i < keys && fetches; ++i) v_rows.fetch_next_head(w.block.codes[i], a.head_dim);

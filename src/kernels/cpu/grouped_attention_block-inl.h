@@ -67,11 +67,17 @@ inline void prepare_bias(Call& call, Context& ctx) {
     const TokenGroups::Bias& b = biases[i];
     const int64_t stride = plan::round_up(b.keys, kLanes), rows = a.heads * b.queries;
     float* to = ctx.scratch().take<float>(rows * stride);
-    ctx.pool().for_each(rows, [&](int64_t r) {
+    ctx.pool().for_each(rows, [&](int64_t r) HWY_ATTR {
       const float* from = static_cast<const float*>(a.bias) + a.heads * b.offset + r * b.keys;
       float* row = to + r * stride;
-      for (int64_t j = 0; j < b.keys; ++j) row[j] = from[j] * kLog2E;
-      for (int64_t j = b.keys; j < stride; ++j) row[j] = kNegInf;
+      const D d;
+      const V log2e = hn::Set(d, kLog2E);
+      for_vectors(
+          b.keys, [&](int64_t j) HWY_ATTR { hn::Store(hn::Mul(log2e, hn::LoadU(d, from + j)), d, row + j); },
+          [&](int64_t j, int32_t n) HWY_ATTR {
+            const auto there = hn::FirstN(d, static_cast<size_t>(n));
+            hn::Store(hn::IfThenElse(there, hn::Mul(log2e, load_partial(from + j, n)), hn::Set(d, kNegInf)), d, row + j);
+          });
     });
     laid[i] = {to, stride};
   }

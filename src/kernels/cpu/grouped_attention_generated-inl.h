@@ -18,7 +18,8 @@ namespace fovea::HWY_NAMESPACE::grouped_attention_tile {
 constexpr float kSafeExponent = 24.0f;
 
 struct Workspace {
-  int32_t* codes;   // (chunk)
+  int32_t* codes;   // (chunk) of the task's queries; those of rows that are finished become padding's
+  int32_t* query_codes;  // (chunk) as the group has them
   int32_t* labels;
   float *max, *sum, *lse;  // the row's reference point, sum of 2^(score - max), and result
   float *q, *out;   // (chunk, width)
@@ -29,12 +30,16 @@ struct Workspace {
   KeyBlock block;
   int32_t block_keys;
   RelativeWorkspace relative;
+  // The heads of a group come one after the other: what query_codes are of, and the batch element where `block` has all of the group's keys.
+  const TokenGroups::Group* group = nullptr;
+  int32_t begin = -1, end = -1;
+  int64_t block_batch = -1;
 
   Workspace(Cutter cutter, int32_t chunk, int32_t keys, const Call& call, const RelativeCall* relative_call)
       : Workspace(cutter, chunk, keys, call.a.head_dim, call.width, call.a.bf16 ? keys : 0, call.exclusions, relative_call) {}
   static int64_t bytes(int32_t chunk, int32_t keys, const Call& call, const RelativeCall* relative_call) {
     const int64_t head_dim = call.a.head_dim, width = call.width, paired_keys = call.a.bf16 ? keys : 0;
-    return 2 * Cutter::bytes<int32_t>(chunk) + 3 * Cutter::bytes<float>(chunk) +
+    return 3 * Cutter::bytes<int32_t>(chunk) + 3 * Cutter::bytes<float>(chunk) +
            2 * Cutter::bytes<float>(chunk * width) + Cutter::bytes<const float*>(keys) + Cutter::bytes<float>(kTileRows * kMaxBlockKeys) +
            Cutter::bytes<float>(keys * width) + 2 * Cutter::bytes<float>(paired_keys * width / 2) + KeyBlock::bytes(keys, head_dim, call.exclusions) +
            RelativeWorkspace::bytes(relative_call, chunk, keys, kTileRows, width);
@@ -44,6 +49,7 @@ struct Workspace {
   Workspace(Cutter cutter, int32_t chunk, int32_t keys, int64_t head_dim, int64_t width, int64_t paired_keys, int64_t exclusions,
             const RelativeCall* relative_call)
       : codes(cutter.take<int32_t>(chunk)),
+        query_codes(cutter.take<int32_t>(chunk)),
         labels(cutter.take<int32_t>(chunk)),
         max(cutter.take<float>(chunk)),
         sum(cutter.take<float>(chunk)),
@@ -115,10 +121,8 @@ inline int32_t generated_tile(const Call& call, Workspace& w, const TokenGroups:
     begun = true;
   }
   if (panel == 0 || (bf16 && panel < block.panels.pieces)) return 0;
-  for (int32_t i = 0; i < rows; ++i) {
-    w.max[r + i] = 0;
-    w.sum[r + i] += sum_of_lanes(hn::Load(d, sums + i * kLanes));
-  }
+  std::fill_n(w.max + r, rows, 0.0f);
+  add_lane_sums(sums, rows, w.sum + r);
   return panel;
 }
 
@@ -140,7 +144,7 @@ inline void pack_pairs(const Call& call, Workspace& w, const TokenGroups::Group&
     const int32_t first = block.panels.begin(panel), end = block.panels.begin(panel + 1), stride = (end - first) * kLanes;
     float* out = w.k_pairs + first * kLanes * (call.a.head_dim / 2);
     for (int32_t vector = first; vector < end; ++vector, out += kLanes)
-      pack_key_pairs(w.v_rows + vector * kLanes, std::min(kLanes, block.count - vector * kLanes), call.a.head_dim, out, stride);
+      transpose_words(w.v_rows + vector * kLanes, std::min(kLanes, block.count - vector * kLanes), call.a.head_dim / 2, out, stride);
   }
   for (int32_t i = 0; i < block.count; ++i) w.v_rows[i] = v_rows.row(block.codes[i]);
   pack_value_pairs(w.v_rows, block.count, call.a.head_dim, w.v_pairs);

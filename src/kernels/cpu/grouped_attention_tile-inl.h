@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/cpu/attention_bf16.h"
 #include "kernels/cpu/bf16-inl.h"
 #include "kernels/cpu/grouped_attention_plan.h"
 #include "kernels/cpu/jit_product.h"
@@ -211,9 +212,21 @@ inline void pack_panels(const Rows& rows, const int32_t* codes, int32_t count, c
   const D d;
   const hn::Repartition<double, D> d64;
   HWY_ALIGN float wide[4 * kMaxHeadDim];
+  const bool whole = kLanes == 16 && !rows.bf16() && copies == nullptr;  // vectors of keys
   for (int32_t piece = 0; piece < pieces.pieces; ++piece) {
     const int32_t first = pieces.begin(piece) * kLanes, width = pieces.begin(piece + 1) * kLanes - first;
-    for (int32_t k = 0; k < width; k += 4) {
+    for (int32_t k = 0; k < width && whole; k += kLanes) {
+      const float* src[kLanes];
+      const int32_t n = std::clamp(count - first - k, 0, kLanes);
+      for (int32_t i = 0; i < n; ++i) {
+        const int32_t* code = codes + first + k + i;
+        if (first + k + i + kLanes < count) rows.fetch(code[kLanes], head_dim);
+        if (next_head) rows.fetch_next_head(*code, head_dim);
+        src[i] = rows.row(*code);
+      }
+      transpose_words(src, n, head_dim, dst + k, width);
+    }
+    for (int32_t k = 0; k < width && !whole; k += 4) {
       if (first + k >= count) {
         for (int64_t i = 0; i < head_dim; ++i) std::fill_n(dst + i * width + k, 4, 0.0f);
         continue;
