@@ -57,8 +57,7 @@ class Reader {
       else if (status == Z_BUF_ERROR || (status == Z_OK && used_ == bytes_.size() && stream_.avail_out > 0))
         fail("cannot read {}: the gzip file is cut off; fetch it again", name_);
       else if (status != Z_OK)
-        fail("cannot read {}: the gzip file is corrupt ({}); fetch it again", name_,
-             stream_.msg ? stream_.msg : "unknown");
+        fail("cannot read {}: the gzip file is corrupt ({}); fetch it again", name_, zError(status));
     }
     return done;
   }

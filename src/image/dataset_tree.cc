@@ -31,8 +31,7 @@ bool wanted(const std::string& name) {
 class FolderTree : public FileTree {
  public:
   explicit FolderTree(const fs::path& root) {
-    root_ = root.string();
-    while (root_.size() > 1 && root_.back() == '/') root_.pop_back();
+    root_ = (root / "").parent_path().string();  // without slashes behind it
     std::set<std::string> visited;
     walk(root, "", 0, visited);
     std::sort(files_.begin(), files_.end());
@@ -59,14 +58,15 @@ class FolderTree : public FileTree {
   void walk(const fs::path& folder, const std::string& name, int depth, std::set<std::string>& visited) {
     std::error_code error;
     const fs::path real = fs::canonical(folder, error);
-    if (error || depth > kMaxDepth || !visited.insert(real.string()).second) return;
+    require(!error, "cannot read the folder {}: {}", folder.string(), error.message());
+    if (depth > kMaxDepth || !visited.insert(real.string()).second) return;
     if (!name.empty()) folders_.push_back(name);
     fs::directory_iterator it(folder, error);
     require(!error, "cannot read the folder {}: {}", folder.string(), error.message());
     for (; it != fs::directory_iterator(); it.increment(error)) {
       require(!error, "cannot read the folder {}: {}", folder.string(), error.message());
       const std::string leaf = it->path().filename().string();
-      if (leaf.empty() || leaf[0] == '.') continue;
+      if (leaf.starts_with('.')) continue;
       const std::string child = name.empty() ? leaf : name + "/" + leaf;
       std::error_code gone;
       if (it->is_directory(gone)) {
@@ -109,14 +109,14 @@ class ArchiveTree : public FileTree {
       if (status == ARCHIVE_EOF) break;
       if (status != ARCHIVE_OK && status != ARCHIVE_WARN) broken(in.get());
       const char* raw = archive_entry_pathname(entry);
-      if (raw == nullptr) continue;
+      require(raw != nullptr, "cannot read {}: one of its members has no name", root_);
       std::string name;
       const Name kind = clean(raw, name);
       unsafe += kind == Name::kUnsafe;
       if (kind != Name::kGood || name.empty()) continue;
       const auto type = archive_entry_filetype(entry);
       if (type == AE_IFDIR) folders.insert(name);
-      for (size_t slash = name.rfind('/'); slash != std::string::npos && slash > 0; slash = name.rfind('/', slash - 1))
+      for (size_t slash = name.rfind('/'); slash != std::string::npos; slash = name.rfind('/', slash - 1))
         if (!folders.insert(name.substr(0, slash)).second) break;
       if (type == AE_IFREG && wanted(name)) members[name] = read_member(in.get(), entry);
     }
@@ -229,8 +229,7 @@ std::vector<std::string> FileTree::folders_in(const std::string& folder) const {
   std::vector<std::string> names;
   for (auto it = std::lower_bound(folders_.begin(), folders_.end(), prefix);
        it != folders_.end() && it->compare(0, prefix.size(), prefix) == 0; ++it)
-    if (it->size() > prefix.size() && it->find('/', prefix.size()) == std::string::npos)
-      names.push_back(it->substr(prefix.size()));
+    if (it->find('/', prefix.size()) == std::string::npos) names.push_back(it->substr(prefix.size()));
   std::sort(names.begin(), names.end());
   return names;
 }

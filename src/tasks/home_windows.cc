@@ -42,11 +42,11 @@ std::vector<std::string> sizes_in(const WindowJson& j, const char* key) {
 std::optional<std::pair<int64_t, int64_t>> image_in(const WindowJson& j, const char* key) {
   const auto at = j.find(key);
   if (at == j.end()) return std::nullopt;
-  if (const auto n = number_in(*at); n && *n > 0) return std::pair(*n, *n);
+  if (const int64_t n = number_in(*at).value_or(0); n > 0) return std::pair(n, n);
   if (!at->is_array() || at->size() < 2) return std::nullopt;
   const size_t first = at->size() - 2;  // [height, width], timm's with the channels before
-  const auto h = number_in((*at)[first]), w = number_in((*at)[first + 1]);
-  return h && w && *h > 0 && *w > 0 ? std::optional(std::pair(*h, *w)) : std::nullopt;
+  const int64_t h = number_in((*at)[first]).value_or(0), w = number_in((*at)[first + 1]).value_or(0);
+  return h > 0 && w > 0 ? std::optional(std::pair(h, w)) : std::nullopt;
 }
 
 }  // namespace
@@ -54,7 +54,6 @@ std::optional<std::pair<int64_t, int64_t>> image_in(const WindowJson& j, const c
 HomeWindows windows_beside(const std::string& path) {
   HomeWindows h;
   const WindowJson j = json_object_in(file_beside(path, "config.json"));
-  if (j.is_null()) return h;
   if (const auto at = j.find("architecture"); at != j.end() && at->is_string()) h.architecture = at->get<std::string>();
   h.image = image_in(j, "image_size");
   if (const auto cfg = j.find("pretrained_cfg"); cfg != j.end() && cfg->is_object()) h.image = image_in(*cfg, "input_size");

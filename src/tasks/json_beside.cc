@@ -24,7 +24,7 @@ std::string file_beside(const std::string& path, const char* name) {
 
 nlohmann::json json_object_in(const std::string& file) {
   std::error_code error;
-  if (!std::filesystem::is_regular_file(file, error) || std::filesystem::file_size(file, error) > kLargestFile || error) return nullptr;
+  if (!std::filesystem::is_regular_file(file, error) || std::filesystem::file_size(file, error) > kLargestFile) return nullptr;
   std::ifstream in(file, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
   auto j = parse_json<nlohmann::json>(text);

@@ -32,7 +32,6 @@ StatedArchitecture stated_architecture_beside(const std::string& path) {
   StatedArchitecture s;
   const std::string file = file_beside(path, "config.json");
   ArchitectureJson j = json_object_in(file);
-  if (j.is_null()) return s;
   if (const auto tower = j.find("vision_config"); tower != j.end() && tower->is_object()) j = ArchitectureJson(*tower);  // of two, that of images
   s.heads = stated<int64_t>(j, "num_attention_heads", 0);
   s.norm_epsilon = stated<double>(j, "layer_norm_eps", 0);

@@ -102,7 +102,7 @@ Sides sides_of(const ForeignJson& j, const char* key, int64_t otherwise, bool sq
 void read_normalisation(const ForeignJson& j, const Processor& processor, StatedInput& s) {
   const bool rescaled = stated<bool>(j, "do_rescale").value_or(true);
   const double factor = rescaled ? stated<double>(j, "rescale_factor").value_or(1.0 / 255) : 1.0;
-  require(factor > 0 && std::isfinite(factor), "rescale_factor must be positive, got {}", factor);
+  require(factor > 0, "rescale_factor must be positive, got {}", factor);
   if (stated<bool>(j, "do_normalize").value_or(true)) {
     s.mean = numbers(j, "image_mean");
     s.std = numbers(j, "image_std");
@@ -159,7 +159,7 @@ std::vector<std::string> class_names_in(const ForeignJson& j) {
     return names;
   }
   const ForeignJson labels = stated<ForeignJson>(j, "id2label").value_or(nullptr);
-  if (!labels.is_object() || labels.empty()) return {};
+  if (!labels.is_object()) return {};
   std::vector<std::string> names;
   bool placeholders = true;
   for (size_t i = 0; i < labels.size(); ++i) {
@@ -222,8 +222,8 @@ void apply_stated(const StatedInput& s, InputConfig& input) {
     input.resize_size = *s.resize_size;
     // Rounded up, so that preprocess_of() comes back to the stated numbers at the stated size.
     const auto scaled = [](int64_t v, int64_t to, int64_t from) { return (v * to + from - 1) / from; };
-    if (s.size && (s.size->first != input.height || s.size->second != input.width))
-      input.resize_size = {scaled(s.resize_size->front(), input.height, s.size->first), scaled(s.resize_size->back(), input.width, s.size->second)};
+    if (const auto& [height, width] = s.size.value(); height != input.height || width != input.width)
+      input.resize_size = {scaled(s.resize_size->front(), input.height, height), scaled(s.resize_size->back(), input.width, width)};
     if (input.resize_size.size() == 2 && input.resize_size[0] == input.resize_size[1]) input.resize_size.pop_back();
   }
   if (s.interpolation) input.interpolation = *s.interpolation;

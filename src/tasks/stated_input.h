@@ -18,7 +18,7 @@ struct StatedInput {
   std::optional<std::pair<int64_t, int64_t>> size;    // height and width that pictures end up with
   std::vector<double> mean, std;
   std::optional<double> crop;
-  std::optional<std::vector<int64_t>> resize_size;    // for pictures of `size`
+  std::optional<std::vector<int64_t>> resize_size;    // for pictures of `size`, stated with it
   std::optional<std::string> interpolation, resize, crop_rounding;
   std::vector<std::string> class_names;               // in the order of the head
 };

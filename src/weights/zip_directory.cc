@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/check.h"
+
 namespace fovea {
 
 namespace {
@@ -14,7 +16,7 @@ constexpr size_t kEndBytes = 22, kEnd64LocatorBytes = 20, kEnd64Bytes = 56, kCen
 constexpr size_t kLongestComment = 65535;
 constexpr uint32_t kIn64 = 0xffffffff;  // the true number stands in the extra field
 
-// Little-endian numbers of a byte range; nothing outside it is read.
+// Little-endian numbers of a byte range, which must hold them.
 class Bytes {
  public:
   explicit Bytes(std::span<const std::byte> bytes) : bytes_(bytes) {}
@@ -26,8 +28,9 @@ class Bytes {
 
   template <class T>
   T number(uint64_t at) const {
+    check(holds(at, sizeof(T)), "a number at byte {} of {}", at, size());
     T value{};
-    if (holds(at, sizeof(T))) std::memcpy(&value, bytes_.data() + at, sizeof(T));
+    std::memcpy(&value, bytes_.data() + at, sizeof(T));
     return value;
   }
 

@@ -28,14 +28,15 @@ TEST(ReadJson, TakesAWholeNumberOnlyWhereItIsOneAndFits) {
   for (const char* text : {"9223372036854775808", "1e300", "-1e19", "1.5", "2.0", "true", "\"3\"", "null", "[3]", "{}"})
     EXPECT_FALSE(read<int64_t>(text)) << text;
   EXPECT_FALSE(read<uint64_t>("-1"));
-  EXPECT_FALSE(read<int32_t>("2147483648"));
+  EXPECT_EQ(read<int32_t>("-2147483648"), INT32_MIN);
+  for (const char* text : {"2147483648", "-2147483649", "1.5"}) EXPECT_FALSE(read<int32_t>(text)) << text;
 }
 
 TEST(ReadJson, TakesANumberWithinTheRange) {
   EXPECT_EQ(read<double>("1e300"), 1e300);
   EXPECT_EQ(read<double>("3"), 3.0);
   EXPECT_EQ(read<float>("0.5"), 0.5F);
-  EXPECT_FALSE(read<float>("1e300"));
+  for (const char* text : {"1e300", "-1e300", "true"}) EXPECT_FALSE(read<float>(text)) << text;
   for (const char* text : {"true", "\"3\"", "null", "[3]"}) EXPECT_FALSE(read<double>(text)) << text;
 }
 

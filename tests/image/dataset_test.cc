@@ -245,6 +245,16 @@ TEST(Idx, EveryCutOrChangedGzipIsAnError) {
     EXPECT_NE(idx_error(bad), "(no error)") << n;
   }
   EXPECT_THAT(idx_error(good.substr(0, good.size() - 4)), HasSubstr("cut off"));
+  std::string changed = good;
+  changed[good.size() - 8] = static_cast<char>(changed[good.size() - 8] ^ 1);
+  EXPECT_THAT(idx_error(changed), HasSubstr("the gzip file is corrupt (data error)")) << "of another checksum";
+}
+
+TEST(Idx, PicturesHaveSidesThatPicturesCanHave) {
+  const auto error = [](std::vector<int64_t> dims) { return error_of([&] { check_idx_part({"images", "labels", {std::move(dims), {7}}, {{1}, {0}}}); }); };
+  EXPECT_EQ(error({1, 1, 1}), "(no error)");
+  EXPECT_EQ(error({1, 2147483647, 1}), "(no error)");
+  for (const auto& dims : {std::vector<int64_t>{1, 2147483648, 1}, {1, 1, 2147483648}}) EXPECT_THAT(error(dims), HasSubstr("images has no images (1 of"));
 }
 
 TEST(Idx, ReadsAFolder) {
@@ -259,6 +269,7 @@ TEST(Idx, ReadsAFolder) {
   const DatasetPtr all = open_split(at.path("m"), "all", 0).dataset;
   EXPECT_EQ(all->read(7), Image(2, 2, 1, 7));
   EXPECT_EQ(all->label(7), 3);
+  for (const int64_t i : {int64_t{-1}, int64_t{40}}) EXPECT_THROW(all->read(i), InternalError) << i;
   EXPECT_EQ(all->name(7), at.path("m/train-images-idx3-ubyte.gz") + ", image 7");
   at.write("m/t10k-labels-idx1-ubyte", labels);
   EXPECT_THAT(open_error(at.path("m")), HasSubstr("t10k-labels-idx1-ubyte has no images beside it"));

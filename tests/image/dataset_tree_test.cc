@@ -61,7 +61,42 @@ TEST(FileTree, FoldersAreFollowedToALimit) {
   for (int i = 0; i < 40; ++i) deep += "/d";
   at.write(deep + "/deep.png", "x");
   at.write("top/near.png", "x");
-  EXPECT_THAT(open_folder_tree(at.path("top") + "//")->files(), ElementsAre("near.png"));
+  const auto tree = open_folder_tree(at.path("top") + "//");
+  EXPECT_THAT(tree->files(), ElementsAre("near.png"));
+  EXPECT_EQ(tree->shown(tree->files()[0]), at.path("top/near.png"));
+  EXPECT_THROW(open_folder_tree(at.path("elsewhere")), Error);
+}
+
+// A header of 512 bytes and the content, filled up to blocks.
+std::string tar_member(char type, const std::string& name, const std::string& content) {
+  std::string block(512, '\0');
+  block.replace(0, name.size(), name).replace(100, 7, "0000644").replace(124, 11, fmt::format("{:011o}", content.size())).replace(148, 8, "        ");
+  block.replace(156, 1, 1, type).replace(257, 8, "ustar\00000", 8);
+  int sum = 0;
+  for (const char c : block) sum += static_cast<unsigned char>(c);
+  block.replace(148, 7, fmt::format("{:06o}", sum) + '\0');
+  return block + content + std::string((512 - content.size() % 512) % 512, '\0');
+}
+
+TEST(FileTree, NamesInOtherLettersAreTakenAsTheyAre) {
+  const TemporaryFolder at;
+  const std::string name = "h\xc3\xbcnde/1.png", record = "path=" + name + "\n";
+  const std::string pax = tar_member('x', "x", fmt::format("{} {}", record.size() + 3, record)), end(1024, '\0');
+  at.write("pax.tar", pax + tar_member('0', "other", "x") + end);  // in UTF-8, whatever the locale has
+  at.write("plain.tar", tar_member('0', name, "x") + end);
+  for (const char* archive : {"pax.tar", "plain.tar"}) EXPECT_THAT(open_archive_tree(at.path(archive))->files(), ElementsAre(name)) << archive;
+}
+
+TEST(FileTree, AnArchiveThatEndsForNoStatedReasonIsRefusedToo) {
+  const TemporaryFolder at;
+  const std::string packed = testing::gzip(tar_member('0', "cats/1.png", "x"));
+  at.write("cut.tar.gz", packed.substr(0, packed.size() - 8));  // without its checksum, of which libarchive says nothing
+  try {
+    open_archive_tree(at.path("cut.tar.gz"));
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(), HasSubstr("corrupt or cut off (unknown)"));
+  }
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <fmt/format.h>
+
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -26,6 +28,69 @@ TEST(JsonBeside, IsFoundInAFileFolderOrTheFolderItself) {
     EXPECT_TRUE(json_object_in(folder / "config.json").is_null()) << text.substr(0, 20);
   }
   EXPECT_TRUE(json_object_in(folder / "").is_null());
+  std::ofstream(folder / "config.json") << "{}" << std::string(size_t{64} << 20, ' ');
+  EXPECT_TRUE(json_object_in(folder / "config.json").is_null()) << "larger than any such file";
+}
+
+// Writes config.json and reads it in both manners.
+class ConfigBeside {
+ public:
+  HomeWindows windows(const std::string& text) const { return windows_beside(written(text)); }
+  StatedArchitecture architecture(const std::string& text) const { return stated_architecture_beside(written(text)); }
+  std::string weights() const { return folder_ / "model.safetensors"; }
+
+ private:
+  std::string written(const std::string& text) const {
+    std::ofstream(folder_ / "config.json") << text;
+    return weights();
+  }
+  TemporaryFolder folder_;
+};
+
+using Image = std::optional<std::pair<int64_t, int64_t>>;
+using Texts = std::vector<std::string>;
+
+TEST(JsonBeside, WindowsAndImagesInEveryManner) {
+  const ConfigBeside b;
+  EXPECT_TRUE(windows_beside(b.weights()).sizes.empty());  // no file
+  EXPECT_EQ(b.windows(R"({"architecture": "swin_x"})").architecture, "swin_x");
+  EXPECT_EQ(b.windows(R"({"window_size": 7, "pretrained_window_sizes": [0, 12]})").sizes, Texts{"7"});
+  EXPECT_EQ(b.windows(R"({"window_size": 7, "pretrained_window_sizes": [0, 12]})").pretrained, (Texts{"0", "12"}));
+  std::string many = "7";
+  for (int i = 1; i < 64; ++i) many += ", 7";
+  EXPECT_EQ(b.windows("{\"window_size\": [" + many + "]}").sizes.size(), 64u);
+  for (const std::string& list : {"[" + many + ", 7]", std::string("[7, [\"7\", 7]]"), std::string("[[7, -1]]"), std::string("[[7, 7, 7]]"), std::string("[7, \"7\"]")})
+    EXPECT_TRUE(b.windows("{\"window_size\": " + list + "}").sizes.empty()) << list;
+  for (const char* key : {"image_size", "img_size"}) {
+    const auto image = [&](const std::string& value) { return b.windows(fmt::format(R"({{"{}": {}}})", key, value)).image; };
+    EXPECT_EQ(image("192"), Image(std::pair(192, 192))) << key;
+    EXPECT_EQ(image("[192, 224]"), Image(std::pair(192, 224))) << key;
+    for (const char* none : {"0", "[]", "[224]", "[0, 224]", "[224, 0]", "[\"a\", 224]", "[224, \"a\"]"}) EXPECT_EQ(image(none), std::nullopt) << key << none;
+  }
+  // What timm was asked for goes before what the weights' card says.
+  EXPECT_EQ(b.windows(R"({"image_size": 1, "pretrained_cfg": {"input_size": [3, 256, 320]}})").image, Image(std::pair(256, 320)));
+  EXPECT_EQ(b.windows(R"({"pretrained_cfg": {"input_size": [3, 256, 320]}, "window_size": 3, "model_args": {"img_size": 384, "window_size": [6, 12]}})").image, Image(std::pair(384, 384)));
+  EXPECT_EQ(b.windows(R"({"window_size": 3, "model_args": {"window_size": [[6, 12]]}})").sizes, Texts{"6x12"});
+}
+
+TEST(JsonBeside, ArchitecturesInEveryManner) {
+  const ConfigBeside b;
+  EXPECT_EQ(stated_architecture_beside(b.weights()).heads, 0);  // no file
+  EXPECT_EQ(b.architecture(R"({"num_attention_heads": 3, "hidden_act": "gelu_new", "layer_norm_eps": 0.5})").heads, 3);
+  EXPECT_EQ(b.architecture(R"({"num_attention_heads": 3, "hidden_act": "gelu_new"})").activation, "gelu_tanh");
+  EXPECT_EQ(b.architecture(R"({"layer_norm_eps": 0.5})").norm_epsilon, 0.5);
+  const StatedArchitecture tower = b.architecture(R"({"num_attention_heads": 3, "vision_config": {"num_attention_heads": 5, "hidden_act": "quick_gelu"}})");
+  EXPECT_EQ(tower.heads, 5);
+  EXPECT_EQ(tower.activation, "quick_gelu");
+  EXPECT_EQ(b.architecture(R"({"num_attention_heads": 3, "vision_config": [5]})").heads, 3);
+  const auto timm = [&](const std::string& args) { return b.architecture(R"({"architecture": "vit_x", "global_pool": "avg", "model_args": )" + args + "}"); };
+  EXPECT_EQ(timm(R"({"num_heads": 7})").heads, 7);
+  EXPECT_EQ(timm(R"({"num_heads": 7})").pool, "avg");
+  EXPECT_EQ(timm(R"({"global_pool": "token"})").pool, "token");
+  EXPECT_EQ(timm("[1]").preset, "vit_x");
+  EXPECT_EQ(timm(R"({"act_layer": "quick_gelu"})").activation, "quick_gelu");
+  EXPECT_EQ(timm(R"({"act_layer": "gelu_tanh"})").activation, "gelu_tanh");
+  EXPECT_EQ(timm(R"({"act_layer": "gelu"})").activation, "");  // timm's own, as every ViT has it
 }
 
 TEST(JsonBeside, NumbersBeyondAnyModelsStateNothing) {

@@ -156,8 +156,9 @@ TEST(StatedInput, HuggingFacesClassNames) {
 
 TEST(StatedInput, NonsenseNamesTheFile) {
   Beside b;
-  for (const char* text : {R"({"size": {"height": 0, "width": 3}})", R"({"size": {"shortest_edge": -1}})", R"({"size": 99999999})", R"({"resample": 9})",
+  for (const char* text : {R"({"size": {"height": 0, "width": 3}})", R"({"size": {"shortest_edge": -1}})", R"({"size": 99999999})", R"({"resample": 9})", R"({"resample": -1})",
                            R"({"rescale_factor": -1})", R"({"image_processor_type": "ConvNextImageProcessor", "crop_pct": 2})",
+                           R"({"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0})",
                            R"({"size": 18446744073709551615})"}) {
     b.with("preprocessor_config.json", text);
     EXPECT_THAT([&] { b.read(); }, ThrowsMessage<Error>(HasSubstr("preprocessor_config.json: "))) << text;
@@ -192,6 +193,39 @@ TEST(StatedInput, ValuesOfOtherKindsAndLists) {
   EXPECT_EQ(b.read().interpolation, "bilinear");
   EXPECT_EQ(b.read().resize, "border");
   EXPECT_EQ(b.read().class_names, (std::vector<std::string>{"a", "c"}));
+}
+
+TEST(StatedInput, RectanglesAndWhatDoesNotFitTheModel) {
+  Beside b;
+  b.with("preprocessor_config.json", R"({"image_processor_type": "ConvNextImageProcessor", "size": {"height": 192, "width": 320}, "crop_pct": 0.5})");
+  EXPECT_EQ(b.read().resize, "squash");  // without a shorter side there is no share of it
+  EXPECT_FALSE(b.read().resize_size);
+  b.with("preprocessor_config.json", R"({"size": [224, 256], "crop_size": [224, 200], "do_center_crop": true})");
+  EXPECT_EQ(b.read().resize_size, (Sizes{224, 256}));
+  EXPECT_EQ(applied(b.read(), 224, 200).resize_size, (Sizes{224, 256}));
+  EXPECT_EQ(applied(b.read(), 224, 400).resize_size, (Sizes{224, 512}));
+  EXPECT_EQ(applied(b.read(), 448, 200).resize_size, (Sizes{448, 256}));
+  const InputConfig defaults;
+  // Of three channels' means and deviations neither is taken if one of them is for two.
+  for (const char* two : {"image_mean", "image_std"}) {
+    const InputConfig input = applied(b.with("preprocessor_config.json", fmt::format(R"({{"{}": [0.1, 0.2]}})", two)).read(), 224, 224);
+    EXPECT_EQ(input.mean, defaults.mean) << two;
+    EXPECT_EQ(input.std, defaults.std) << two;
+  }
+  // A size alone says nothing of the preprocessing.
+  b.with("preprocessor_config.json", "[]").with("config.json", R"({"image_size": 100, "id2label": {}})");
+  EXPECT_TRUE(b.read().class_names.empty());
+  InputConfig input = defaults;
+  input.crop_pct = 0.5;
+  input.resize_size = {7};
+  input.interpolation = "box";
+  input.resize = "border";
+  apply_stated(b.read(), input);
+  EXPECT_EQ(input.crop_pct, 0.5);
+  EXPECT_EQ(input.resize_size, Sizes{7});
+  EXPECT_EQ(input.interpolation, "box");
+  EXPECT_EQ(input.resize, "border");
+  EXPECT_EQ(b.with("config.json", R"({"mean": [0.1, 0.2, 0.3]})").read().mean, (Numbers{0.1, 0.2, 0.3}));  // timm's, as it was
 }
 
 }  // namespace
