@@ -35,21 +35,28 @@ void print_machine(const MachineBench& m, bool json) {
 }
 
 void print_gemm(const GemmBench& g, bool json) {
+  const bool rounds = g.geomean_percent_from_floats > 0;
   if (json) {
     Json rows = Json::array();
     for (const auto& r : g.rows) rows.push_back({{"m", r.m}, {"k", r.k}, {"n", r.n}, {"gflops", r.gflops}, {"percent_of_peak", r.percent_of_peak}});
-    const Json j = {{"threads", g.threads}, {"dtype", g.dtype}, {"kernels", g.kernels}, {"rows", rows},
-                    {"geomean_percent_of_peak", g.geomean_percent_of_peak}};
+    Json j = {{"threads", g.threads}, {"dtype", g.dtype}, {"kernels", g.kernels}, {"geomean_percent_of_peak", g.geomean_percent_of_peak}};
+    if (rounds) {
+      for (size_t i = 0; i < g.rows.size(); ++i) rows[i]["percent_from_floats"] = g.rows[i].percent_from_floats;
+      j["geomean_percent_from_floats"] = g.geomean_percent_from_floats;
+    }
+    j["rows"] = rows;
     fmt::print("{}\n", j.dump(2));
     return;
   }
   std::vector<std::vector<std::string>> rows;
   for (const auto& r : g.rows)
     rows.push_back({fmt::format("{}", r.m), fmt::format("{}", r.k), fmt::format("{}", r.n), fmt::format("{:.1f}", r.gflops),
-                    fmt::format("{:.1f}", r.percent_of_peak)});
-  print_table({"m", "k", "n", "GFLOP/s", "% of peak"}, rows, "rrrrr");
-  fmt::print("\n{}, {}, {} thread{}: {:.1f} % of the measured peak (geometric mean)\n", g.kernels, g.dtype, g.threads,
+                    fmt::format("{:.1f}", r.percent_of_peak), rounds ? fmt::format("{:.1f}", r.percent_from_floats) : ""});
+  print_table({"m", "k", "n", "GFLOP/s", "% of peak", rounds ? "rounding floats" : ""}, rows, "rrrrrr");
+  fmt::print("\n{}, {}, {} thread{}: {:.1f} % of the measured peak (geometric mean)", g.kernels, g.dtype, g.threads,
              g.threads == 1 ? "" : "s", g.geomean_percent_of_peak);
+  if (rounds) fmt::print(", {:.1f} % with the rounding of its rows", g.geomean_percent_from_floats);
+  fmt::print("\n");
 }
 
 void print_result(const BenchResult& r, bool json) {

@@ -18,9 +18,10 @@ struct GemmBench {
   struct Row {
     int64_t m = 0, k = 0, n = 0;
     double gflops = 0, percent_of_peak = 0;
+    double percent_from_floats = 0;  // of the product that rounds its floats itself, where dtype is not f32
   };
   std::vector<Row> rows;
-  double geomean_percent_of_peak = 0;
+  double geomean_percent_of_peak = 0, geomean_percent_from_floats = 0;
 };
 GemmBench bench_gemm(const ExecutionOptions& execution, int64_t batch = 1, const std::string& dtype = "f32");  // products of one forward of `batch` images
 

@@ -59,6 +59,9 @@ struct GemmArgs {
   // Storage as bfloat16 instead of the table's dtype (strides count its elements), with products of another type than kOwn:
   // of A, without norm and rows; of B, with products in bf16 and b_transposed == false; of C, without accumulation and residual.
   bool a_bf16 = false, b_bf16 = false, c_bf16 = false;
+  // A of products in int8 that is rounded already: bytes, an element being (byte - 128) times its row's a_scale. Likewise without norm.
+  bool a_uint8 = false;
+  const void* a_scale = nullptr;  // (rows of a)
 
   // Prologue.
   const int32_t* a_rows = nullptr;      // (m) row i is read from row a_rows[i] of a; -1 is a row of zeros (also after the norm)

@@ -99,6 +99,29 @@ void require_sizes(const BenchOptions& o, int64_t most) {
           o.height, o.width, most);
 }
 
+// The floats of A in the form that a product of its type multiplies.
+void round_rows(GemmArgs& g, Arena& arena) {
+  const auto* floats = static_cast<const float*>(g.a);
+  if (g.type == ProductType::kBF16) {
+    auto* rounded = arena.take<uint16_t>(g.m * g.k);
+    for (int64_t i = 0; i < g.m * g.k; ++i) rounded[i] = to_bf16(floats[i]);
+    g.a = rounded;
+    g.a_bf16 = true;
+    return;
+  }
+  auto* bytes = arena.take<uint8_t>(g.m * g.k);
+  auto* scale = arena.take<float>(g.m);
+  for (int64_t i = 0; i < g.m; ++i, floats += g.k) {
+    float greatest = 0;
+    for (int64_t k = 0; k < g.k; ++k) greatest = std::max(greatest, std::fabs(floats[k]));
+    scale[i] = greatest / 127;
+    for (int64_t k = 0; k < g.k; ++k) bytes[i * g.k + k] = static_cast<uint8_t>(std::lround(floats[k] * 127 / greatest) + 128);
+  }
+  g.a = bytes;
+  g.a_uint8 = true;
+  g.a_scale = scale;
+}
+
 }  // namespace
 
 MachineBench bench_machine(const ExecutionOptions& execution) {
@@ -120,41 +143,50 @@ GemmBench bench_gemm(const ExecutionOptions& execution, int64_t batch, const std
   result.dtype = name_of(type);
   double peak = peak_gflops(ctx, type);
   for (const GemmShape& shape : bench_gemm_shapes(batch)) {
-    // As inference does it: weights packed once, the bias fused; in bf16 from activations that are bfloat16 already, in int8 from floats
-    // whose scales are found on the way.
+    // As inference does it: weights packed once, the bias fused, activations rounded before; and once more from floats that the product rounds.
     ArenaScope scope(ctx.scratch());
     const Tensor a = ctx.scratch().take(Shape{shape.m, shape.k}, table.dtype), b = ctx.scratch().take(Shape{shape.n, shape.k}, table.dtype);
     const Tensor c = ctx.scratch().take(Shape{shape.m, shape.n}, table.dtype), bias = ctx.scratch().take(Shape{shape.n}, table.dtype);
     fill_normal(a, 1);
     fill_normal(b, 2);
     fill_normal(bias, 3);
-    auto* rounded = ctx.scratch().take<uint16_t>(type == ProductType::kBF16 ? a.elements() : 0);
-    for (int64_t i = 0; type == ProductType::kBF16 && i < a.elements(); ++i) rounded[i] = to_bf16(a.as<float>()[i]);
     void* packed = ctx.scratch().take(table.gemm_packed_bytes(type, shape.k, shape.n));
     table.gemm_pack(type, shape.k, shape.n, b.data, shape.k, true, packed, ctx);
     GemmArgs g;
     g.m = shape.m;
     g.k = shape.k;
     g.n = shape.n;
-    g.a = type == ProductType::kBF16 ? rounded : a.data;
-    g.a_bf16 = type == ProductType::kBF16;
+    g.a = a.data;
     g.a_stride = shape.k;
     g.b_packed = packed;
     g.type = type;
     g.bias = bias.data;
     g.c = c.data;
     g.c_stride = shape.n;
-    const double ms = median(measure(0.08, [&] { table.gemm(g, ctx); }));
-    result.rows.push_back({shape.m, shape.k, shape.n, 2e-6 * static_cast<double>(shape.m * shape.k * shape.n) / ms, 0});
+    const auto gflops = [&] {
+      return 2e-6 * static_cast<double>(shape.m * shape.k * shape.n) / median(measure(0.08, [&] { table.gemm(g, ctx); }));
+    };
+    GemmBench::Row row{shape.m, shape.k, shape.n};
+    if (type != ProductType::kOwn) {
+      row.percent_from_floats = gflops();
+      round_rows(g, ctx.scratch());
+    }
+    row.gflops = gflops();
+    result.rows.push_back(row);
   }
   // The clock may change meanwhile: the better of before and after is the peak.
   peak = std::max(peak, peak_gflops(ctx, type));
-  double logarithms = 0;
+  const auto geometric_mean = [&](double GemmBench::Row::*value) {
+    double logarithms = 0;
+    for (const GemmBench::Row& row : result.rows) logarithms += std::log(row.*value);
+    return std::exp(logarithms / static_cast<double>(result.rows.size()));
+  };
   for (GemmBench::Row& row : result.rows) {
     row.percent_of_peak = 100 * row.gflops / peak;
-    logarithms += std::log(row.percent_of_peak);
+    row.percent_from_floats *= 100 / peak;
   }
-  result.geomean_percent_of_peak = std::exp(logarithms / static_cast<double>(result.rows.size()));
+  result.geomean_percent_of_peak = geometric_mean(&GemmBench::Row::percent_of_peak);
+  if (type != ProductType::kOwn) result.geomean_percent_from_floats = geometric_mean(&GemmBench::Row::percent_from_floats);
   return result;
 }
 

@@ -33,6 +33,8 @@ struct GemmStage {
   int64_t rows = 0, k_begin = 0, k = 0;
   const float* a = nullptr;         // bfloat16 with a_bf16
   bool a_bf16 = false;
+  bool a_uint8 = false;             // bytes, with
+  const float* a_scale = nullptr;   //   the scales of a's rows
   int64_t a_stride = 0;
   int64_t first_row = 0;            // of the product; index, and rows of a without one, start here
   const int32_t* index = nullptr;   // of the whole product

@@ -86,8 +86,8 @@ ABlock a_block(const Job& job, Range rows, Range k, float* sums, float* stage) {
     return {stage, 1, columns.width};
   }
   if (!job.stage_a) {
-    const int64_t stride = g.a_bf16 ? g.a_stride / 2 : g.a_stride;  // in units of four bytes
-    return {a + rows.begin * stride + k.begin, stride, stride};
+    const int64_t stride = g.a_stride * a_element(g) / 4;  // in units of four bytes
+    return {a + rows.begin * stride + k.begin, stride, stride, g.a_uint8 ? as_floats(g.a_scale) + rows.begin : nullptr};
   }
   const int64_t of_step = elements_of_step(job.forms.a), stride = padded(k.size());
   GemmStage s;
@@ -97,6 +97,8 @@ ABlock a_block(const Job& job, Range rows, Range k, float* sums, float* stage) {
   s.k = std::min(k.end * of_step, g.k) - s.k_begin;
   s.a = a;
   s.a_bf16 = g.a_bf16;
+  s.a_uint8 = g.a_uint8;
+  s.a_scale = as_floats(g.a_scale);
   s.a_stride = g.a_stride;
   s.first_row = rows.begin;
   s.index = g.a_rows;
@@ -119,7 +121,7 @@ ABlock a_block(const Job& job, Range rows, Range k, float* sums, float* stage) {
 Ahead a_ahead(const Job& job, Range rows, Range k, int64_t tile_steps) {
   const GemmArgs& g = job.g;
   if (g.a_rows != nullptr || g.k == 0) return {};
-  const int64_t element = g.a_bf16 ? 2 : 4;
+  const int64_t element = a_element(g);
   const Range elements{k.begin * job.forms.of_step(), std::min(k.end * job.forms.of_step(), g.k)};
   const Range &outer = g.a_transposed ? elements : rows, &inner = g.a_transposed ? rows : elements;
   return {job.order, static_cast<const char*>(g.a) + (outer.begin * g.a_stride + inner.begin) * element, outer.size(), inner.size() * element,
@@ -341,6 +343,8 @@ void check_arguments(const GemmArgs& g) {
   check(!g.b_bf16 || (g.type == ProductType::kBF16 && !g.b_transposed), "a matrix product in bf16 alone reads b in bfloat16, as rows");
   check(!g.a_bf16 || (g.type != ProductType::kOwn && g.a_rows == nullptr && g.norm_gamma == nullptr),
         "a matrix product reads a in bfloat16 as it is, and multiplies in bf16 or int8");
+  check(!g.a_uint8 || (g.type == ProductType::kInt8 && g.a_scale != nullptr && !g.a_bf16 && g.norm_gamma == nullptr),
+        "a matrix product reads bytes, which have scales, as they are, and multiplies in int8");
   check(!g.c_bf16 || (g.type != ProductType::kOwn && !g.accumulate && g.residual == nullptr),
         "a matrix product in bf16 or int8 alone writes bfloat16, and adds nothing to it");
   check(g.a_sums == nullptr || g.a_transposed, "a matrix product sums a over k where a is transposed");

@@ -151,6 +151,15 @@ HWY_INLINE void stage_rows(const GemmStage& s, int64_t i) {
     float scale = 0;
     if (source[r] < 0) {
       std::memset(out, 0, static_cast<size_t>(steps) * sizeof(float));
+    } else if (s.a_uint8) {
+      const uint8_t* x = reinterpret_cast<const uint8_t*>(s.a) + source[r] * s.a_stride + s.k_begin;
+      scale = s.a_scale[source[r]];
+      if (s.form == OperandForm::kUint8) {
+        if (steps > 0) out[steps - 1] = 0;
+        std::memcpy(out, x, static_cast<size_t>(s.k));
+      } else {
+        for (int64_t k = 0; k < s.k; ++k) out[k] = static_cast<float>(x[k] - 128);
+      }
     } else if (s.a_bf16) {
       const uint16_t* x = reinterpret_cast<const uint16_t*>(s.a) + source[r] * s.a_stride + s.k_begin;
       if (s.form == OperandForm::kBF16) {

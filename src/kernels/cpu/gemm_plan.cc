@@ -68,8 +68,10 @@ void Job::choose_parts(int64_t threads) {
 
 // A is read as it stands where it is in the operand's form already.
 bool Job::converts_a() const {
-  const bool pairs = forms.a == OperandForm::kBF16 && g.a_bf16 && order == AOrder::kRows && g.k % 2 == 0 && g.a_stride % 2 == 0;
-  return g.a_rows != nullptr || g.norm_gamma != nullptr || !(forms.a == OperandForm::kF32 || pairs);
+  const int64_t of_step = elements_of_step(forms.a);
+  const bool in_form = (forms.a == OperandForm::kBF16 && g.a_bf16) || (forms.a == OperandForm::kUint8 && g.a_uint8);
+  const bool whole_steps = order == AOrder::kRows && g.k % of_step == 0 && g.a_stride % of_step == 0;
+  return g.a_rows != nullptr || g.norm_gamma != nullptr || !(forms.a == OperandForm::kF32 || (in_form && whole_steps));
 }
 
 void Job::choose_a() {
@@ -77,7 +79,7 @@ void Job::choose_a() {
   block_tiles = std::clamp(bytes / (4 * std::max<int64_t>(k, 1)), int64_t{4} * be.max_rows, kMaxBlockRows) / be.max_rows;
   // A copy pays when it is read more than once and its lines would evict each other.
   const bool reread = ceil_div(panels.count(), n_parts) > 1;
-  stage_a = converts_a() || (reread && g.a_stride * (g.a_bf16 ? 2 : 4) % kConflictBytes == 0);
+  stage_a = converts_a() || (reread && g.a_stride * a_element(g) % kConflictBytes == 0);
   if (!stage_a) return;
   const int64_t block_rows = std::min(block_tiles * be.max_rows, round_up(g.m, be.max_rows));
   stage_elements = order == AOrder::kRows ? block_rows * padded(k) : k * padded(block_rows);

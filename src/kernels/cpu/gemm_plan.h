@@ -25,6 +25,9 @@ constexpr Range share(Range r, int64_t i, int64_t blocks) {
   return {r.begin + r.size() * i / blocks, r.begin + r.size() * (i + 1) / blocks};
 }
 
+// Bytes of an element of A as it is stored.
+constexpr int64_t a_element(const GemmArgs& g) { return g.a_uint8 ? 1 : g.a_bf16 ? 2 : 4; }
+
 // What tiles multiply, and the operands' forms for it.
 struct Forms {
   TileType tile = TileType::kF32;

@@ -54,6 +54,8 @@ void gather_a_row(const GemmArgs& g, int64_t i, T* row) {
   for (int64_t l = 0; l < g.k; ++l) {
     if (from < 0) {
       row[l] = T(0);
+    } else if (g.a_uint8) {
+      row[l] = T(static_cast<double>(static_cast<const uint8_t*>(g.a)[from * g.a_stride + l] - 128)) * in<T>(g.a_scale)[from];
     } else if (g.a_bf16) {
       row[l] = T(from_bf16(static_cast<const uint16_t*>(g.a)[g.a_transposed ? l * g.a_stride + from : from * g.a_stride + l]));
     } else if (g.a_transposed) {
@@ -98,7 +100,7 @@ void gemm(const GemmArgs& g, Context& ctx) {
   for (int64_t i = 0; i < g.m; ++i) {
     gather_a_row(g, i, a_row);
     for (int64_t l = 0; g.a_sums && l < g.k; ++l) out<T>(g.a_sums)[i] += a_row[l];
-    round_operand(g.type, a_row, g.k, 1);
+    if (!g.a_uint8) round_operand(g.type, a_row, g.k, 1);
     for (int64_t j = 0; j < g.n; ++j) sum[j] = T(0);
     for (int64_t l = 0; l < g.k; ++l)
       for (int64_t j = 0; j < g.n; ++j) sum[j] += a_row[l] * b[l * b_stride + j];
