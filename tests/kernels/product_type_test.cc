@@ -179,6 +179,32 @@ TEST(ProductTypes, Bf16OfUnpackedOperands) {
     }
 }
 
+// Rows that are bytes already: read where they stand (k and stride in whole fours), gathered, and copied.
+TEST(ProductTypes, RowsOfBytes) {
+  for (const ProductSizes& s : {ProductSizes{1, 4, 1}, ProductSizes{31, 96, 35}, ProductSizes{29, 37, 64}, ProductSizes{5, 4500, 7}, ProductSizes{40, 4096, 70}})
+    for (const int64_t gap : {0, 3, 4})
+      for (const bool gather : {false, true})
+        expect_like_reference(fmt::format("{} x {} x {}, gap {}, gather {}", s.m, s.k, s.n, gap, gather), [&](const KernelTable& t, Context& ctx) {
+          const int64_t rows = s.m + 2, stride = s.k + gap;
+          const Data b = random_data(t.dtype, s.k * s.n, 2), bias = random_data(t.dtype, s.n, 3), scale = random_data(t.dtype, rows, 4, 0.002, 0.02);
+          std::vector<uint8_t> bytes(static_cast<size_t>(rows * stride), 255);
+          for (int64_t i = 0; i < rows; ++i)
+            for (int64_t k = 0; k < s.k; ++k) bytes[static_cast<size_t>(i * stride + k)] = static_cast<uint8_t>(1 + (i * 71 + k * 37) % 255);
+          std::vector<int32_t> from;
+          for (int64_t i = 0; i < s.m; ++i) from.push_back(i % 7 == 3 ? -1 : static_cast<int32_t>(rows - 1 - i));
+          Data c(t.dtype, s.m * s.n, 7);
+          std::vector<char> memory = packed(t, ProductType::kInt8, s, b, true, ctx);
+          GemmArgs g = product_of(ProductType::kInt8, s, bytes.data(), aligned(memory), c.p());
+          g.a_stride = stride;
+          g.a_uint8 = true;
+          g.a_scale = scale.p();
+          if (gather) g.a_rows = from.data();
+          g.bias = bias.p();
+          t.gemm(g, ctx);
+          return Outputs{{c, tolerance_of(ProductType::kInt8, s, 127 * scale.largest(), b.largest(), 0) + 8 * kEps * c.largest()}};
+        });
+}
+
 // A row that is not finite makes its own results NaN (int8) or not finite, and no other's.
 TEST(ProductTypes, NotFiniteStaysVisible) {
   for (const ProductType type : {ProductType::kBF16, ProductType::kInt8})
