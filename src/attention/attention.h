@@ -87,7 +87,7 @@ struct AttentionConfig {
   bool fused_kv = false;   // of cross attention: keys and values of one input, by one projection kv
   int64_t key_dim = 0;     // Ck, Cv of cross attention; 0: dim
   int64_t value_dim = 0;
-  int64_t block = 0;       // index of the block in its stage: window attention shifts its windows in odd ones
+  int64_t block = 0;       // index of the block in its stage, of which even and odd ones may differ: window attention shifts its windows in odd ones
   int64_t max_tokens = 0;  // N at the input size that the model is built for, prefix included: sizes parameters that go with N
   bool project_out = true; // false: y is the heads side by side (B, N, H D), without scope/proj
 };

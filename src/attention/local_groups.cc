@@ -57,6 +57,12 @@ std::vector<PairRule> reach_rules(const LocalConfig& c, int64_t length, bool cau
   return {own, ahead};
 }
 
+// Sum over i < length of min(i, reach).
+double sum_up_to(int64_t length, int64_t reach) {
+  const int64_t w = std::min(reach, length - 1);
+  return static_cast<double>(w) * static_cast<double>(length) - static_cast<double>(w) * static_cast<double>(w + 1) / 2;
+}
+
 }  // namespace
 
 TokenGroups local_groups(const LocalConfig& config, int64_t first, int64_t length, bool causal) {
@@ -90,16 +96,15 @@ TokenGroups local_groups(const LocalConfig& config, int64_t first, int64_t lengt
 
 double local_pairs(const LocalConfig& config, int64_t first, int64_t length) {
   const LocalConfig c = within(config, length);
-  double pairs = static_cast<double>(first) * static_cast<double>(first + 2 * length);
-  for_blocks(c, length, false, [&](const Blocks& b) {
-    if (!c.exact) {
-      pairs += static_cast<double>(b.end - b.begin) * static_cast<double>(b.to - b.from);
-      return;
-    }
-    for (int64_t i = b.begin; i < b.end; ++i)
-      pairs += static_cast<double>(std::min(b.to, i + c.forward * c.window + 1) - std::max(b.from, i - c.back * c.window));
-  });
-  return pairs;
+  const double prefix = static_cast<double>(first) * static_cast<double>(first + 2 * length);
+  if (length == 0) return prefix;
+  if (c.exact) return prefix + static_cast<double>(length) + sum_up_to(length, c.back * c.window) + sum_up_to(length, c.forward * c.window);
+  // In whole blocks; of the last one, which may be shorter, keys are missing for those that see it, and queries.
+  const int64_t blocks = (length + c.window - 1) / c.window, missing = blocks * c.window - length;
+  const double seen = static_cast<double>(blocks) + sum_up_to(blocks, c.back) + sum_up_to(blocks, c.forward);
+  const double keys = static_cast<double>(c.window) * seen - static_cast<double>(missing * std::min(blocks, c.forward + 1));
+  const int64_t of_last = std::min(blocks, c.back + 1) * c.window - missing;
+  return prefix + static_cast<double>(c.window) * keys - static_cast<double>(missing) * static_cast<double>(of_last);
 }
 
 }  // namespace fovea

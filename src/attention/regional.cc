@@ -99,17 +99,8 @@ const TokenGroups& RegionalGeometry::groups(const AttentionInputs& in, Context& 
 }
 
 double RegionalGeometry::pairs(const TokenGrid& grid) const {
-  Regions r;
-  find_regions(grid, regional_.region, r);
-  std::vector<int64_t> windows = r.window;
-  std::sort(windows.begin(), windows.end());
   const auto prefix = static_cast<double>(grid.prefix);
-  double pairs = prefix * static_cast<double>(grid.tokens()) + prefix * static_cast<double>(windows.size());
-  for (size_t first = 0, last = 0; first < windows.size(); first = last) {
-    while (last < windows.size() && windows[last] == windows[first]) ++last;
-    pairs += static_cast<double>(last - first) * static_cast<double>(last - first);
-  }
-  return pairs;
+  return prefix * static_cast<double>(2 * grid.tokens() - grid.prefix) + region_pairs(grid, regional_.region);
 }
 
 void RegionalGeometry::position(const AttentionInputs& in, Tensor p, Context& ctx) const {

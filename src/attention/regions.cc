@@ -1,6 +1,7 @@
 #include "attention/regions.h"
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 
 #include "attention/geometry.h"
@@ -20,6 +21,19 @@ struct RegionAxis {
   int64_t window_of(int64_t c) const { return (c + shift) / window; }
   int64_t inside(int64_t c) const { return (c + shift) % window; }
 };
+
+void require_cells(const RegionConfig& c) {
+  require(c.window_z > 0 && c.window_h > 0 && c.window_w > 0, "a {}x{}x{} window has no cells", c.window_z, c.window_h, c.window_w);
+}
+
+// Sum over the windows of an axis of the square of the places in it.
+double squares(const RegionAxis& axis, int64_t length) {
+  std::vector<int64_t> places(static_cast<size_t>(axis.windows), 0);
+  for (int64_t c = 0; c < length; ++c) ++places[static_cast<size_t>(axis.window_of(c))];
+  double sum = 0;
+  for (const int64_t n : places) sum += static_cast<double>(n) * static_cast<double>(n);
+  return sum;
+}
 
 // Tokens by window, in order inside each.
 void sort_by_window(const std::vector<int64_t>& window, std::vector<int32_t>& order) {
@@ -44,10 +58,24 @@ void for_each_window(const std::vector<int64_t>& window, const std::vector<int32
 
 }  // namespace
 
+double region_pairs(const TokenGrid& grid, const RegionConfig& c) {
+  if (!grid.cells) {
+    require_cells(c);
+    return squares({grid.height, c.window_h, c.shifted, false}, grid.height) * squares({grid.width, c.window_w, c.shifted, false}, grid.width);
+  }
+  Regions r;
+  find_regions(grid, c, r);
+  std::map<int64_t, int64_t> tokens;
+  for (const int64_t w : r.window) ++tokens[w];
+  double pairs = 0;
+  for (const auto& [window, n] : tokens) pairs += static_cast<double>(n) * static_cast<double>(n);
+  return pairs;
+}
+
 int64_t cells_of_window(const RegionConfig& c) { return c.window_z * c.window_h * c.window_w; }
 
 void find_regions(const TokenGrid& grid, const RegionConfig& c, Regions& regions) {
-  require(c.window_z > 0 && c.window_h > 0 && c.window_w > 0, "a {}x{}x{} window has no cells", c.window_z, c.window_h, c.window_w);
+  require_cells(c);
   const CellGrid* cells = grid.cells;
   const RegionAxis z(cells ? cells->depth : 1, c.window_z, c.shifted, true), y(cells ? cells->height : grid.height, c.window_h, c.shifted, false),
       x(cells ? cells->width : grid.width, c.window_w, c.shifted, false);

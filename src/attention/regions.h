@@ -26,6 +26,9 @@ int64_t cells_of_window(const RegionConfig& config);
 // Of occupied cells, or of the map tokens of a dense grid, whose samples are all alike.
 void find_regions(const TokenGrid& grid, const RegionConfig& config, Regions& regions);
 
+// Pairs of cells or map tokens that share a window.
+double region_pairs(const TokenGrid& grid, const RegionConfig& config);
+
 // Tokens of a window meet, and prefix tokens (rows before the map's) meet all. `order` is memory for sorting.
 void build_region_groups(const TokenGrid& grid, const Regions& regions, std::vector<int32_t>& order, TokenGroups& groups);
 

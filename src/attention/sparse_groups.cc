@@ -1,9 +1,11 @@
 #include "attention/sparse_groups.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "attention/band_groups.h"
 #include "attention/geometry.h"
@@ -33,6 +35,17 @@ void for_cells(const Block& b, int64_t begin, int64_t end, F&& f) {
     begin += count;
   }
 }
+
+int64_t summary_of(const SparseConfig& config, int64_t cells) {
+  return config.summary > 0 ? std::min(config.summary, cells) : std::max<int64_t>(1, cells / 8);
+}
+
+// The lengths of the parts of an axis that is cut at a stride, and how many there are of each.
+std::array<std::pair<int64_t, int64_t>, 2> cuts(int64_t length, int64_t stride) {
+  return {std::pair(stride, length / stride), std::pair(length % stride, int64_t{length % stride > 0})};
+}
+
+double product(int64_t a, int64_t b) { return static_cast<double>(a) * static_cast<double>(b); }
 
 class SparseBuilder {
  public:
@@ -122,14 +135,14 @@ class SparseBuilder {
 
   // Rows of a causal block's summary, counted in the block.
   std::pair<int64_t, int64_t> causal_summary(int64_t vertical) const {
-    const int64_t summary = summary_of(stride_), end = std::max<int64_t>(stride_ - vertical * summary, 0);
+    const int64_t summary = summary_of(config_, stride_), end = std::max<int64_t>(stride_ - vertical * summary, 0);
     return {std::max<int64_t>(end - summary, 0), end};
   }
 
   // Cells of a block's summary; a block that the border cuts has one as well.
   std::pair<int64_t, int64_t> map_summary(const Block& b, int64_t vertical) const {
     const int64_t whole = std::min(stride_, tokens_.height) * std::min(stride_, tokens_.width);
-    const int64_t summary = std::min(summary_of(whole), b.cells()), end = std::max(b.cells() - vertical * summary, summary);
+    const int64_t summary = std::min(summary_of(config_, whole), b.cells()), end = std::max(b.cells() - vertical * summary, summary);
     return {end - summary, end};
   }
 
@@ -178,10 +191,6 @@ class SparseBuilder {
     if (factors == Factors::kFirst) return;
     const int32_t second = second_rule(merged);
     for (int64_t x = 0; x < width; ++x) add_circle(rows_run(first_ + x, height, width), second, !merged);
-  }
-
-  int64_t summary_of(int64_t cells) const {
-    return config_.summary > 0 ? std::min(config_.summary, cells) : std::max<int64_t>(1, cells / 8);
   }
 
   // Block by block: the own rows, and of every earlier block the summary rows, which are columns of the sequence written l
@@ -279,19 +288,29 @@ double sparse_pairs(const SparseConfig& config, const SparseTokens& tokens) {
     return (first + sparse_pairs(c, tokens)) / 2;
   }
   const SparseTokens all{tokens.prefix, tokens.height, tokens.width, false};
-  const TokenGroups g = sparse_groups(c, all);
-  double pairs = 0;
-  for (const TokenGroups::Group& group : g.groups) {
-    const PairRule& rule = g.rule_of(group);
-    // A band's group lists keys beyond the band; its prefix keys meet every query.
-    const int64_t keys = rule.band >= 0 ? all.prefix : group.keys;
-    pairs += static_cast<double>(group.queries) * static_cast<double>(keys);
+  const int64_t stride = sparse_stride(c, all), n = all.map();
+  const bool first = c.factors != Factors::kSecond, second = c.factors != Factors::kFirst;
+  double pairs = product(all.prefix, all.prefix + 2 * n);
+  if (c.pattern == Pattern::kFixed) {
+    const int64_t whole = std::min(stride, all.height) * std::min(stride, all.width);
+    int64_t summaries = 0;
+    for (const auto& [height, down] : cuts(all.height, stride))
+      for (const auto& [width, across] : cuts(all.width, stride)) {
+        const int64_t cells = height * width, summary = std::min(summary_of(c, whole), cells);
+        summaries += down * across * summary;
+        if (first) pairs += product(down * across * cells, cells - (second ? summary : 0));
+      }
+    return second ? pairs + product(n, summaries) : pairs;
   }
-  if (c.pattern == Pattern::kStrided) {
-    if (all.sequence() && c.factors != Factors::kSecond) pairs += band_pairs({.window = sparse_stride(c, all) - 1}, all.map());
-    if (c.factors == Factors::kMerged) pairs -= static_cast<double>(all.map());  // the token itself is in both factors
+  if (!all.sequence()) {
+    if (first) pairs += product(n, all.width);
+    if (second) pairs += product(n, all.height);
+  } else {
+    if (first) pairs += band_pairs({.window = stride - 1}, n);
+    const int64_t rows = n / stride, longer = n % stride;  // of the residue classes, and how many have one more
+    if (second) pairs += product(longer * (rows + 1), rows + 1) + product((std::min(stride, n) - longer) * rows, rows);
   }
-  return pairs;
+  return first && second ? pairs - static_cast<double>(n) : pairs;  // the token itself is in both factors
 }
 
 }  // namespace fovea

@@ -59,6 +59,13 @@ class PartCopy {
   int32_t first_term_;
 };
 
+// Sets of pairs in all of them.
+int64_t terms_of(const std::vector<PairPattern>& patterns) {
+  int64_t terms = 0;
+  for (const PairPattern& p : patterns) terms += std::ssize(p.terms);
+  return std::max<int64_t>(terms, 1);
+}
+
 }  // namespace
 
 UnionGeometry::UnionGeometry(std::string key, int64_t heads, std::vector<Part> parts)
@@ -139,20 +146,35 @@ std::vector<PairPattern> UnionGeometry::pattern(const TokenGrid& grid, bool caus
 }
 
 double UnionGeometry::pairs(const TokenGrid& grid) const {
-  const int64_t tokens = grid.tokens(), rows = std::min<int64_t>(tokens, 256);
+  constexpr int64_t kMostRows = 256, kMostTests = int64_t{1} << 24;
+  const int64_t tokens = grid.tokens(), map = tokens - grid.prefix;
   if (tokens == 0) return 0;
   const auto patterns = pattern(grid, false);
-  int64_t met = 0;
-  for (const PairPattern& p : patterns)
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t k = 0; k < tokens; ++k) met += p.contains(r * tokens / rows, k) ? 1 : 0;
-  return static_cast<double>(met) * static_cast<double>(tokens) / static_cast<double>(rows) / static_cast<double>(patterns.size());
+  const int64_t rows = std::min(map, std::clamp<int64_t>(kMostTests / (tokens * terms_of(patterns)), 1, kMostRows));
+  double met = 0;
+  for (const PairPattern& p : patterns) {
+    const auto keys_of = [&](int64_t row) {
+      int64_t keys = 0;
+      for (int64_t k = 0; k < tokens; ++k) keys += p.contains(row, k) ? 1 : 0;
+      return static_cast<double>(keys);
+    };
+    double of_map = 0;
+    for (int64_t r = 0; r < rows; ++r) of_map += keys_of(grid.prefix + (2 * r + 1) * map / (2 * rows));
+    if (map > 0) met += of_map * static_cast<double>(map) / static_cast<double>(rows);
+    if (grid.prefix > 0) met += keys_of(0) * static_cast<double>(grid.prefix);  // prefix tokens are alike
+  }
+  return met / static_cast<double>(patterns.size());
 }
 
 std::vector<std::string> UnionGeometry::unsupported(const TokenGrid& grid) const {
   std::vector<std::string> reasons;
   for (const Part& p : parts_)
     for (const std::string& reason : p.geometry->unsupported(grid)) reasons.push_back(fmt::format("{}: {}", p.name, reason));
+  // The patterns hold a number of each token for each of their terms. How many those are does not depend on the map's size.
+  constexpr int64_t kMostLabels = int64_t{1} << 25;
+  const int64_t terms = terms_of(pattern({1, grid.prefix, std::clamp<int64_t>(grid.height, 1, 2), std::clamp<int64_t>(grid.width, 1, 2)}, false));
+  if (reasons.empty() && grid.tokens() > kMostLabels / terms)
+    reasons.push_back(fmt::format("a union tells {} sets of pairs apart here, and so takes {} tokens at most, not {}", terms, kMostLabels / terms, grid.tokens()));
   return reasons;
 }
 

@@ -17,7 +17,7 @@ class UnionGeometry : public AttentionGeometry {
 
   const TokenGroups& groups(const AttentionInputs& in, Context& ctx) const override;
   std::vector<PairPattern> pattern(const TokenGrid& grid, bool causal) const override;
-  // Counted on at most 256 rows, evenly spaced.
+  // Counted on at most 256 rows, evenly spaced, and on fewer of large maps.
   double pairs(const TokenGrid& grid) const override;
   std::vector<std::string> unsupported(const TokenGrid& grid) const override;
   bool keys_share_projection() const override;

@@ -118,4 +118,12 @@ Tensor forward_blocks(const std::deque<TransformerBlock>& blocks, Tensor x, cons
   return x;
 }
 
+double flops_of(const std::deque<TransformerBlock>& blocks, const TokenGrid& grid) {
+  const auto count = std::ssize(blocks);
+  double total = 0;
+  for (std::ptrdiff_t parity = 0; parity < std::min<std::ptrdiff_t>(count, 2); ++parity)
+    total += static_cast<double>((count - parity + 1) / 2) * blocks[static_cast<size_t>(parity)].flops(grid);
+  return total;
+}
+
 }  // namespace fovea

@@ -12,4 +12,7 @@ namespace fovea {
 // each thread has parts of its own. Parts are images, or bands of a map whose tokens meet only each other (Attention::bands).
 Tensor forward_blocks(const std::deque<TransformerBlock>& blocks, Tensor x, const TokenGrid& grid, Tape* tape, Context& ctx);
 
+// Of all blocks on these tokens, of which all even ones cost the same, and all odd ones (AttentionConfig::block).
+double flops_of(const std::deque<TransformerBlock>& blocks, const TokenGrid& grid);
+
 }  // namespace fovea

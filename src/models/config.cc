@@ -284,6 +284,12 @@ void validate(const ModelConfig& c) {
   require(!c.pyramid_norms || c.hierarchical(), "pyramid_norms are for swin and cswin; {} has no pyramid", c.family);
   require(c.first_pyramid_norm == 0 || (c.family == "swin" && c.first_pyramid_norm > 0 && c.first_pyramid_norm < std::ssize(c.depths)),
           "first_pyramid_norm {} is no stage of a swin", c.first_pyramid_norm);
+  // Each is an object with parameters of its own, and a text of a few letters asks for it.
+  constexpr int64_t kMostAttentions = 65536;
+  const int64_t blocks = c.hierarchical() ? std::accumulate(c.depths.begin(), c.depths.end(), int64_t{0}) : c.depth;
+  const int64_t parts = 1 + std::ranges::count_if(c.attention, [](char letter) { return letter == ',' || letter == '+'; });
+  require(parts <= kMostAttentions / (blocks * c.parallel), "{} blocks with {} attentions each are more than {} in all; take fewer blocks or parts", blocks,
+          parts * c.parallel, kMostAttentions);
 }
 
 Activation activation_named(const std::string& name) {

@@ -53,11 +53,7 @@ std::vector<std::string> StageBlocks::unsupported(const TokenGrid& grid) const {
   return blocks_.empty() ? std::vector<std::string>() : blocks_.front().attention().unsupported(grid);
 }
 
-double StageBlocks::flops(const TokenGrid& grid) const {
-  double total = 0;
-  for (const TransformerBlock& block : blocks_) total += block.flops(grid);
-  return total;
-}
+double StageBlocks::flops(const TokenGrid& grid) const { return flops_of(blocks_, grid); }
 
 void StageBlocks::end_step(Context& ctx) {
   for (TransformerBlock& block : blocks_) block.end_step(ctx);

@@ -128,9 +128,7 @@ std::vector<std::string> VisionTransformer::unsupported(int64_t height, int64_t 
 }
 
 double VisionTransformer::flops(int64_t batch, int64_t height, int64_t width) const {
-  double total = patch_embed_.flops(batch, height, width);
-  for (const TransformerBlock& block : blocks_) total += block.flops(grid_of(batch, height, width));
-  return total;
+  return patch_embed_.flops(batch, height, width) + flops_of(blocks_, grid_of(batch, height, width));
 }
 
 void VisionTransformer::end_step(Context& ctx) {

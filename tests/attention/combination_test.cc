@@ -344,6 +344,22 @@ TEST(Union, CountsItsPairsOnce) {
   EXPECT_GT(flops("window:size=3+window:size=2", "e"), flops("window:size=3", "f"));
 }
 
+// Of a large map it counts some rows, which stand for the others; prefix tokens, which meet all, stand for themselves.
+TEST(Union, CountsThePairsOfLargeMapsOnSomeRows) {
+  ParamStore p;
+  const AttentionConfig c = block_config(4, 1);
+  const auto flops = [&](const std::string& text, const std::string& scope, const TokenGrid& grid) {
+    return make_attention(parse_attention(text), Scope(p) / scope, c)->flops(grid);
+  };
+  const TokenGrid prefixed{1, 2, 64, 64}, large{1, 0, 1024, 1024};
+  EXPECT_EQ(flops("window:size=8+window:size=8", "a", prefixed), flops("window:size=8", "b", prefixed));
+  EXPECT_EQ(flops("window:size=8+window:size=8", "c", large), flops("window:size=8", "d", large));
+  const TokenGrid larger{1, 0, 4097, 4096};
+  const auto both = make_attention(parse_attention("window:size=8+window:size=8"), Scope(p) / "e", c);
+  EXPECT_TRUE(both->unsupported(large).empty());
+  EXPECT_THAT(both->unsupported(larger), ::testing::ElementsAre(::testing::HasSubstr("tokens at most, not 16781312")));
+}
+
 TEST(Union, ASecondInputIsRefused) {
   ParamStore p;
   AttentionConfig c = block_config(4, 2);

@@ -73,6 +73,11 @@ TEST(Regions, EveryTokenOfAMapStandsInExactlyOneWindow) {
               ++seen[static_cast<size_t>(g.runs[static_cast<size_t>(run)].begin + i)];
         EXPECT_EQ(std::count(seen.begin(), seen.end(), 1), grid.tokens());
         EXPECT_EQ(g.query_slots, grid.tokens());
+        double pairs = 0;
+        for (const auto& group : g.groups) pairs += static_cast<double>(group.queries) * static_cast<double>(group.keys);
+        RegionalConfig config;
+        config.region = {1, 5, 4, shifted};
+        EXPECT_EQ(RegionalGeometry(AttentionConfig(), config).pairs(grid), pairs);
       }
 }
 

@@ -527,6 +527,39 @@ TEST(Presets, FlopsAreTheDefinitions) {
   EXPECT_NEAR(Classifier(preset_config("swinv2_tiny_window8_256")).flops(1, 256, 256) / 2e9, 5.96, 0.06);
 }
 
+TEST(Config, EvenAndOddBlocksCostWhatTheyCost) {
+  const auto flops = [](int64_t depth) {
+    ModelConfig c = preset_config("vit_mini");
+    c.attention = "sparse:mode=alternate:pattern=fixed";
+    c.depth = depth;
+    return Classifier(c).backbone().flops(1, 64, 32);
+  };
+  const double even = flops(3) - flops(2), odd = flops(2) - flops(1);
+  EXPECT_NE(even, odd);
+  EXPECT_DOUBLE_EQ(flops(8), flops(1) + 3 * even + 4 * odd);
+}
+
+TEST(Config, AttentionsInAllAreBounded) {
+  ModelConfig c = preset_config("vit_mini");
+  c.depth = 1000;
+  c.parallel = 16;
+  c.attention = "global,global,global,window+window";
+  try {
+    validate(c);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_STREQ(e.what(), "1000 blocks with 80 attentions each are more than 65536 in all; take fewer blocks or parts");
+  }
+  c.attention = "global,global,global,window";
+  EXPECT_NO_THROW(validate(c));
+  ModelConfig swin = preset_config("swin_tiny_patch4_window7_224");
+  swin.depths = {1000, 1000, 1000, 1000};
+  swin.attention = "window";
+  EXPECT_NO_THROW(validate(swin));
+  for (int i = 1; i < 17; ++i) swin.attention += "+window";
+  EXPECT_THROW(validate(swin), Error);
+}
+
 TEST(Presets, AMisspeltNameSuggestsTheRightOne) {
   try {
     (void)preset_config("swin_mni");
