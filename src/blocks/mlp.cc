@@ -15,6 +15,9 @@ struct MlpRecord {
 // read for more than a few rows.
 constexpr int64_t kHiddenElementsPerStep = int64_t{1} << 17, kLeastRowsPerStep = 128;
 
+// Where each thread gets so many rows, it takes them alone: threads then meet once, and not after each product.
+constexpr int64_t kLeastRowsAlone = 96;
+
 // Rows a step of training: their hidden values, and those values' gradients, should stay in the last cache between the products that
 // write and read them. Gradients of weights are sums over the steps, so these depend on sizes alone.
 constexpr int64_t kHiddenElementsPerTrainingStep = int64_t{1} << 21;
@@ -69,19 +72,31 @@ void Mlp::forward(ConstTensor x, const LayerNorm* norm, ConstTensor residual, Te
     tape->push(MlpRecord{x, mean, rstd, pre});
     return;
   }
-  const int64_t most = ctx.pool().threads() * std::max(kLeastRowsPerStep, kHiddenElementsPerStep / width);
-  const int64_t steps = std::max<int64_t>(1, (rows + most - 1) / most), step = std::max<int64_t>(1, (rows + steps - 1) / steps);
-  const Tensor h = ctx.scratch().take(Shape{step, hidden}, h_dtype);
-  const Tensor pre = gated_ ? ctx.scratch().take(Shape{step, width}, ctx.dtype()) : h;
   const ConstTensor x_rows = flat(x), residual_rows = residual.empty() ? residual : flat(residual);
   const Tensor y_rows = y.reshaped(Shape{rows, fc2_.out()});
-  for (int64_t begin = 0; begin < rows; begin += step) {
-    const int64_t count = std::min(step, rows - begin);
-    if (!residual.empty()) second.residual = residual_rows.slice(begin, count);
-    fc1_.apply(x_rows.slice(begin, count), pre.slice(0, count), first, ctx);
-    if (gated_) k.gate(activation_, count, hidden, pre.data, h.data, ctx);
-    fc2_.apply(h.slice(0, count), y_rows.slice(begin, count), second, ctx);
-  }
+  const auto infer = [&](int64_t first_row, int64_t end_row, Context& own) {
+    ArenaScope own_scope(own.scratch());
+    LinearFusion one = first, two;
+    const int64_t most = own.pool().threads() * std::max(kLeastRowsPerStep, kHiddenElementsPerStep / width), all = end_row - first_row;
+    const int64_t steps = std::max<int64_t>(1, (all + most - 1) / most), step = std::max<int64_t>(1, (all + steps - 1) / steps);
+    const Tensor h = own.scratch().take(Shape{step, hidden}, h_dtype);
+    const Tensor pre = gated_ ? own.scratch().take(Shape{step, width}, own.dtype()) : h;
+    for (int64_t begin = first_row; begin < end_row; begin += step) {
+      const int64_t count = std::min(step, end_row - begin);
+      if (!residual.empty()) two.residual = residual_rows.slice(begin, count);
+      fc1_.apply(x_rows.slice(begin, count), pre.slice(0, count), one, own);
+      if (gated_) own.kernels().gate(activation_, count, hidden, pre.data, h.data, own);
+      fc2_.apply(h.slice(0, count), y_rows.slice(begin, count), two, own);
+    }
+  };
+  const int threads = ctx.pool().threads();
+  if (threads == 1 || rows < threads * kLeastRowsAlone) return infer(0, rows, ctx);
+  ctx.worker(0);  // makes them all, before threads ask at once
+  ctx.pool().for_ranges(rows, [&](int64_t begin, int64_t end, int thread) {
+    Context& own = ctx.worker(thread);
+    if (own.scratch().used() == 0) own.scratch().reset();
+    infer(begin, end, own);
+  });
 }
 
 // With h = act(p) (or gated), p = n W1ᵀ + b1, n = norm(x): dh = dy W2, dp = dh · act'(p) (or the gate's backward), dn = dp W1, dx += norm's backward of dn.
