@@ -12,7 +12,8 @@ namespace fovea {
 
 namespace {
 
-constexpr std::uintmax_t kLargestFile = std::uintmax_t{64} << 20;  // 21,843 class names take 2 MiB
+// 21,843 class names take 2 MiB. A document takes up to forty times its text in memory, and is read more than once.
+constexpr std::uintmax_t kLargestFile = std::uintmax_t{4} << 20;
 
 }  // namespace
 

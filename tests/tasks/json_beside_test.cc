@@ -28,7 +28,10 @@ TEST(JsonBeside, IsFoundInAFileFolderOrTheFolderItself) {
     EXPECT_TRUE(json_object_in(folder / "config.json").is_null()) << text.substr(0, 20);
   }
   EXPECT_TRUE(json_object_in(folder / "").is_null());
-  std::ofstream(folder / "config.json") << "{}" << std::string(size_t{64} << 20, ' ');
+  const std::string largest((size_t{4} << 20) - 2, ' ');
+  std::ofstream(folder / "config.json") << "{}" << largest;
+  EXPECT_TRUE(json_object_in(folder / "config.json").is_object());
+  std::ofstream(folder / "config.json") << "{} " << largest;
   EXPECT_TRUE(json_object_in(folder / "config.json").is_null()) << "larger than any such file";
 }
 
