@@ -22,13 +22,14 @@ import time
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def picture(path):
-    """A smooth picture with some detail, of no model's size."""
+def picture(folder, number):
+    """A smooth picture with some detail, of no model's size; another one for each number."""
     import numpy as np
     from PIL import Image
     y, x = np.mgrid[0:301, 0:417] / 60.0
-    rgb = np.stack([np.sin(3 * x + y), np.sin(x * y), np.cos(2 * y - x)], -1) * 100 + 128
-    rgb += np.random.default_rng(3).normal(0, 12, rgb.shape)
+    rgb = np.stack([np.sin(3 * x + y + number), np.sin(x * y + 2 * number), np.cos(2 * y - x)], -1) * 100 + 128
+    rgb += np.random.default_rng(3 + number).normal(0, 12, rgb.shape)
+    path = pathlib.Path(folder) / f"picture{number}.png"
     Image.fromarray(rgb.clip(0, 255).astype("uint8")).save(path)
     return path
 
@@ -50,7 +51,7 @@ def check(case, options, folder):
     rows = []
     for size in [subject.native, *case.sizes][: options.sizes]:
         rows.append(compare.check_features(options.fovea, case, subject, weights, size, folder, print if options.all else lambda text: None))
-    rows.append(compare.check_classify(options.fovea, case, subject, weights, picture(pathlib.Path(folder) / "picture.png"), folder))
+    rows.append(compare.check_classify(options.fovea, case, subject, weights, [picture(folder, n) for n in range(compare.PICTURES)], folder))
     return [r for r in rows if r is not None]
 
 

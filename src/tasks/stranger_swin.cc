@@ -1,5 +1,6 @@
 // Swin, Swin V2 and CSWin in other code bases' files.
 #include <algorithm>
+#include <charconv>
 #include <optional>
 #include <span>
 
@@ -124,7 +125,7 @@ void set_swin(ModelConfig& c, const Stranger& s) {
   if (stated.norm_epsilon > 0) c.norm_epsilon = stated.norm_epsilon;
   c.merge_norm_epsilon = fact_number(m, "merge_norm_eps", 0);
   const auto windows = known_windows(c, s);
-  require(windows || is_set(s.settings, "attention"), "'{}' does not tell its windows; give them as --set attention={}", s.file.path(),
+  require(windows || is_set(s.settings, "attention"), "'{}' does not tell its windows; give them as --set attention={}, or one for each stage with / between", s.file.path(),
           c.swin_version == 2 ? "window_v2:size=N" : "window:size=HxW");
   // Without windows the user's lack the home's manners alone (complete_windows).
   c.attention = windows ? window_specs(m, *windows) : (c.swin_version == 2 ? "window_v2" : "window") + home_manners(m);
@@ -147,9 +148,14 @@ void set_cswin(ModelConfig& c, const Stranger& s) {
 
 int64_t customary_side(const ModelConfig& c, const RecognisedModel& m) {
   if (m.kind == "cswin") return 224;
-  const std::string window = spec_option(stage_specs(c, c.swin_v2() ? "window_v2" : "window").front(), "size", "");
-  if (c.swin_v2()) return window == "24" ? 384 : window == "12" ? 192 : 256;
-  return window == "12" ? 384 : 224;
+  const std::vector<AttentionSpec> stages = stage_specs(c, c.swin_v2() ? "window_v2" : "window");
+  const std::string first = spec_option(stages.front(), "size", ""), last = spec_option(stages.back(), "size", "");
+  if (c.swin_v2()) return first == "24" ? 384 : first == "12" ? 192 : 256;
+  // Models are made so that a window covers the last map, and their tables are for windows that shrank to it.
+  int64_t window = 0;
+  const auto [end, error] = std::from_chars(last.data(), last.data() + last.size(), window);
+  const bool square = error == std::errc() && end == last.data() + last.size() && window > 0 && window <= 64;
+  return square ? (window * c.patch) << (c.depths.size() - 1) : 224;
 }
 
 // Where a home fixes windows by the size that the model was built for, a map of then no more than a window is one window for good,

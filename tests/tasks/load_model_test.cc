@@ -169,6 +169,10 @@ TEST(LoadModel, SwinIsReadOffItsShapes) {
   EXPECT_EQ(b.attention, a.attention + ":resample=geometric");  // timm's manner with other sizes
   EXPECT_EQ(a.mlp_ratio, b.mlp_ratio);
   EXPECT_EQ(b.input.height, 224);
+  // The last map is one window, whatever the first ones are.
+  save(f / "weights.safetensors", load_model("swin_tiny_patch4_window7_224", with({{"depths", "1,1"}, {"stage_heads", "3,6"}, {"attention", "window:size=12/window:size=8"}}), DType::kF32)
+           .classifier->params(), {});
+  EXPECT_EQ(load_model(f / "weights.safetensors", {}, DType::kF32).classifier->config().input.height, 64);
 }
 
 // The official files: names as ours; heads by the width, stripes by the size of the images.

@@ -38,7 +38,8 @@ def timm_vit(name, **kwargs):
 
 def timm_swin(name, family="Swin", **kwargs):
     model = kwargs.pop("model", {})
-    file = name + "".join(f", {k}={v}" for k, v in model.items())
+    # Windows of another size are not those of the model that a file's name would name.
+    file = (name.partition("_patch")[0] if model else name) + "".join(f", {k}={v}" for k, v in model.items())
     return Case(family, kwargs.pop("dialect", "timm"), file, lambda: TimmSwin(name, **model), kwargs.pop("sizes", SWIN_SIZES), **kwargs)
 
 
@@ -72,7 +73,7 @@ CASES = [
     timm_vit("vit_giant_patch14_224", sizes=(), model=dict(depth=4), big=True),
     timm_vit("vit_gigantic_patch14_224", sizes=(), model=dict(depth=2), big=True),
     timm_vit("vit_base_patch16_224.augreg_in21k", big=True),
-    timm_vit("vit_tiny_patch16_224", model=dict(img_size=(160, 288)), sizes=((224, 224), (250, 199)), big=True),
+    timm_vit("vit_tiny_patch16_224", model=dict(img_size=(160, 288)), sizes=((224, 224), (250, 199)), options=("--set", "position_grid=10,18"), big=True),
     timm_vit("vit_tiny_patch16_224", model=dict(patch_size=8, img_size=96), sizes=((64, 120), (90, 67)), big=True),
     timm_vit("vit_tiny_patch16_224", model=dict(patch_size=14, img_size=154), sizes=((154, 266), (250, 199)), big=True),
     timm_vit("vit_tiny_patch16_224", model=dict(patch_size=32, img_size=256), big=True),
@@ -165,7 +166,7 @@ CASES = [
     timm_swin("swin_s3_tiny_224", big=True),
     timm_swin("swin_s3_small_224", big=True),
     timm_swin("swin_s3_base_224", big=True),
-    timm_swin("swin_tiny_patch4_window7_224", model=dict(img_size=(192, 320)), sizes=((224, 224), (250, 199)), big=True),
+    timm_swin("swin_tiny_patch4_window7_224", model=dict(img_size=(224, 448)), sizes=((224, 224), (250, 199)), big=True),
     timm_swin("swin_tiny_patch4_window7_224", model=dict(img_size=256, window_size=8), big=True),
     timm_swin("swin_tiny_patch4_window7_224", model=dict(img_size=(192, 320), window_size=(6, 10)), sizes=(), options=("--set", "attention=window:size=6x10"), big=True),
     timm_swin("swin_base_patch4_window12_384", big=True),

@@ -9,6 +9,7 @@ import torch
 
 FACTOR = 2.0      # our f32 error may be this much of the framework's own f32 error
 IMAGES = 2        # at once: the largest error of a single image depends much on chance
+PICTURES = 3      # likewise
 FLOOR = 2.0**-23  # of the largest value: what f32 cannot tell from zero
 
 
@@ -81,29 +82,30 @@ def check_features(program, case, subject, weights, size, folder, report=lambda 
     return row
 
 
-def check_classify(program, case, subject, weights, image, folder):
-    """The five most probable classes of a picture, prepared by the home framework on one side and by fovea on the other."""
+def check_classify(program, case, subject, weights, images, folder):
+    """The five most probable classes of pictures, prepared by the home framework on one side and by fovea on the other."""
     transform = subject.transform()
     if transform is None:
         return None
     from PIL import Image
-    x = transform(Image.open(image).convert("RGB"))[None]
+    x = torch.stack([torch.as_tensor(transform(Image.open(image).convert("RGB"))) for image in images])
     row = Row(case, tuple(x.shape[-2:]), output="classify")
     exact = subject.run(x, torch.float64)
     if exact is None or "logits" not in exact:
         return None
     single = subject.run(x, torch.float32)
-    p, q = exact["logits"].softmax(-1)[0], single["logits"].softmax(-1)[0]
     try:
-        top = json.loads(fovea(program, "classify", weights, image, "--json", *case.options))[0]["top"]
+        answers = json.loads(fovea(program, "classify", weights, *images, "--json", *case.options))
     except FoveaError as e:
         row.note = str(e)
         return row
-    theirs = p.topk(len(top)).indices.tolist()
-    if [t["index"] for t in top] != theirs:
-        row.note = f"classes {[t['index'] for t in top]} instead of {theirs}"
-    row.ours = max(abs(t["probability"] - p[t["index"]].item()) for t in top) / p.max().item()
-    row.theirs = ((p - q).abs().max() / p.max()).item()
+    for answer, p, q in zip(answers, exact["logits"].softmax(-1), single["logits"].softmax(-1)):
+        top = answer["top"]
+        theirs = p.topk(len(top)).indices.tolist()
+        if [t["index"] for t in top] != theirs:
+            row.note = f"classes {[t['index'] for t in top]} instead of {theirs}"
+        row.ours = max(row.ours, max(abs(t["probability"] - p[t["index"]].item()) for t in top) / p.max().item())
+        row.theirs = max(row.theirs, ((p - q).abs().max() / p.max()).item())
     return row
 
 

@@ -61,18 +61,18 @@ PATHS = [
 ]
 
 
-# The same weights in two dialects: the name, one of them, the other one, and what it is called. Their seeds are equal.
+# The same weights in two dialects: the file's name, one of them, the other one, and what it is called. Their seeds are equal.
 TWINS = [
-    ("swin tiny, detection", lambda: microsoft_detection_swin("swin_tiny_patch4_window7_224"), lambda: mmdet_swin("swin_tiny_patch4_window7_224"), "mmdet"),
-    ("swin tiny, detection", lambda: mmdet_swin("swin_tiny_patch4_window7_224"), lambda: microsoft_detection_swin("swin_tiny_patch4_window7_224"), "microsoft"),
-    ("swin tiny", lambda: microsoft_swin("swin_tiny_patch4_window7_224"), lambda: mmpretrain_swin("swin_tiny_patch4_window7_224"), "mmpretrain"),
-    ("swin tiny", lambda: TimmSwin("swin_tiny_patch4_window7_224"), lambda: microsoft_swin("swin_tiny_patch4_window7_224"), "microsoft"),
-    ("swinv2 tiny", lambda: TimmSwin("swinv2_tiny_window8_256"), lambda: microsoft_swin("swinv2_tiny_window8_256", second=True), "microsoft"),
-    ("swinv2 tiny", lambda: microsoft_swin("swinv2_tiny_window8_256", second=True), lambda: mmpretrain_swinv2("swinv2_tiny_window8_256"), "mmpretrain"),
-    ("vit base", lambda: TimmViT("vit_base_patch16_224"), lambda: Renamed(TimmViT("vit_base_patch16_224"), renaming.mm_vit), "mmpretrain"),
-    ("deit3 small", lambda: TimmViT("deit3_small_patch16_224"), lambda: Renamed(TimmViT("deit3_small_patch16_224"), renaming.deit3), "facebook"),
-    ("dinov2 small", lambda: TimmViT("vit_small_patch14_dinov2"), lambda: Renamed(TimmViT("vit_small_patch14_dinov2"), renaming.facebook_dinov2), "facebook-dinov2"),
-    ("cswin tiny", lambda: CSwin(64, [1, 2, 21, 1], [2, 4, 8, 16], 224), lambda: CSwin(64, [1, 2, 21, 1], [2, 4, 8, 16], 224), "microsoft"),
+    ("mask_rcnn_swin_tiny", lambda: microsoft_detection_swin("swin_tiny_patch4_window7_224"), lambda: mmdet_swin("swin_tiny_patch4_window7_224"), "mmdet"),
+    ("mask_rcnn_swin_tiny", lambda: mmdet_swin("swin_tiny_patch4_window7_224"), lambda: microsoft_detection_swin("swin_tiny_patch4_window7_224"), "microsoft"),
+    ("swin_tiny_patch4_window7_224", lambda: microsoft_swin("swin_tiny_patch4_window7_224"), lambda: mmpretrain_swin("swin_tiny_patch4_window7_224"), "mmpretrain"),
+    ("swin_tiny_patch4_window7_224", lambda: TimmSwin("swin_tiny_patch4_window7_224"), lambda: microsoft_swin("swin_tiny_patch4_window7_224"), "microsoft"),
+    ("swinv2_tiny_window8_256", lambda: TimmSwin("swinv2_tiny_window8_256"), lambda: microsoft_swin("swinv2_tiny_window8_256", second=True), "microsoft"),
+    ("swinv2_tiny_window8_256", lambda: microsoft_swin("swinv2_tiny_window8_256", second=True), lambda: mmpretrain_swinv2("swinv2_tiny_window8_256"), "mmpretrain"),
+    ("vit_base_patch16_224", lambda: TimmViT("vit_base_patch16_224"), lambda: Renamed(TimmViT("vit_base_patch16_224"), renaming.mm_vit), "mmpretrain"),
+    ("deit3_small_patch16_224", lambda: TimmViT("deit3_small_patch16_224"), lambda: Renamed(TimmViT("deit3_small_patch16_224"), renaming.deit3), "facebook"),
+    ("vit_small_patch14_dinov2", lambda: TimmViT("vit_small_patch14_dinov2"), lambda: Renamed(TimmViT("vit_small_patch14_dinov2"), renaming.facebook_dinov2), "facebook-dinov2"),
+    ("cswin_tiny_224", lambda: CSwin(64, [1, 2, 21, 1], [2, 4, 8, 16], 224), lambda: CSwin(64, [1, 2, 21, 1], [2, 4, 8, 16], 224), "microsoft"),
 ]
 
 
@@ -80,13 +80,15 @@ def check_twin(program, name, make, make_other, dialect, folder):
     """A complaint, or "": fovea's own names between the two, so that a model of one dialect is written anew, too."""
     from safetensors.torch import load_file
     torch.manual_seed(0)
-    original = make().write(folder, f"{name.replace(' ', '_').replace(',', '')}_224")
+    original = make().write(folder, name)
     torch.manual_seed(0)
     expected = make_other().state()
     own, written = pathlib.Path(folder) / "own.safetensors", pathlib.Path(folder) / "written.safetensors"
     compare.fovea(program, "convert", original, own)
     compare.fovea(program, "convert", own, written, "--to", dialect)
     got = load_file(written)
+    if not any(k in got for k in expected):  # backbones alone have no prefix
+        expected = {k.removeprefix("backbone."): v for k, v in expected.items()}
     buffers = ("attn_mask",)  # which homes compute anew
     lost = [k for k in expected if k not in got and not k.endswith(buffers)]
     more = [k for k in got if k not in expected]

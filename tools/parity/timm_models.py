@@ -27,6 +27,8 @@ class Timm(Subject):
         return other
 
     def transform(self):
+        if self.native[0] != self.native[1] or "patch_size" in self.options:
+            return None  # of a model that is like no published one a file does not tell it
         return timm.data.create_transform(**timm.data.resolve_data_config({"input_size": (3, *self.native)}, model=self.module))
 
 
