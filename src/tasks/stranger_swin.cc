@@ -123,6 +123,7 @@ void set_swin(ModelConfig& c, const Stranger& s) {
   const StatedArchitecture stated = stated_architecture_beside(s.file.path());
   if (!stated.activation.empty()) c.activation = stated.activation;
   if (stated.norm_epsilon > 0) c.norm_epsilon = stated.norm_epsilon;
+  require(c.classes == 0 || stated.pool.empty() || stated.pool == "avg", "config.json states the pooling '{}', which fovea's Swin does not have; its head reads the mean (avg)", stated.pool);
   c.merge_norm_epsilon = fact_number(m, "merge_norm_eps", 0);
   const auto windows = known_windows(c, s);
   require(windows || is_set(s.settings, "attention"), "'{}' does not tell its windows; give them as --set attention={}, or one for each stage with / between", s.file.path(),
@@ -151,10 +152,11 @@ int64_t customary_side(const ModelConfig& c, const RecognisedModel& m) {
   const std::vector<AttentionSpec> stages = stage_specs(c, c.swin_v2() ? "window_v2" : "window");
   const std::string first = spec_option(stages.front(), "size", ""), last = spec_option(stages.back(), "size", "");
   if (c.swin_v2()) return first == "24" ? 384 : first == "12" ? 192 : 256;
-  // Models are made so that a window covers the last map, and their tables are for windows that shrank to it.
+  // Published models are made so that a window covers the last map, and their tables are for windows that shrank to it.
+  constexpr int64_t kLeast = 7, kMost = 64;
   int64_t window = 0;
   const auto [end, error] = std::from_chars(last.data(), last.data() + last.size(), window);
-  const bool square = error == std::errc() && end == last.data() + last.size() && window > 0 && window <= 64;
+  const bool square = error == std::errc() && end == last.data() + last.size() && window >= kLeast && window <= kMost && c.depths.size() == 4;
   return square ? (window * c.patch) << (c.depths.size() - 1) : 224;
 }
 

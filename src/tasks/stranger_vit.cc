@@ -79,7 +79,9 @@ void set_vit(ModelConfig& c, const Stranger& s) {
   if (tells && (c.pool == "token" || c.pool == "avg")) c.pool = stated.pool;
   require(c.classes == 0 || !stated_pool_is_foreign(stated.pool) || is_set(s.settings, "pool"),
           "config.json states the pooling '{}', which fovea's models do not have; --set pool=NAME chooses one that they have (token, avg)", stated.pool);
-  if ((c.last_norm == "pooled" && c.pool == "avg") || (c.last_norm == "tokens" && c.pool != "avg")) c.last_norm = "auto";
+  // timm's names tell where its norm stands, whatever pooling is asked for.
+  const bool told = m.dialect != nullptr && m.dialect->name == "timm" && is_set(s.settings, "pool");
+  if (!told && ((c.last_norm == "pooled" && c.pool == "avg") || (c.last_norm == "tokens" && c.pool != "avg"))) c.last_norm = "auto";
   c.representation = m.integer("representation");
   c.head_bias = m.integer("head_bias", 1) != 0;
   c.qk_norm = m.integer("qk_norm") != 0;

@@ -103,6 +103,10 @@ TEST(LoadModel, ConfigurationsTellWhatTensorsCannot) {
   const ModelConfig mean = beside(R"({"architecture": "vit_tiny_patch16_224", "model_args": {"global_pool": "avg", "fc_norm": false}})");
   EXPECT_EQ(mean.pool, "avg");
   EXPECT_TRUE(mean.norms_tokens());
+  std::ofstream(f / "config.json") << "{}";
+  const ModelConfig asked = load_model(f / "weights.safetensors", with({{"pool", "avg"}}), DType::kF32).classifier->config();
+  EXPECT_EQ(asked.pool, "avg");
+  EXPECT_TRUE(asked.norms_tokens());
   EXPECT_EQ(beside(R"({"architecture": "vit_base_patch32_clip_224"})").norm_epsilon, 1e-5);
   EXPECT_THAT([&] { beside(R"({"model_args": {"global_pool": "max"}})"); }, ThrowsMessage<Error>(HasSubstr("the pooling 'max', which fovea's models do not have")));
 
@@ -114,6 +118,7 @@ TEST(LoadModel, ConfigurationsTellWhatTensorsCannot) {
   save(f / "weights.safetensors", load_model("swin_tiny_patch4_window7_224", with({{"depths", "1,1"}, {"stage_heads", "3,6"}}), DType::kF32).classifier->params(), {});
   EXPECT_EQ(beside(R"({"hidden_act": "gelu_new"})").activation, "gelu_tanh");
   EXPECT_EQ(beside(R"({"layer_norm_eps": 1e-3})").norm_epsilon, 1e-3);
+  EXPECT_THAT([&] { beside(R"({"global_pool": "max"})"); }, ThrowsMessage<Error>(HasSubstr("the pooling 'max', which fovea's Swin does not have")));
 }
 
 // A ViT without a table of positions: a damaged file, unless it is stated that there are none.
@@ -170,9 +175,9 @@ TEST(LoadModel, SwinIsReadOffItsShapes) {
   EXPECT_EQ(a.mlp_ratio, b.mlp_ratio);
   EXPECT_EQ(b.input.height, 224);
   // The last map is one window, whatever the first ones are.
-  save(f / "weights.safetensors", load_model("swin_tiny_patch4_window7_224", with({{"depths", "1,1"}, {"stage_heads", "3,6"}, {"attention", "window:size=12/window:size=8"}}), DType::kF32)
+  save(f / "weights.safetensors", load_model("swin_tiny_patch4_window7_224", with({{"depths", "1,1,1,1"}, {"attention", "window:size=12/window:size=12/window:size=12/window:size=8"}}), DType::kF32)
            .classifier->params(), {});
-  EXPECT_EQ(load_model(f / "weights.safetensors", {}, DType::kF32).classifier->config().input.height, 64);
+  EXPECT_EQ(load_model(f / "weights.safetensors", {}, DType::kF32).classifier->config().input.height, 256);
 }
 
 // The official files: names as ours; heads by the width, stripes by the size of the images.

@@ -9,6 +9,7 @@
 #include "core/text.h"
 #include "fovea/fovea.h"
 #include "tasks/model_impl.h"
+#include "weights/safetensors.h"
 #include "weights/weight_file.h"
 
 namespace fovea {
@@ -151,6 +152,20 @@ TEST(SwinDialects, EveryFileComesBackFromEveryOtherDialect) {
       }
     }
   }
+}
+
+// A pickled module has its buffers, too, those among them that state dicts leave out.
+TEST(SwinDialects, ThePickledBiasOfKeysIsABuffer) {
+  const fs::path folder = fs::path(::testing::TempDir()) / "swin_pickled";
+  fs::create_directories(folder);
+  const WeightFile file = open_weights(weights_of("timm_v2"));
+  std::vector<TensorToWrite> tensors;
+  for (const WeightTensor& t : file.tensors()) tensors.push_back({t.name, t.type == StoredType::kF16 ? DType::kF16 : t.type == StoredType::kI64 ? DType::kI64 : DType::kF32, t.shape, t.data});
+  const float zeros[4] = {};
+  tensors.push_back({"layers.0.blocks.0.attn.k_bias", DType::kF32, Shape{4}, zeros});
+  write_safetensors((folder / "model.safetensors").string(), tensors, {});
+  fs::copy_file(kSwinFixtures / "timm_v2" / "config.json", folder / "config.json", fs::copy_options::overwrite_existing);
+  EXPECT_EQ(last_answer(reference_model((folder / "model.safetensors").string()), 32, 32), last_answer(reference_model(weights_of("timm_v2")), 32, 32));
 }
 
 TEST(SwinDialects, RefusesWhatIsNotTold) {

@@ -20,7 +20,7 @@ class HuggingFace(Subject):
         self.config = getattr(transformers, base + "Config")(**config, num_labels=labels, attn_implementation="eager")
         module = getattr(transformers, base + head)(self.config)
         size = self.config.image_size
-        super().__init__(module, (size, size), seed)
+        super().__init__(module, (size, size) if isinstance(size, int) else tuple(size), seed)
 
     def write(self, folder, name):
         # Names in a file are not always those of state_dict(): what transformers saves is what circulates.

@@ -33,7 +33,8 @@ std::string timm_refuses(const RecognisedModel& m) { return m.integer("absolute_
 }  // namespace
 
 std::vector<std::string_view> swin_buffers() {
-  return {"layers.{s}.blocks.{b}.attn.relative_position_index", "layers.{s}.blocks.{b}.attn.relative_coords_table", "layers.{s}.blocks.{b}.attn_mask"};
+  return {"layers.{s}.blocks.{b}.attn.relative_position_index", "layers.{s}.blocks.{b}.attn.relative_coords_table", "layers.{s}.blocks.{b}.attn_mask",
+          "layers.{s}.blocks.{b}.attn.k_bias"};  // zeros, in a pickled module of version 2
 }
 
 Dialect timm_dialect() {
