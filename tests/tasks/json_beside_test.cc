@@ -93,6 +93,8 @@ TEST(JsonBeside, ArchitecturesInEveryManner) {
   EXPECT_EQ(timm("[1]").preset, "vit_x");
   EXPECT_EQ(timm(R"({"act_layer": "quick_gelu"})").activation, "quick_gelu");
   EXPECT_EQ(timm(R"({"act_layer": "gelu_tanh"})").activation, "gelu_tanh");
+  EXPECT_TRUE(timm("{}").positions && timm(R"({"pos_embed": "learn"})").positions);
+  EXPECT_FALSE(timm(R"({"pos_embed": "none"})").positions || timm(R"({"pos_embed": ""})").positions);
   EXPECT_EQ(timm(R"({"act_layer": "gelu"})").activation, "");  // timm's own, as every ViT has it
 }
 
