@@ -72,5 +72,47 @@ TEST(CustomaryInput, GoesByHomeSizeAndArchitecture) {
   EXPECT_EQ(custom("timm", vit, 224).mean, std::vector<double>{0.5});
 }
 
+// The customs of the homes of ViTs, and of mmpretrain's and larger Swins.
+TEST(CustomaryInput, EveryHomeHasItsOwn) {
+  constexpr double kHalf = 0.5, kClip = 0.48145466, kImageNet = 0.485, kShare = 224.0 / 256;
+  const struct {
+    const char *dialect, *family;
+    int64_t size, dim;
+    double crop;
+    std::vector<int64_t> scaled;
+    const char *resize, *interpolation, *rounding;
+    double mean;
+  } rows[] = {{"torchvision-swin", "swin", 224, 128, 1, {238}, "shorter", "bicubic", "even", kImageNet},
+              {"torchvision-vit", "vit", 224, 768, kShare, {}, "shorter", "bilinear", "even", kImageNet},
+              {"huggingface-vit", "vit", 224, 768, 1, {}, "squash", "bilinear", "down", kHalf},
+              {"huggingface-deit", "vit", 224, 768, kShare, {}, "squash", "bicubic", "down", kImageNet},
+              {"huggingface-dinov2", "vit", 224, 768, kShare, {}, "shorter", "bicubic", "down", kImageNet},
+              {"huggingface-clip", "vit", 224, 768, 1, {}, "shorter", "bicubic", "down", kClip},
+              {"huggingface-siglip", "vit", 224, 768, 1, {}, "squash", "bicubic", "down", kHalf},
+              {"microsoft-swin", "swin", 224, 128, 1, {256}, "shorter", "bicubic", "even", kImageNet},
+              {"mmpretrain-swin", "swin", 384, 128, 1, {}, "squash", "bicubic", "even", kImageNet},
+              {"mmpretrain-swin", "swin", 224, 128, 1, {256}, "shorter", "bicubic", "even", kImageNet},
+              {"mmpretrain-vit", "vit", 224, 768, kShare, {}, "shorter", "bicubic", "even", kHalf},
+              {"jax-vit", "vit", 224, 768, 0.9, {}, "shorter", "bicubic", "even", kHalf},
+              {"facebook-deit3", "vit", 384, 768, 0.9, {}, "shorter", "bicubic", "even", kImageNet},
+              {"facebook-dinov2", "vit", 224, 768, kShare, {}, "shorter", "bicubic", "even", kImageNet},
+              {"openclip-vit", "vit", 224, 768, 1, {}, "shorter", "bicubic", "even", kClip},
+              {"timm", "vit", 384, 768, 1, {}, "shorter", "bicubic", "even", kImageNet}};
+  for (const auto& row : rows) {
+    SCOPED_TRACE(fmt::format("{} at {}", row.dialect, row.size));
+    ModelConfig c;
+    c.family = row.family;
+    c.dim = row.dim;
+    c.input.height = c.input.width = row.size;
+    apply_customs(row.dialect, c);
+    if (row.scaled.empty()) EXPECT_DOUBLE_EQ(c.input.crop_pct, row.crop);
+    EXPECT_EQ(c.input.resize_size, row.scaled);
+    EXPECT_EQ(c.input.resize, row.resize);
+    EXPECT_EQ(c.input.interpolation, row.interpolation);
+    EXPECT_EQ(c.input.crop_rounding, row.rounding);
+    EXPECT_EQ(c.input.mean.front(), row.mean);
+  }
+}
+
 }  // namespace
 }  // namespace fovea
