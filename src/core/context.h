@@ -31,7 +31,7 @@ class Context {
   ThreadPool& pool() const { return *pool_; }
   Arena& scratch() { return scratch_; }
 
-  // A context of its own, with one thread, for what thread `thread` of the pool does on its own.
+  // A context of its own, with one thread and the same products(), for what thread `thread` of the pool does on its own.
   Context& worker(int thread);
 
   // Whether blocks in inference may run depth first (blocks/forward_blocks.h) or go layer by layer over the whole map.
@@ -97,7 +97,9 @@ class Context {
 
 inline Context& Context::worker(int thread) {
   while (workers_.size() < static_cast<size_t>(pool_->threads())) workers_.push_back(std::make_unique<Context>(kernels_, dtype_, 1));
-  return *workers_[static_cast<size_t>(thread)];
+  Context& own = *workers_[static_cast<size_t>(thread)];
+  own.products_ = products_;
+  return own;
 }
 
 }  // namespace fovea

@@ -99,18 +99,21 @@ struct Input {
   int64_t batch, height, width;
 };
 
+enum class Weights : uint8_t { kPacked, kAsTheyAre };  // the latter: between the epochs of a training run
+
 class Run {
  public:
-  Run(const ModelConfig& config, const KernelTable& table, ProductType type, Input in)
-      : model_(config), table_(table), images_(harness::random_tensor(Shape{in.batch, 3, in.height, in.width}, Rng(2), table.dtype)) {
+  Run(const ModelConfig& config, const KernelTable& table, ProductType type, Input in, Weights weights)
+      : model_(config), table_(table), type_(weights == Weights::kAsTheyAre ? type : ProductType::kOwn), images_(harness::random_tensor(Shape{in.batch, 3, in.height, in.width}, Rng(2), table.dtype)) {
     model_.params().allocate(table.dtype, ParamStore::Gradients::kNo);
     model_.params().initialise(Rng(1));
     Context ctx(table, table.dtype, 1);
-    if (type != ProductType::kOwn || table.dtype == DType::kF32) pack_weights(model_.params(), ctx, type);
+    if (weights == Weights::kPacked && (type != ProductType::kOwn || table.dtype == DType::kF32)) pack_weights(model_.params(), ctx, type);
   }
   harness::HostTensor logits(bool depth_first, int threads) {
     Context ctx(table_, table_.dtype, threads);
     ctx.set_depth_first(depth_first);
+    ctx.set_products(type_);
     harness::HostTensor y(Shape{images_.shape[0], model_.config().classes}, table_.dtype);
     for (int i = 0; i < 2; ++i) model_.classify(images_, y, ctx);  // from memory in use as well as from fresh
     EXPECT_EQ(ctx.scratch().used(), 0u);
@@ -120,15 +123,17 @@ class Run {
  private:
   Classifier model_;
   const KernelTable& table_;
+  ProductType type_;
   harness::HostTensor images_;
 };
 
 // Rows of a product, of a norm and of a group's softmax are computed alone, so cutting changes no bit of them. Features of a whole
 // sequence are summed in pieces that depend on how many sequences there are.
-void expect_agreement(const ModelConfig& config, Input in, const KernelTable& table, ProductType type) {
+void expect_agreement(const ModelConfig& config, Input in, const KernelTable& table, ProductType type, Weights weights = Weights::kPacked) {
   SCOPED_TRACE(fmt::format("{} {} {}x{}x{} {}", config.family, config.attention, in.batch, in.height, in.width, table.name));
-  Run run(config, table, type, in);
-  const harness::HostTensor plain = run.logits(false, 2);
+  Run run(config, table, type, in, weights);
+  const harness::HostTensor plain = run.logits(false, 1);
+  harness::expect_same_bits(run.logits(false, 2), plain, "2 threads, plain");
   const bool by_rows = config.attention.find("performer") == std::string::npos;
   for (const int threads : {1, 2, 3, 5}) {
     const harness::HostTensor y = run.logits(true, threads);
@@ -154,6 +159,11 @@ TEST(DepthFirst, AgreesOnEveryTableAndType) {
       for (const ProductType type : {ProductType::kOwn, ProductType::kBF16, ProductType::kInt8}) expect_agreement(config, {3, 56, 50}, *table, type);
     expect_agreement(config, {2, 28, 42}, kernel_table("reference"), ProductType::kOwn);
   }
+}
+
+TEST(DepthFirst, AgreesInBf16WithWeightsThatAreNotPacked) {
+  for (const ModelConfig& config : {hierarchical("window:size=7"), cswin(), vit("global")})
+    for (const Input in : {Input{1, 112, 70}, Input{5, 56, 56}}) expect_agreement(config, in, kernel_table("auto"), ProductType::kBF16, Weights::kAsTheyAre);
 }
 
 TEST(DepthFirst, ASteadyInferenceAllocatesNothing) {
