@@ -89,9 +89,7 @@ void run_depth_first(const TransformerBlock& block, const Tensor& x, const Token
   int64_t next = 0;
   if (threads > 1 && count > 1) {
     next = taken_alone(count, threads);
-    ctx.pool().for_ranges(next, [&](int64_t begin, int64_t end, int thread) {
-      Context& own = ctx.worker(thread);
-      if (own.scratch().used() == 0) own.scratch().reset();
+    ctx.share_out(next, [&](int64_t begin, int64_t end, Context& own) {
       for (int64_t i = begin; i < end; ++i) run_part(block, parts[static_cast<size_t>(i)], x, grid, score_bias, own);
     });
   }
@@ -102,7 +100,6 @@ void run_depth_first(const TransformerBlock& block, const Tensor& x, const Token
 
 Tensor forward_blocks(const std::deque<TransformerBlock>& blocks, Tensor x, const TokenGrid& grid, Tape* tape, Context& ctx) {
   const bool depth_first = tape == nullptr && !ctx.training() && ctx.depth_first() && !grid.cells;
-  if (depth_first && ctx.pool().threads() > 1) ctx.worker(0);  // makes them all, before threads ask at once
   for (const TransformerBlock& block : blocks) {
     if (depth_first) {
       run_depth_first(block, x, grid, ctx);

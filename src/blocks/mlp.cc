@@ -91,12 +91,7 @@ void Mlp::forward(ConstTensor x, const LayerNorm* norm, ConstTensor residual, Te
   };
   const int threads = ctx.pool().threads();
   if (threads == 1 || rows < threads * kLeastRowsAlone) return infer(0, rows, ctx);
-  ctx.worker(0);  // makes them all, before threads ask at once
-  ctx.pool().for_ranges(rows, [&](int64_t begin, int64_t end, int thread) {
-    Context& own = ctx.worker(thread);
-    if (own.scratch().used() == 0) own.scratch().reset();
-    infer(begin, end, own);
-  });
+  ctx.share_out(rows, infer);
 }
 
 // With h = act(p) (or gated), p = n W1ᵀ + b1, n = norm(x): dh = dy W2, dp = dh · act'(p) (or the gate's backward), dn = dp W1, dx += norm's backward of dn.

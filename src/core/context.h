@@ -33,6 +33,16 @@ class Context {
 
   // A context of its own, with one thread and the same products(), for what thread `thread` of the pool does on its own.
   Context& worker(int thread);
+  // f(begin, end, worker) for a range of [0, n) on each thread of the pool.
+  template <class F>
+  void share_out(int64_t n, F&& f) {
+    worker(0);  // makes them all, before threads ask at once
+    pool_->for_ranges(n, [&](int64_t begin, int64_t end, int thread) {
+      Context& own = worker(thread);
+      if (own.scratch_.used() == 0) own.scratch_.reset();
+      f(begin, end, own);
+    });
+  }
 
   // Whether blocks in inference may run depth first (blocks/forward_blocks.h) or go layer by layer over the whole map.
   bool depth_first() const { return depth_first_; }

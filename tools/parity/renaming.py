@@ -68,19 +68,26 @@ def unfolded(t):
     return blocks.transpose(-1, -2).reshape(t.shape).contiguous()
 
 
-def mm_swin(state, window, prefix, head):
-    """timm's Swin V1 as mmdet (prefix "", head None) and mmpretrain ("backbone.", "head.fc.") save it."""
-    out = {}
+def mm_names(state):
+    """What OpenMMLab calls the parts of a Swin otherwise than timm, in both versions."""
     last = max(int(m[1]) for m in (re.match(r"layers\.(\d+)\.", k) for k in state) if m)
-    for name, value in substituted(
-        state,
-        (r"^layers\.(\d+)\.downsample", lambda m: f"stages.{int(m[1]) - 1}.downsample"),
+    return (
         (r"^layers\.", "stages."),
         (r"\.attn\.", ".attn.w_msa."),
         (r"\.mlp\.fc1\.", ".ffn.layers.0.0."),
         (r"\.mlp\.fc2\.", ".ffn.layers.1."),
         (r"^patch_embed\.proj\.", "patch_embed.projection."),
         (r"^norm\.", f"norm{last}."),
+    )
+
+
+def mm_swin(state, window, prefix, head):
+    """timm's Swin V1 as mmdet (prefix "", head None) and mmpretrain ("backbone.", "head.fc.") save it."""
+    out = {}
+    for name, value in substituted(
+        state,
+        (r"^layers\.(\d+)\.downsample", lambda m: f"stages.{int(m[1]) - 1}.downsample"),
+        *mm_names(state),
     ).items():
         if name.startswith("head."):
             if head is not None:
@@ -98,15 +105,9 @@ def mm_swin(state, window, prefix, head):
 def mm_swin_v2(state, side, window, pretrained):
     """timm's Swin V2 as mmpretrain saves it: stages begin with their merges, as timm's do, and the norm after them has the usual order."""
     out = {}
-    last = max(int(m[1]) for m in (re.match(r"layers\.(\d+)\.", k) for k in state) if m)
     for name, value in substituted(
         state,
-        (r"^layers\.", "stages."),
-        (r"\.attn\.", ".attn.w_msa."),
-        (r"\.mlp\.fc1\.", ".ffn.layers.0.0."),
-        (r"\.mlp\.fc2\.", ".ffn.layers.1."),
-        (r"^patch_embed\.proj\.", "patch_embed.projection."),
-        (r"^norm\.", f"norm{last}."),
+        *mm_names(state),
     ).items():
         if name.startswith("head."):
             out["head.fc." + name.split(".")[-1]] = value

@@ -7,7 +7,7 @@
 #define FOVEA_GROUPED_ATTENTION_GENERATED_INL_H_
 #endif
 
-#include "kernels/cpu/attention_bf16.h"
+#include "kernels/cpu/attention_pack.h"
 #include "kernels/cpu/grouped_attention_relative-inl.h"
 #include "kernels/cpu/jit_attention.h"
 

@@ -15,7 +15,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/cpu/attention_bf16.h"
+#include "kernels/cpu/attention_pack.h"
 #include "kernels/cpu/bf16-inl.h"
 #include "kernels/cpu/grouped_attention_plan.h"
 #include "kernels/cpu/jit_product.h"

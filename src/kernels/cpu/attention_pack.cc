@@ -1,4 +1,4 @@
-#include "kernels/cpu/attention_bf16.h"
+#include "kernels/cpu/attention_pack.h"
 
 #include "core/check.h"
 
