@@ -152,9 +152,9 @@ def summarise(row, system, base, rounds, fastest, error):
         "peak_memory_mib": round(system.memory_mib(), 1), "logit_error": f"{error:.2e}",
         "compared_with": base.label, "ratio_median": round(statistics.median(ratios), 3),
         "ratios": " ".join(f"{ratio:.3f}" for ratio in ratios)}
-    if base.label == "fovea" and base.peak_gflops > 0:
-        # The same work and the same measured peak of the element type for everybody: only the time differs.
-        result["percent_of_peak"] = round(100 * base.extra["gflop"] / (median * 1e-3) / base.peak_gflops, 1)
+    if base.label == "fovea" and base.peaks_gflops:
+        # The same work and the same peak of the element type for everybody, measured in turn with fovea's runs: only the time differs.
+        result["percent_of_peak"] = round(100 * base.extra["gflop"] / (median * 1e-3) / statistics.median(base.peaks_gflops), 1)
     return result
 
 

@@ -64,7 +64,7 @@ void print_result(const BenchResult& r, bool json) {
     const Json j = {{"name", r.name}, {"batch", r.batch}, {"size", {r.height, r.width}}, {"tokens", r.tokens}, {"threads", r.threads},
                     {"dtype", r.dtype}, {"kernels", r.kernels}, {"pass", r.pass}, {"runs", r.runs}, {"ms_median", r.ms_median},
                     {"ms_min", r.ms_min}, {"ms_per_image", r.ms_per_image}, {"images_per_s", r.images_per_s}, {"gflop", r.gflop},
-                    {"gflops", r.gflops}, {"percent_of_peak", r.percent_of_peak}, {"peak_memory_mib", r.peak_memory_mib}, {"load_ms", r.load_ms}};
+                    {"gflops", r.gflops}, {"peak_gflops", r.peak_gflops}, {"percent_of_peak", r.percent_of_peak}, {"peak_memory_mib", r.peak_memory_mib}, {"load_ms", r.load_ms}};
     fmt::print("{}\n", j.dump(2));
     return;
   }

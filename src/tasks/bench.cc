@@ -24,34 +24,35 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kMinimumRuns = 5, kMaximumRuns = 1000;
 
-// Milliseconds of at least five runs, after one that warms up, for about `seconds`.
-std::vector<double> measure(double seconds, const std::function<void()>& run) {
+// Milliseconds of runs, and the peak in turn with them.
+struct Measured {
+  double ms_median = 0, ms_min = 0;
+  int64_t runs = 0;
+  double peak_gflops = 0;  // 0: the table does not compute in f32
+};
+
+// At least five runs, after two that warm up, for about `seconds`, with a look at the peak wherever a few milliseconds have passed.
+Measured measure(double seconds, Context& ctx, ProductType type, const std::function<void()>& run) {
+  constexpr auto kBetweenPeaks = std::chrono::milliseconds(4);
+  PeakMeter peak(isa_of(ctx.kernels()), type, ctx.pool());
   run();
   run();
   std::vector<double> ms;
   const auto begin = Clock::now();
+  Clock::time_point start = begin, next_peak = begin;
   while (std::ssize(ms) < kMinimumRuns ||
-         (std::chrono::duration<double>(Clock::now() - begin).count() < seconds && std::ssize(ms) < kMaximumRuns)) {
-    const auto start = Clock::now();
+         (std::chrono::duration<double>(start - begin).count() < seconds && std::ssize(ms) < kMaximumRuns)) {
+    if (start >= next_peak) {
+      peak.burst();
+      start = Clock::now();
+      next_peak = start + kBetweenPeaks;
+    }
     run();
-    ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
+    const auto end = Clock::now();
+    ms.push_back(std::chrono::duration<double, std::milli>(end - start).count());
+    start = end;
   }
-  std::sort(ms.begin(), ms.end());
-  return ms;
-}
-
-double median(const std::vector<double>& sorted) {
-  const size_t n = sorted.size();
-  return n % 2 == 1 ? sorted[n / 2] : 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]);
-}
-
-// Multiply-adds a nanosecond times two; 0 for tables that do not compute in f32. Of f32 where the processor has no instructions of
-// the type, whose products are then computed in f32.
-double peak_gflops(const Context& ctx, ProductType type) {
-  if (ctx.kernels().dtype != DType::kF32) return 0;
-  const MachinePeak peak = measure_peak(isa_of(ctx.kernels()), ctx.pool().threads());
-  const double own = type == ProductType::kBF16 ? peak.bf16_gflops : type == ProductType::kInt8 ? peak.int8_gops : 0;
-  return own > 0 ? own : peak.f32_gflops;
+  return {median(ms), *std::min_element(ms.begin(), ms.end()), std::ssize(ms), ctx.kernels().dtype == DType::kF32 ? peak.median_gflops() : 0};
 }
 
 const KernelTable& table_of(const ExecutionOptions& execution) {
@@ -77,18 +78,18 @@ void fill_from(const WeightFile& file, const std::string& name, const Tensor& t)
   else from.read(t.as<float>());
 }
 
-void finish(BenchResult& r, const Context& ctx, ProductType type, const std::vector<double>& ms) {
-  r.peak_memory_mib = peak_memory_mib();  // first: measuring the machine takes memory of its own
-  const double peak = peak_gflops(ctx, type);
+void finish(BenchResult& r, const Context& ctx, const Measured& m) {
+  r.peak_memory_mib = peak_memory_mib();
   r.threads = ctx.pool().threads();
   r.kernels = ctx.kernels().name;
-  r.runs = std::ssize(ms);
-  r.ms_median = median(ms);
-  r.ms_min = ms.front();
+  r.runs = m.runs;
+  r.ms_median = m.ms_median;
+  r.ms_min = m.ms_min;
   r.ms_per_image = r.ms_median / static_cast<double>(r.batch);
   r.images_per_s = 1000 / r.ms_per_image;
   r.gflops = r.gflop / (r.ms_median / 1000);
-  r.percent_of_peak = peak > 0 ? 100 * r.gflops / peak : 0;
+  r.peak_gflops = m.peak_gflops;
+  r.percent_of_peak = m.peak_gflops > 0 ? 100 * r.gflops / m.peak_gflops : 0;
 }
 
 // `most`: tokens or pixels of one side (a long sequence is a map of one row).
@@ -141,7 +142,7 @@ GemmBench bench_gemm(const ExecutionOptions& execution, int64_t batch, const std
   result.threads = ctx.pool().threads();
   result.kernels = table.name;
   result.dtype = name_of(type);
-  double peak = peak_gflops(ctx, type);
+  warm_up(ctx.pool());
   for (const GemmShape& shape : bench_gemm_shapes(batch)) {
     // As inference does it: weights packed once, the bias fused, activations rounded before; and once more from floats that the product rounds.
     ArenaScope scope(ctx.scratch());
@@ -163,28 +164,24 @@ GemmBench bench_gemm(const ExecutionOptions& execution, int64_t batch, const std
     g.bias = bias.data;
     g.c = c.data;
     g.c_stride = shape.n;
-    const auto gflops = [&] {
-      return 2e-6 * static_cast<double>(shape.m * shape.k * shape.n) / median(measure(0.08, [&] { table.gemm(g, ctx); }));
-    };
     GemmBench::Row row{shape.m, shape.k, shape.n};
+    const auto percent = [&] {
+      const Measured measured = measure(0.08, ctx, type, [&] { table.gemm(g, ctx); });
+      row.gflops = 2e-6 * static_cast<double>(shape.m * shape.k * shape.n) / measured.ms_median;
+      return 100 * row.gflops / measured.peak_gflops;
+    };
     if (type != ProductType::kOwn) {
-      row.percent_from_floats = gflops();
+      row.percent_from_floats = percent();
       round_rows(g, ctx.scratch());
     }
-    row.gflops = gflops();
+    row.percent_of_peak = percent();
     result.rows.push_back(row);
   }
-  // The clock may change meanwhile: the better of before and after is the peak.
-  peak = std::max(peak, peak_gflops(ctx, type));
   const auto geometric_mean = [&](double GemmBench::Row::*value) {
     double logarithms = 0;
     for (const GemmBench::Row& row : result.rows) logarithms += std::log(row.*value);
     return std::exp(logarithms / static_cast<double>(result.rows.size()));
   };
-  for (GemmBench::Row& row : result.rows) {
-    row.percent_of_peak = 100 * row.gflops / peak;
-    row.percent_from_floats *= 100 / peak;
-  }
   result.geomean_percent_of_peak = geometric_mean(&GemmBench::Row::percent_of_peak);
   if (type != ProductType::kOwn) result.geomean_percent_from_floats = geometric_mean(&GemmBench::Row::percent_from_floats);
   return result;
@@ -266,8 +263,8 @@ BenchResult bench_attention(const std::string& spec, const BenchOptions& options
     if (backward) results.push_back({"dx", dx.dtype, dx.shape, dx.data});
     write_safetensors(options.write, results, {});
   }
-  const auto ms = measure(options.seconds, pass);
-  finish(r, ctx, type, ms);
+  warm_up(ctx.pool());
+  finish(r, ctx, measure(options.seconds, ctx, type, pass));
   return r;
 }
 
@@ -304,27 +301,28 @@ BenchResult bench_model(const std::string& model, const BenchOptions& options) {
   const Tensor images = arena.take(Shape{r.batch, config.input.channels, r.height, r.width}, table.dtype);
   const Tensor logits = arena.take(Shape{r.batch, config.classes}, table.dtype);
   fill_normal(images, 6);
-  std::vector<double> ms;
+  Measured measured;
+  warm_up(ctx.pool());
   if (train) {
     std::vector<int32_t> labels;
     for (int64_t b = 0; b < r.batch; ++b) labels.push_back(static_cast<int32_t>(b % config.classes));
     ClassificationStep step(classifier, StepConfig{});
     uint64_t number = 0;
-    ms = measure(options.seconds, [&] {
+    measured = measure(options.seconds, ctx, type, [&] {
       ctx.scratch().reset();
       const StepResult result = step.accumulate(images, labels.data(), {}, 1, Rng(7, number++), ctx);
       check(std::isfinite(result.loss), "the loss of a training step is {}", result.loss);
       step.update(1e-4, ctx);
     });
   } else {
-    ms = measure(options.seconds, [&] {
+    measured = measure(options.seconds, ctx, type, [&] {
       ctx.scratch().reset();
       classifier.classify(images, logits, ctx);
     });
     for (int64_t i = 0; i < logits.elements(); ++i) check(std::isfinite(load_scalar(logits, i)), "the model gives {}", load_scalar(logits, i));
   }
   r.tokens = classifier.backbone().forward(images.slice(0, 1), nullptr, ctx).grid.tokens();
-  finish(r, ctx, type, ms);
+  finish(r, ctx, measured);
   return r;
 }
 

@@ -79,6 +79,12 @@ double measure_memory(ThreadPool& pool) {
 
 }  // namespace
 
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t n = values.size();
+  return n % 2 == 1 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
+}
+
 // Fresh threads may share a core for a while before the system spreads them, and idle cores take time to reach their
 // frequency: both are over when two looks in a row agree.
 void warm_up(ThreadPool& pool) {
@@ -116,6 +122,27 @@ MachinePeak measure_peak(Isa isa, int threads) {
   peak.memory_gbs = measure_memory(pool);
   return peak;
 }
+
+PeakMeter::PeakMeter(Isa isa, ProductType type, ThreadPool& pool) : pool_(pool) {
+  constexpr double kBurstSeconds = 0.5e-3;
+  if (isa == Isa::kAvx512 && type == ProductType::kBF16) code_ = jit_peak_loop(PeakLoop::kAvx512Bf16);
+  if (isa == Isa::kAvx512 && type == ProductType::kInt8) code_ = jit_peak_loop(PeakLoop::kAvx512Int8);
+  if (code_.run == nullptr)
+    code_ = jit_peak_loop(isa == Isa::kAvx512 ? PeakLoop::kAvx512Fma : isa == Isa::kAvx2 ? PeakLoop::kAvx2Fma : PeakLoop::kSseMulAdd);
+  if (code_.run == nullptr) return;
+  while (seconds_of([&] { code_.run(iterations_); }) < kBurstSeconds) iterations_ *= 2;
+}
+
+void PeakMeter::burst() {
+  if (code_.run == nullptr) return;
+  std::vector<double> seconds(static_cast<size_t>(pool_.threads()));
+  pool_.for_each(pool_.threads(), [&](int64_t i) { seconds[static_cast<size_t>(i)] = seconds_of([&] { code_.run(iterations_); }); });
+  double gflops = 0;
+  for (const double s : seconds) gflops += static_cast<double>(code_.operations) * static_cast<double>(iterations_) / s * 1e-9;
+  gflops_.push_back(gflops);
+}
+
+double PeakMeter::median_gflops() const { return gflops_.empty() ? 0 : median(gflops_); }
 
 Isa isa_of(const KernelTable& table) {
   if (table.name == "cpu.avx512") return Isa::kAvx512;

@@ -2,8 +2,11 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
+#include "core/thread_pool.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/jit.h"
 
 namespace fovea {
 
@@ -18,6 +21,26 @@ struct MachinePeak {
 // Measures with `threads` threads (0: all cores); each figure is the best of several runs of about 20 ms. Takes about a
 // second and, while it lasts, 192 MiB.
 MachinePeak measure_peak(Isa isa, int threads);
+
+double median(std::vector<double> values);  // of at least one
+
+// Until threads that just began have cores of their own, at their full clock.
+void warm_up(ThreadPool& pool);
+
+// The peak of one element type in turn with the work that is compared with it: the clock of a machine that others use as well changes within
+// seconds, and both medians see the same clock.
+class PeakMeter {
+ public:
+  PeakMeter(Isa isa, ProductType type, ThreadPool& pool);  // f32 where the processor has no instructions of the type
+  void burst();                  // about half a millisecond of multiply-adds on every thread
+  double median_gflops() const;  // of all bursts, over all threads; 0 before the first
+
+ private:
+  ThreadPool& pool_;
+  PeakCode code_;
+  int64_t iterations_ = 1000;
+  std::vector<double> gflops_;
+};
 
 // The instruction set of a CPU table; of "cpu.baseline" for a table of another kind.
 Isa isa_of(const KernelTable& table);
