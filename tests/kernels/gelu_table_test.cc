@@ -16,7 +16,7 @@ double exact(Activation activation, double x) {
 float by_table(const GeluTable& t, int degree, float x) {
   const float a = std::min(std::fabs(x), t.bound);
   const float whole = std::fma(a, t.inverse_width, t.to_integer) - t.to_integer;
-  const float f = std::fma(a, t.inverse_width, -whole);
+  const float f = degree == 3 ? a : std::fma(a, t.inverse_width, -whole);
   float r = t.coefficients[degree][static_cast<int>(whole)];
   for (int n = degree - 1; n >= 0; --n) r = std::fma(r, f, t.coefficients[n][static_cast<int>(whole)]);
   return std::max(x, 0.0f) - r;

@@ -39,6 +39,13 @@ void interpolate(F&& f, int degree, double* coefficients) {
   }
 }
 
+// A polynomial in a / kPieceWidth - i to one in a.
+void expand(int degree, int i, double* coefficients) {
+  for (int lowest = 0; lowest < degree; ++lowest)  // Taylor's shift by Horner's rule
+    for (int n = degree - 1; n >= lowest; --n) coefficients[n] -= i * coefficients[n + 1];
+  for (int n = 1; n <= degree; ++n) coefficients[n] /= std::pow(kPieceWidth, n);
+}
+
 GeluTable make(Activation activation, int degree) {
   GeluTable t{};
   t.bound = static_cast<float>(kPieceWidth * (GeluTable::kPieces - 0.5));
@@ -47,6 +54,7 @@ GeluTable make(Activation activation, int degree) {
   for (int i = 0; i < GeluTable::kPieces; ++i) {
     std::array<double, GeluTable::kMaxDegree + 1> c{};
     interpolate([&](double x) { return lack(activation, (x + i) * kPieceWidth); }, degree, c.data());
+    if (degree == 3) expand(degree, i, c.data());
     for (int n = 0; n <= degree; ++n) t.coefficients[n][i] = static_cast<float>(c[static_cast<size_t>(n)]);
   }
   return t;

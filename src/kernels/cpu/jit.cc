@@ -39,11 +39,13 @@ class TileCode : public JitCode {
       k_loops();
     if (type_ == TileType::kInt8) scale();
     load_mask_bits();
-    if (end_.activation != Activation::kNone) {
-      keep_before_activation();
+    if (end_.activation != Activation::kNone) keep_before_activation();
+    if (end_.bf16) {
+      finish_in_bf16();
+    } else {
       activate();
+      finish();
     }
-    finish();
     vzeroupper();
     pop(prefetch_step_);
     pop(prefetch_);
@@ -269,42 +271,107 @@ class TileCode : public JitCode {
     L(done);
   }
 
-  // Sums become activations. GELU: see gelu_table.h.
+  // Sums become activations.
   void activate() {
-    const Xbyak::Zmm a(28), piece(29), t(30), r(31);
-    const bool relu = end_.activation == Activation::kRelu;
-    const int degree = end_.bf16 ? 3 : 5;
-    constexpr uint8_t kSmallerMagnitude = 0b1010;  // vrangeps: the lesser of two magnitudes, without a sign
-    const Xbyak::Reg64& table = prefetch_step_;
-    const auto constant = [&](size_t at) { return zword_b[table + static_cast<int>(at)]; };
-    if (relu) {
-      vpxord(a, a, a);
-    } else {
-      mov(table, reinterpret_cast<size_t>(&gelu_table(end_.activation, degree)));
-    }
+    if (end_.activation == Activation::kNone) return;
+    if (end_.activation != Activation::kRelu) load_gelu_table(5);
     for (int i = 0; i < rows_; ++i)
       for (int j = 0; j < vectors_; ++j) {
-        const Xbyak::Zmm x(acc(i, j).getIdx());
-        if (relu) {
-          vmaxps(x, a, x);  // the second operand where one is not a number: it must stay visible
-          continue;
-        }
-        vrangeps(a, x, constant(offsetof(GeluTable, bound)), kSmallerMagnitude);
-        vbroadcastss(t, ptr[table + static_cast<int>(offsetof(GeluTable, inverse_width))]);
-        vmovaps(piece, t);
-        vfmadd213ps(piece, a, constant(offsetof(GeluTable, to_integer)));
-        vsubps(r, piece, constant(offsetof(GeluTable, to_integer)));
-        vfmsub213ps(t, a, r);
-        const auto coefficients = [&](int n) { return ptr[table + static_cast<int>(offsetof(GeluTable, coefficients)) + 64 * n]; };
-        vpermps(r, piece, coefficients(degree));
-        for (int n = degree - 1; n >= 0; --n) {
-          vpermps(a, piece, coefficients(n));
-          vfmadd213ps(r, t, a);
-        }
-        vpxord(a, a, a);
-        vmaxps(x, a, x);
-        vsubps(x, x, r);
+        if (end_.activation == Activation::kRelu) relu(acc(i, j));
+        else gelu(acc(i, j));
       }
+  }
+
+  void relu(const Xbyak::Xmm& x) {
+    const Xbyak::Zmm zero(28);
+    vpxord(zero, zero, zero);
+    vmaxps(x, zero, x);  // the second operand where one is not a number: it must stay visible
+  }
+
+  // GELU: see gelu_table.h.
+  const Xbyak::Zmm magnitude_ = Xbyak::Zmm(28), piece_ = Xbyak::Zmm(29), term_ = Xbyak::Zmm(30), lack_ = Xbyak::Zmm(31);
+
+  void load_gelu_table(int degree) { mov(prefetch_step_, reinterpret_cast<size_t>(&gelu_table(end_.activation, degree))); }
+  Xbyak::Address of_table(size_t at) { return ptr[prefetch_step_ + static_cast<int>(at)]; }
+  Xbyak::Address each_of_table(size_t at) { return zword_b[prefetch_step_ + static_cast<int>(at)]; }
+  Xbyak::Address coefficients(int n) { return of_table(offsetof(GeluTable, coefficients) + 64 * static_cast<size_t>(n)); }
+
+  static constexpr uint8_t kSmallerMagnitude = 0b1010;  // vrangeps: the lesser of two magnitudes, without a sign
+
+  void gelu(const Xbyak::Xmm& sum) {
+    constexpr int kDegree = 5;
+    const Xbyak::Zmm x(sum.getIdx());
+    vrangeps(magnitude_, x, each_of_table(offsetof(GeluTable, bound)), kSmallerMagnitude);
+    vbroadcastss(term_, of_table(offsetof(GeluTable, inverse_width)));
+    vmovaps(piece_, term_);
+    vfmadd213ps(piece_, magnitude_, each_of_table(offsetof(GeluTable, to_integer)));
+    vsubps(lack_, piece_, each_of_table(offsetof(GeluTable, to_integer)));
+    vfmsub213ps(term_, magnitude_, lack_);
+    vpermps(lack_, piece_, coefficients(kDegree));
+    for (int n = kDegree - 1; n >= 0; --n) {
+      vpermps(magnitude_, piece_, coefficients(n));
+      vfmadd213ps(lack_, term_, magnitude_);
+    }
+    vpxord(magnitude_, magnitude_, magnitude_);
+    vmaxps(x, magnitude_, x);
+    vsubps(x, x, lack_);
+  }
+
+  // What GELU for bfloat16 reads, in the table at first and later in the registers of sums that are stored.
+  static constexpr int kDegreeInBf16 = 3, kGeluRegisters = kDegreeInBf16 + 4;
+
+  void load_gelu_registers() {
+    for (int n = 0; n <= kDegreeInBf16; ++n) vmovaps(Xbyak::Zmm(n), coefficients(n));
+    vbroadcastss(Xbyak::Zmm(kDegreeInBf16 + 1), of_table(offsetof(GeluTable, bound)));
+    vbroadcastss(Xbyak::Zmm(kDegreeInBf16 + 2), of_table(offsetof(GeluTable, inverse_width)));
+    vbroadcastss(Xbyak::Zmm(kDegreeInBf16 + 3), of_table(offsetof(GeluTable, to_integer)));
+  }
+
+  void gelu_for_bf16(const Xbyak::Zmm& x, bool in_registers) {
+    const auto coefficient = [&](const Xbyak::Zmm& to, int n) {
+      if (in_registers) vpermps(to, piece_, Xbyak::Zmm(n));
+      else vpermps(to, piece_, coefficients(n));
+    };
+    if (in_registers) {
+      vrangeps(magnitude_, x, Xbyak::Zmm(kDegreeInBf16 + 1), kSmallerMagnitude);
+      vmovaps(piece_, Xbyak::Zmm(kDegreeInBf16 + 2));
+      vfmadd213ps(piece_, magnitude_, Xbyak::Zmm(kDegreeInBf16 + 3));
+    } else {
+      vrangeps(magnitude_, x, each_of_table(offsetof(GeluTable, bound)), kSmallerMagnitude);
+      vbroadcastss(piece_, of_table(offsetof(GeluTable, inverse_width)));
+      vfmadd213ps(piece_, magnitude_, each_of_table(offsetof(GeluTable, to_integer)));
+    }
+    coefficient(lack_, kDegreeInBf16);
+    for (int n = kDegreeInBf16 - 1; n >= 0; --n) {
+      coefficient(term_, n);
+      vfmadd213ps(lack_, magnitude_, term_);
+    }
+    vpxord(term_, term_, term_);
+    vmaxps(x, term_, x);
+    vsubps(x, x, lack_);
+  }
+
+  void finish_in_bf16() {
+    const Xbyak::Reg64 &c = b_, &c_stride = a_stride_;
+    const bool gelu = end_.activation != Activation::kNone && end_.activation != Activation::kRelu;
+    bool in_registers = false;
+    if (gelu) load_gelu_table(kDegreeInBf16);
+    mov(c, field(offsetof(GemmTile, c)));
+    mov(c_stride, field(offsetof(GemmTile, c_stride)));
+    for (int i = 0; i < rows_; ++i) {
+      if (gelu && !in_registers && i * vectors_ >= kGeluRegisters) {
+        load_gelu_registers();
+        in_registers = true;
+      }
+      for (int j = 0; j < vectors_; ++j) {
+        const Xbyak::Zmm x(acc(i, j).getIdx());
+        if (gelu) gelu_for_bf16(x, in_registers);
+        else if (end_.activation == Activation::kRelu) relu(x);
+        vcvtneps2bf16(Xbyak::Ymm(x.getIdx()), x);
+        vmovdqu16(ptr[c + j * 32] | Xbyak::Opmask(1 + j), Xbyak::Ymm(x.getIdx()));
+      }
+      if (i + 1 < rows_) add(c, c_stride);
+    }
   }
 
   void finish() {
@@ -312,17 +379,6 @@ class TileCode : public JitCode {
     const Xbyak::Reg64 &c = b_, &c_stride = a_stride_, &columns = count_, &addend = a_[0], &addend_stride = a_[1];
     mov(c, field(offsetof(GemmTile, c)));
     mov(c_stride, field(offsetof(GemmTile, c_stride)));
-    if (end_.bf16) {
-      for (int i = 0; i < rows_; ++i) {
-        for (int j = 0; j < vectors_; ++j) {
-          const Xbyak::Ymm half(acc(i, j).getIdx());
-          vcvtneps2bf16(half, Xbyak::Zmm(acc(i, j).getIdx()));
-          vmovdqu16(ptr[c + j * 32] | Xbyak::Opmask(1 + j), half);
-        }
-        if (i + 1 < rows_) add(c, c_stride);
-      }
-      return;
-    }
     mov(columns, field(offsetof(GemmTile, columns)));
     mov(addend, field(offsetof(GemmTile, addend)));
     mov(addend_stride, field(offsetof(GemmTile, addend_stride)));
