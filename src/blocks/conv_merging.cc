@@ -18,7 +18,7 @@ TokenGrid ConvMerging::merged(const TokenGrid& g) { return {g.batch, 0, (g.heigh
 
 void ConvMerging::forward(ConstTensor x, const TokenGrid& grid, Tensor y, Tape* tape, Context& ctx) const {
   require(grid.prefix == 0, "merging by convolution has no place for prefix tokens");
-  ArenaScope scope(ctx.scratch());
+  if (tape == nullptr) return conv_.infer(x.reshaped(map_shape(grid, from_)), &norm_, y, ctx);
   const Tensor conv = ctx.activation(Shape{merged(grid).batch, merged(grid).tokens(), to_}, tape);
   conv_.forward(x.reshaped(map_shape(grid, from_)), conv, tape, ctx);
   norm_.forward(conv, y, tape, ctx);

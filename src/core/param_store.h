@@ -45,7 +45,7 @@ struct Param {
   uint64_t packing = 0;          // tells this packing, for whose life values stay what they are, from all others; 0: there is none
   bool packable = false;         // the weight of an affine map or a convolution
   bool read_plain = false;       // ... whose layer reads `value` in an inference too, as it stands
-  bool outermost = false;        // of a model's first or last layer, whose products are never in int8
+  bool outermost = false;        // of a model's first or last layer, whose products are in bf16 where others are in int8
   bool frozen = false;           // the optimizer leaves it alone
   bool buffer = false;           // state that is stored with the model but not trained: no gradient (add_buffer)
 };

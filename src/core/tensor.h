@@ -77,6 +77,9 @@ struct ConstTensor : detail::BasicTensor<const void> {
 inline Tensor elements_from(const Tensor& t, int64_t offset) {
   return {static_cast<char*>(t.data) + offset * static_cast<int64_t>(size_of(t.dtype)), Shape{}, t.dtype};
 }
+inline ConstTensor elements_from(const ConstTensor& t, int64_t offset) {
+  return {static_cast<const char*>(t.data) + offset * static_cast<int64_t>(size_of(t.dtype)), Shape{}, t.dtype};
+}
 
 // Throws Error unless `t` has exactly the wanted shape; `what` names the tensor and the operation.
 inline void require_shape(const ConstTensor& t, const Shape& wanted, std::string_view what) {

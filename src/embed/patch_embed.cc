@@ -72,10 +72,11 @@ void PatchEmbed::forward(ConstTensor images, Tensor y, Tape* tape, Context& ctx)
     if (tape) tape->push(StemRecord{normed});
     x = active;
   }
+  if (tape == nullptr) return proj_->infer(x, norm_ ? &*norm_ : nullptr, y, ctx);
   const Tensor tokens = norm_ ? ctx.activation(y.shape, tape) : y;
   proj_->forward(x, tokens, tape, ctx);
   if (norm_) norm_->forward(tokens, y, tape, ctx);
-  if (tape) tape->push(EmbedRecord{images.shape});
+  tape->push(EmbedRecord{images.shape});
 }
 
 void PatchEmbed::backward(ConstTensor dy, Tensor dimages, Tape& tape, Context& ctx) const {

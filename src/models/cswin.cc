@@ -48,8 +48,9 @@ BackboneOutput CSwinTransformer::forward(ConstTensor images, Tape* tape, Context
   const TokenGrid first = embedded(images.dim(0), images.dim(2), images.dim(3));
   BackboneOutput out;
   Tensor x = ctx.activation(Shape{first.batch, first.tokens(), config_.dim}, tape);
-  {
-    ArenaScope scope(ctx.scratch());
+  if (tape == nullptr) {
+    stem_.infer(images, &stem_norm_, x, ctx);
+  } else {
     const Tensor conv = ctx.activation(x.shape, tape);
     stem_.forward(images, conv, tape, ctx);
     stem_norm_.forward(conv, x, tape, ctx);

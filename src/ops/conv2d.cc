@@ -1,5 +1,6 @@
 #include "ops/conv2d.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace fovea {
@@ -53,18 +54,17 @@ PatchesArgs Conv2d::patches_of(const Shape& x) const {
   p.pad_top = p.pad_left = shape_.pad;
   p.out_height = out_height(p.height);
   p.out_width = out_width(p.width);
-  return p;
-}
-
-void Conv2d::forward(ConstTensor x, Tensor y, Tape* tape, Context& ctx) const {
-  const PatchesArgs p = patches_of(x.shape);
   require(p.channels == shape_.in, "{}: got {} input channels, expected {}", weight_->name, p.channels, shape_.in);
   require(p.out_height > 0 && p.out_width > 0, "{}: a {}x{} map is smaller than the {}x{} kernel", weight_->name, p.height, p.width,
           shape_.kernel_h, shape_.kernel_w);
+  return p;
+}
+
+void Conv2d::multiply(const PatchesArgs& p, const void* x, void* y, Context& ctx) const {
   ArenaScope scope(ctx.scratch());
   const int64_t rows = p.batch * p.out_height * p.out_width, k = shape_.in * shape_.kernel_h * shape_.kernel_w;
   const Tensor columns = ctx.scratch().take(Shape{rows, k}, ctx.dtype());
-  ctx.kernels().patches(p, x.data, columns.data, ctx);
+  ctx.kernels().patches(p, x, columns.data, ctx);
   GemmArgs g;
   g.m = rows;
   g.n = shape_.out;
@@ -74,11 +74,40 @@ void Conv2d::forward(ConstTensor x, Tensor y, Tape* tape, Context& ctx) const {
   g.b_transposed = true;
   g.b_packed = weight_->packed;
   g.type = g.b_packed != nullptr ? weight_->packed_type : ctx.products();
-  g.c = y.data;
+  g.c = y;
   g.c_stride = shape_.out;
   if (bias_) g.bias = bias_->value.data;
   ctx.kernels().gemm(g, ctx);
+}
+
+void Conv2d::forward(ConstTensor x, Tensor y, Tape* tape, Context& ctx) const {
+  multiply(patches_of(x.shape), x.data, y.data, ctx);
   if (tape) tape->push(Conv2dRecord{x});
+}
+
+void Conv2d::infer(ConstTensor x, const LayerNorm* norm, Tensor y, Context& ctx) const {
+  constexpr int64_t kRows = 224;           // of a band: its patches stay in the second-level cache
+  constexpr int64_t kLeastRowsAlone = 96;  // of a thread: with fewer the threads share a product
+  const PatchesArgs map = patches_of(x.shape);
+  if (map.batch * map.out_height * map.out_width < ctx.pool().threads() * kLeastRowsAlone) {
+    multiply(map, x.data, y.data, ctx);
+    if (norm) norm->apply(y, y, ctx);
+    return;
+  }
+  const int64_t most = std::max<int64_t>(1, kRows / map.out_width);
+  ctx.share_out(map.batch * map.out_height, [&](int64_t line, int64_t end, Context& own) {
+    while (line < end) {
+      const int64_t image = line / map.out_height, first = line % map.out_height, lines = std::min({most, end - line, map.out_height - first});
+      PatchesArgs band = map;
+      band.batch = 1;
+      band.pad_top -= first * band.stride_h;
+      band.out_height = lines;
+      const Tensor to(elements_from(y, line * map.out_width * shape_.out).data, Shape{lines * map.out_width, shape_.out}, y.dtype);
+      multiply(band, elements_from(x, image * map.x_batch_stride).data, to.data, own);
+      if (norm) norm->apply(to, to, own);
+      line += lines;
+    }
+  });
 }
 
 // dW += dyᵀ patches(x), db += column sums of dy, dx = patchesᵀ(dy W).

@@ -1,7 +1,7 @@
 // Two-dimensional convolution as a matrix product over patches; the output is a map of tokens (B, H', W', C').
 #pragma once
 
-#include "ops/linear.h"
+#include "ops/layer_norm.h"
 
 namespace fovea {
 
@@ -28,10 +28,13 @@ class Conv2d {
   void set_outermost() { weight_->outermost = true; }
 
   void forward(ConstTensor x /* (B, C, H, W) or (B, H, W, C) */, Tensor y /* (B, H', W', C') */, Tape* tape, Context& ctx) const;
+  // The same, then `norm` unless it is null, for an inference: a few lines of the map at a time, which stay in the caches from the pixels to the norm.
+  void infer(ConstTensor x, const LayerNorm* norm, Tensor y, Context& ctx) const;
   void backward(ConstTensor dy, Tensor dx /* like x, written; empty: not wanted */, Tape& tape, Context& ctx) const;
 
  private:
-  PatchesArgs patches_of(const Shape& x) const;
+  PatchesArgs patches_of(const Shape& x) const;  // checks it
+  void multiply(const PatchesArgs& p, const void* x, void* y, Context& ctx) const;
 
   Conv2dShape shape_;
   MapLayout layout_;

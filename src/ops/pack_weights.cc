@@ -19,7 +19,7 @@ class Packer {
     size_t total = 0;
     for (Param& p : params.params()) {
       p.packing = packing;
-      p.packed_type = p.outermost && type == ProductType::kInt8 ? ProductType::kOwn : type;
+      p.packed_type = p.outermost && type == ProductType::kInt8 ? ProductType::kBF16 : type;
       if (p.packable) total += bytes_of(p);
     }
     params.packed_buffer() = Buffer(total);

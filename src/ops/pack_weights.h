@@ -7,7 +7,7 @@
 namespace fovea {
 
 // Packs the weights of all affine maps and convolutions into the GEMM's own form; ParamStore::drop_packed undoes it. With `type`
-// their products are in bf16, or in int8 but for the outermost layers.
+// their products are in bf16, or in int8 but for the outermost layers', which are in bf16 then.
 void pack_weights(ParamStore& params, Context& ctx, ProductType type = ProductType::kOwn);
 
 // Fills a model that only infers (ParamStore::allocate_for_inference): every parameter comes from `source` once, in the order of the
