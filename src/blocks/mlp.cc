@@ -13,7 +13,7 @@ struct MlpRecord {
 
 // Rows a step of inference, for each thread: their hidden values should stay in its second-level cache, but wide weights want to be
 // read for more than a few rows.
-constexpr int64_t kHiddenElementsPerStep = int64_t{1} << 17, kLeastRowsPerStep = 128;
+constexpr int64_t kHiddenElementsPerStep = int64_t{1} << 17, kLeastRowsPerStep = 208;
 
 // Where each thread gets so many rows, it takes them alone: threads then meet once, and not after each product.
 constexpr int64_t kLeastRowsAlone = 96;

@@ -14,18 +14,18 @@ using namespace gemm_plan;  // NOLINT: one driver, several files
 const float* as_floats(const void* p) { return static_cast<const float*>(p); }
 
 // Memory that will be read soon, which tiles bring to the second-level cache meanwhile: `rows` pieces of `row_bytes`, cut into strips of
-// prefetch_lines. A tile asks for one strip of as many rows as it has fours of steps.
+// kPrefetchLines. A tile asks for one strip of as many rows as it has fours of steps.
 class Ahead {
  public:
   Ahead() = default;
-  Ahead(AOrder order, const void* first, int64_t rows, int64_t row_bytes, int64_t stride, int64_t tile_steps)
-      : strip_(static_cast<const char*>(first)), at_(strip_), stride_(stride), strip_bytes_(64 * prefetch_lines(order)) {
+  Ahead(const void* first, int64_t rows, int64_t row_bytes, int64_t stride, int64_t tile_steps)
+      : strip_(static_cast<const char*>(first)), at_(strip_), stride_(stride) {
     if (stride == row_bytes) {  // one piece
-      rows = ceil_div(rows * row_bytes, strip_bytes_);
-      row_bytes = stride_ = strip_bytes_;
+      rows = ceil_div(rows * row_bytes, kStripBytes);
+      row_bytes = stride_ = kStripBytes;
     }
     const int64_t of_tile = std::max<int64_t>(1, tile_steps / 4);
-    strips_ = ceil_div(row_bytes, strip_bytes_);
+    strips_ = ceil_div(row_bytes, kStripBytes);
     left_ = of_strip_ = ceil_div(rows, of_tile);
     tile_bytes_ = of_tile * stride_;
     if (rows <= 0) strips_ = 0;
@@ -36,7 +36,7 @@ class Ahead {
     tile.prefetch_step = stride_;
     at_ += tile_bytes_;
     if (--left_ == 0) {
-      at_ = strip_ += strip_bytes_;
+      at_ = strip_ += kStripBytes;
       left_ = of_strip_;
       --strips_;
     }
@@ -44,8 +44,9 @@ class Ahead {
   }
 
  private:
+  static constexpr int64_t kStripBytes = 64 * kPrefetchLines;
   const char *strip_ = nullptr, *at_ = nullptr;
-  int64_t stride_ = 0, strip_bytes_ = 0, strips_ = 0, of_strip_ = 0, left_ = 0, tile_bytes_ = 0;  // left_, of_strip_: tiles
+  int64_t stride_ = 0, strips_ = 0, of_strip_ = 0, left_ = 0, tile_bytes_ = 0;  // left_, of_strip_: tiles
 };
 
 // A's block (rows, k) and how a tile finds it.
@@ -124,7 +125,7 @@ Ahead a_ahead(const Job& job, Range rows, Range k, int64_t tile_steps) {
   const int64_t element = a_element(g);
   const Range elements{k.begin * job.forms.of_step(), std::min(k.end * job.forms.of_step(), g.k)};
   const Range &outer = g.a_transposed ? elements : rows, &inner = g.a_transposed ? rows : elements;
-  return {job.order, static_cast<const char*>(g.a) + (outer.begin * g.a_stride + inner.begin) * element, outer.size(), inner.size() * element,
+  return {static_cast<const char*>(g.a) + (outer.begin * g.a_stride + inner.begin) * element, outer.size(), inner.size() * element,
           g.a_stride * element, tile_steps};
 }
 
@@ -134,7 +135,7 @@ Ahead b_ahead(const Job& job, int64_t p, Range k, int64_t tile_steps) {
   const int64_t element = g.b_bf16 ? 2 : 4, column = p * job.panels.width;
   const Range elements{k.begin * job.forms.of_step(), std::min(k.end * job.forms.of_step(), g.k)}, columns{column, column + job.panels.columns(p)};
   const Range &outer = g.b_transposed ? columns : elements, &inner = g.b_transposed ? elements : columns;
-  return {job.order, static_cast<const char*>(g.b) + (outer.begin * g.b_stride + inner.begin) * element, outer.size(), inner.size() * element,
+  return {static_cast<const char*>(g.b) + (outer.begin * g.b_stride + inner.begin) * element, outer.size(), inner.size() * element,
           g.b_stride * element, tile_steps};
 }
 
@@ -313,7 +314,7 @@ void run_part(const Job& job, int64_t part) {
   const auto ahead = [&](const Walk::Block& block, int64_t p, int64_t tile_steps) {
     if (block.packs) return b_ahead(job, p, block.k, tile_steps);
     const int64_t line = job.panels.packed_width(p) * 4;
-    return Ahead(job.order, data(block, p), block.k.size(), line, line, tile_steps);
+    return Ahead(data(block, p), block.k.size(), line, line, tile_steps);
   };
   for (int64_t i = 0; i < walk.count(); ++i) {
     const bool more = i + 1 < walk.count();
@@ -323,8 +324,13 @@ void run_part(const Job& job, int64_t part) {
     const ABlock a = a_block(job, block.rows, block.k, sums, stage);
     Ahead next_a = more ? a_ahead(job, next.rows, next.k, steps) : Ahead();
     for (int64_t p = block.panels.begin; p < block.panels.end; ++p) {
+      // Weights that are packed one behind the other, in the order of their products, go on with those of the next.
+      const auto behind = [&] {
+        const int64_t line = job.panels.width * 4;
+        return job.pack_in_parts ? Ahead() : Ahead(job.b + job.panels.packed_elements(job.steps), steps, line, line, steps);
+      };
       if (block.packs) pack_panel(job, p, block.k, packed + (data(block, p) - packed), packed + job.part_elements - job.pack_scratch());
-      const Ahead next_b = p + 1 < block.panels.end ? ahead(block, p + 1, steps) : more ? ahead(next, next.panels.begin, steps) : Ahead();
+      const Ahead next_b = p + 1 < block.panels.end ? ahead(block, p + 1, steps) : more ? ahead(next, next.panels.begin, steps) : behind();
       PanelTask task{job, a, block.rows, block.tiles, p, block.k, block.k_index == 0, block.k_index + 1 == job.blocks, data(block, p), next_b, next_a};
       run_panel(task);
     }

@@ -8,7 +8,7 @@ namespace {
 // keep those of A and B in the caches.
 constexpr int64_t kBlockK = 1024, kBlockKTransposed = 256;
 // Of A, to stay in the second-level cache beside two panels of B and, where it is read as it comes, beside the next block.
-constexpr int64_t kBlockABytes = 256 << 10, kBlockABytesTransposed = 256 << 10;
+constexpr int64_t kBlockABytes = 448 << 10, kBlockABytesTransposed = 256 << 10;
 constexpr int64_t kMaxBlockRows = 1024;
 // Of packed panels, beside A in the second-level cache; where A must be staged again for each group, it pays to read them from farther.
 constexpr int64_t kGroupBytes = 384 << 10, kGroupBytesStaged = 2048 << 10;

@@ -42,8 +42,8 @@ enum class AOrder : uint8_t {
   kColumns,  // rows are contiguous, a_stride lies between steps of k
 };
 
-// Lines from GemmTile::prefetch on that a kernel asks for in four steps of k. Where rows are contiguous both operands come from far.
-constexpr int prefetch_lines(AOrder order) { return order == AOrder::kColumns ? 4 : 2; }
+// Lines from GemmTile::prefetch on that a kernel asks for in four steps of k: the sooner, the less a wait for the memory shows.
+inline constexpr int kPrefetchLines = 4;
 
 enum class TileType : uint8_t { kF32, kBF16, kInt8 };
 

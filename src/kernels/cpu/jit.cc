@@ -208,8 +208,8 @@ class TileCode : public JitCode {
     align(32);
     L(four);
     for (int u = 0; u < 4; ++u) {
-      const int lines = prefetch_lines(order_);
-      if (u % (4 / lines) == 0) prefetcht1(ptr[prefetch_ + 64 * (u * lines / 4)]);
+      static_assert(kPrefetchLines == 4);
+      prefetcht1(ptr[prefetch_ + 64 * u]);
       k_step(u);
     }
     advance(4);
