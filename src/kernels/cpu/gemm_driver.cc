@@ -374,6 +374,7 @@ void run_gemm(const GemmBackend& be, const GemmArgs& g, Context& ctx) {
   const bool plain_end = g.activation == Activation::kNone && !g.c_bf16 && g.pre_activation == nullptr;
   const bool scaled = !job.forms.integers || job.forms.tile == TileType::kInt8;
   const bool by_kernel = job.blocks == 1 && g.c_rows == nullptr && scaled && (g.pre_activation == nullptr || g.activation != Activation::kNone) &&
+                         (g.residual == nullptr || g.activation == Activation::kNone) &&
                          be.ends(job.order, job.forms.tile, end);
   if (by_kernel) job.end = end;
   job.finish = !by_kernel && (!plain_end || g.c_rows != nullptr || !scaled);

@@ -54,10 +54,10 @@ inline constexpr int64_t kSumRun = 128;
 inline constexpr int64_t kFineSumRun = 16;  // GemmArgs::fine_sums; about the square root of usual widths, which rounds least
 constexpr bool sums_in_runs(AOrder order, TileType type) { return order == AOrder::kRows && type == TileType::kF32; }
 
-// What a generated kernel does with finished sums.
+// What a generated kernel does with finished sums; where it does something, there is no addend.
 struct TileEnd {
   Activation activation = Activation::kNone;
-  bool bf16 = false;  // c is bfloat16; no addend
+  bool bf16 = false;  // c is bfloat16
 };
 
 using GemmTileKernel = void (*)(const GemmTile*);

@@ -40,12 +40,10 @@ class TileCode : public JitCode {
     if (type_ == TileType::kInt8) scale();
     load_mask_bits();
     if (end_.activation != Activation::kNone) keep_before_activation();
-    if (end_.bf16) {
-      finish_in_bf16();
-    } else {
-      activate();
-      finish();
-    }
+    if (end_.activation != Activation::kNone || end_.bf16)
+      activate_and_store();
+    else
+      add_and_store();
     vzeroupper();
     pop(prefetch_step_);
     pop(prefetch_);
@@ -271,110 +269,91 @@ class TileCode : public JitCode {
     L(done);
   }
 
-  // Sums become activations.
-  void activate() {
-    if (end_.activation == Activation::kNone) return;
-    if (end_.activation != Activation::kRelu) load_gelu_table(5);
-    for (int i = 0; i < rows_; ++i)
-      for (int j = 0; j < vectors_; ++j) {
-        if (end_.activation == Activation::kRelu) relu(acc(i, j));
-        else gelu(acc(i, j));
-      }
-  }
-
-  void relu(const Xbyak::Xmm& x) {
-    const Xbyak::Zmm zero(28);
-    vpxord(zero, zero, zero);
-    vmaxps(x, zero, x);  // the second operand where one is not a number: it must stay visible
-  }
-
-  // GELU: see gelu_table.h.
-  const Xbyak::Zmm magnitude_ = Xbyak::Zmm(28), piece_ = Xbyak::Zmm(29), term_ = Xbyak::Zmm(30), lack_ = Xbyak::Zmm(31);
-
-  void load_gelu_table(int degree) { mov(prefetch_step_, reinterpret_cast<size_t>(&gelu_table(end_.activation, degree))); }
-  Xbyak::Address of_table(size_t at) { return ptr[prefetch_step_ + static_cast<int>(at)]; }
-  Xbyak::Address each_of_table(size_t at) { return zword_b[prefetch_step_ + static_cast<int>(at)]; }
-  Xbyak::Address coefficients(int n) { return of_table(offsetof(GeluTable, coefficients) + 64 * static_cast<size_t>(n)); }
-
-  static constexpr uint8_t kSmallerMagnitude = 0b1010;  // vrangeps: the lesser of two magnitudes, without a sign
-
-  void gelu(const Xbyak::Xmm& sum) {
-    constexpr int kDegree = 5;
-    const Xbyak::Zmm x(sum.getIdx());
-    vrangeps(magnitude_, x, each_of_table(offsetof(GeluTable, bound)), kSmallerMagnitude);
-    vbroadcastss(term_, of_table(offsetof(GeluTable, inverse_width)));
-    vmovaps(piece_, term_);
-    vfmadd213ps(piece_, magnitude_, each_of_table(offsetof(GeluTable, to_integer)));
-    vsubps(lack_, piece_, each_of_table(offsetof(GeluTable, to_integer)));
-    vfmsub213ps(term_, magnitude_, lack_);
-    vpermps(lack_, piece_, coefficients(kDegree));
-    for (int n = kDegree - 1; n >= 0; --n) {
-      vpermps(magnitude_, piece_, coefficients(n));
-      vfmadd213ps(lack_, term_, magnitude_);
-    }
-    vpxord(magnitude_, magnitude_, magnitude_);
-    vmaxps(x, magnitude_, x);
-    vsubps(x, x, lack_);
-  }
-
-  // What GELU for bfloat16 reads, in the table at first and later in the registers of sums that are stored.
-  static constexpr int kDegreeInBf16 = 3, kGeluRegisters = kDegreeInBf16 + 4;
-
-  void load_gelu_registers() {
-    for (int n = 0; n <= kDegreeInBf16; ++n) vmovaps(Xbyak::Zmm(n), coefficients(n));
-    vbroadcastss(Xbyak::Zmm(kDegreeInBf16 + 1), of_table(offsetof(GeluTable, bound)));
-    vbroadcastss(Xbyak::Zmm(kDegreeInBf16 + 2), of_table(offsetof(GeluTable, inverse_width)));
-    vbroadcastss(Xbyak::Zmm(kDegreeInBf16 + 3), of_table(offsetof(GeluTable, to_integer)));
-  }
-
-  void gelu_for_bf16(const Xbyak::Zmm& x, bool in_registers) {
-    const auto coefficient = [&](const Xbyak::Zmm& to, int n) {
-      if (in_registers) vpermps(to, piece_, Xbyak::Zmm(n));
-      else vpermps(to, piece_, coefficients(n));
-    };
-    if (in_registers) {
-      vrangeps(magnitude_, x, Xbyak::Zmm(kDegreeInBf16 + 1), kSmallerMagnitude);
-      vmovaps(piece_, Xbyak::Zmm(kDegreeInBf16 + 2));
-      vfmadd213ps(piece_, magnitude_, Xbyak::Zmm(kDegreeInBf16 + 3));
-    } else {
-      vrangeps(magnitude_, x, each_of_table(offsetof(GeluTable, bound)), kSmallerMagnitude);
-      vbroadcastss(piece_, of_table(offsetof(GeluTable, inverse_width)));
-      vfmadd213ps(piece_, magnitude_, each_of_table(offsetof(GeluTable, to_integer)));
-    }
-    coefficient(lack_, kDegreeInBf16);
-    for (int n = kDegreeInBf16 - 1; n >= 0; --n) {
-      coefficient(term_, n);
-      vfmadd213ps(lack_, magnitude_, term_);
-    }
-    vpxord(term_, term_, term_);
-    vmaxps(x, term_, x);
-    vsubps(x, x, lack_);
-  }
-
-  void finish_in_bf16() {
+  // Sums, or what the activation makes of them, row by row, to floats or bfloat16: nothing is added to either.
+  void activate_and_store() {
     const Xbyak::Reg64 &c = b_, &c_stride = a_stride_;
-    const bool gelu = end_.activation != Activation::kNone && end_.activation != Activation::kRelu;
+    const bool has_gelu = end_.activation != Activation::kNone && end_.activation != Activation::kRelu;
     bool in_registers = false;
-    if (gelu) load_gelu_table(kDegreeInBf16);
+    if (has_gelu) mov(prefetch_step_, reinterpret_cast<size_t>(&gelu_table(end_.activation, degree())));
     mov(c, field(offsetof(GemmTile, c)));
     mov(c_stride, field(offsetof(GemmTile, c_stride)));
     for (int i = 0; i < rows_; ++i) {
-      if (gelu && !in_registers && i * vectors_ >= kGeluRegisters) {
+      if (has_gelu && !in_registers && i * vectors_ >= gelu_registers()) {
         load_gelu_registers();
         in_registers = true;
       }
       for (int j = 0; j < vectors_; ++j) {
         const Xbyak::Zmm x(acc(i, j).getIdx());
-        if (gelu) gelu_for_bf16(x, in_registers);
+        if (has_gelu) gelu(x, in_registers);
         else if (end_.activation == Activation::kRelu) relu(x);
-        vcvtneps2bf16(Xbyak::Ymm(x.getIdx()), x);
-        vmovdqu16(ptr[c + j * 32] | Xbyak::Opmask(1 + j), Xbyak::Ymm(x.getIdx()));
+        store(c, j, x);
       }
       if (i + 1 < rows_) add(c, c_stride);
     }
   }
 
-  void finish() {
+  // Of the columns that there are.
+  void store(const Xbyak::Reg64& row, int j, const Xbyak::Zmm& x) {
+    if (end_.bf16) {
+      vcvtneps2bf16(Xbyak::Ymm(x.getIdx()), x);
+      vmovdqu16(ptr[row + j * 32] | Xbyak::Opmask(1 + j), Xbyak::Ymm(x.getIdx()));
+    } else {
+      vmovups(ptr[row + j * 64] | Xbyak::Opmask(1 + j), x);
+    }
+  }
+
+  void relu(const Xbyak::Zmm& x) {
+    const Xbyak::Zmm zero(28);
+    vpxord(zero, zero, zero);
+    vmaxps(x, zero, x);  // the second operand where one is not a number: it must stay visible
+  }
+
+  // GELU: see gelu_table.h. What it reads is in the table for the first rows, and for the others in the registers of sums that are stored: from
+  // memory alone, its loads would take longer than its arithmetic.
+  int degree() const { return end_.bf16 ? 3 : 5; }
+  int gelu_registers() const { return degree() + 4; }
+  Xbyak::Zmm bound() const { return Xbyak::Zmm(degree() + 1); }
+  Xbyak::Zmm inverse_width() const { return Xbyak::Zmm(degree() + 2); }
+  Xbyak::Zmm to_integer() const { return Xbyak::Zmm(degree() + 3); }
+  Xbyak::Address of_table(size_t at) { return ptr[prefetch_step_ + static_cast<int>(at)]; }
+  Xbyak::Address each_of_table(size_t at) { return zword_b[prefetch_step_ + static_cast<int>(at)]; }
+  Xbyak::Address coefficients(int n) { return of_table(offsetof(GeluTable, coefficients) + 64 * static_cast<size_t>(n)); }
+
+  void load_gelu_registers() {
+    for (int n = 0; n <= degree(); ++n) vmovaps(Xbyak::Zmm(n), coefficients(n));
+    vbroadcastss(bound(), of_table(offsetof(GeluTable, bound)));
+    vbroadcastss(inverse_width(), of_table(offsetof(GeluTable, inverse_width)));
+    vbroadcastss(to_integer(), of_table(offsetof(GeluTable, to_integer)));
+  }
+
+  void gelu(const Xbyak::Zmm& x, bool in_registers) {
+    const Xbyak::Zmm magnitude(28), piece(29), term(30), lack(31);
+    constexpr uint8_t kSmallerMagnitude = 0b1010;  // vrangeps: the lesser of two magnitudes, without a sign
+    const auto coefficient = [&](const Xbyak::Zmm& to, int n) { in_registers ? vpermps(to, piece, Xbyak::Zmm(n)) : vpermps(to, piece, coefficients(n)); };
+    if (in_registers) {
+      vrangeps(magnitude, x, bound(), kSmallerMagnitude);
+      vmovaps(piece, inverse_width());
+      vfmadd213ps(piece, magnitude, to_integer());
+    } else {
+      vrangeps(magnitude, x, each_of_table(offsetof(GeluTable, bound)), kSmallerMagnitude);
+      vbroadcastss(piece, of_table(offsetof(GeluTable, inverse_width)));
+      vfmadd213ps(piece, magnitude, each_of_table(offsetof(GeluTable, to_integer)));
+    }
+    if (!end_.bf16) {  // the place in the piece
+      in_registers ? vsubps(term, piece, to_integer()) : vsubps(term, piece, each_of_table(offsetof(GeluTable, to_integer)));
+      in_registers ? vfmsub132ps(magnitude, term, inverse_width()) : vfmsub132ps(magnitude, term, each_of_table(offsetof(GeluTable, inverse_width)));
+    }
+    coefficient(lack, degree());
+    for (int n = degree() - 1; n >= 0; --n) {
+      coefficient(term, n);
+      vfmadd213ps(lack, magnitude, term);
+    }
+    vpxord(term, term, term);
+    vmaxps(x, term, x);
+    vsubps(x, x, lack);
+  }
+
+  void add_and_store() {
     Xbyak::Label masked, full_store, masked_store, done;
     const Xbyak::Reg64 &c = b_, &c_stride = a_stride_, &columns = count_, &addend = a_[0], &addend_stride = a_[1];
     mov(c, field(offsetof(GemmTile, c)));
