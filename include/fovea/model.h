@@ -25,7 +25,7 @@ struct LoadOptions {
   int64_t height = 0, width = 0;     // input size; 0: the model's own
   std::string kernels = "auto";      // the weights are kept in the form these kernels want
   std::string dtype = "auto";        // of weights and activations in matrix products: f32; bf16; int8 (by a scale for each output
-                                     // and each token; the first and last layers in f32). All else is f32. auto: int8 for a file whose
+                                     // and each token; the first and last layers in bf16). All else is f32. auto: int8 for a file whose
                                      // weights are in int8, else f32
   std::string attention;             // only for a preset: another attention SPEC than the preset's; empty: the preset's
   uint64_t seed = 0;                 // only for a preset: its weights are random

@@ -154,6 +154,40 @@ TEST(Conv2d, GradientsAndTables) {
   }
 }
 
+// An inference goes over the lines of the map in bands, each thread over its own: the same bits as the whole map at once, then the norm.
+TEST(Conv2d, InfersInBandsWhatItComputesAtOnce) {
+  struct Case {
+    Conv2dShape shape;
+    MapLayout layout;
+    int64_t batch, height, width;
+  };
+  const std::vector<Case> cases = {{{3, 5, 4, 4, 4, 4, 0, true}, MapLayout::kChannelsFirst, 3, 61, 57},
+                                   {{2, 6, 3, 3, 2, 2, 1, false}, MapLayout::kChannelsLast, 2, 41, 37},
+                                   {{3, 4, 7, 7, 4, 4, 2, false}, MapLayout::kChannelsFirst, 1, 24, 1201},  // lines longer than a band
+                                   {{3, 4, 4, 4, 4, 4, 0, true}, MapLayout::kChannelsFirst, 1, 9, 7}};      // too little to share out
+  for (const KernelTable* table : harness::f32_tables())
+    for (const Case& c : cases)
+      for (const int threads : {1, 2, 3}) {
+        SCOPED_TRACE(fmt::format("{} {}x{} {} threads", table->name, c.height, c.width, threads));
+        ParamStore p;
+        const Conv2d conv(Scope(p) / "conv", c.shape, Bias::kYes, c.layout);
+        const LayerNorm norm(Scope(p) / "norm", c.shape.out, 1e-5);
+        p.allocate(table->dtype, ParamStore::Gradients::kNo);
+        harness::randomise(p, Rng(1));
+        const Shape in = c.layout == MapLayout::kChannelsFirst ? Shape{c.batch, c.shape.in, c.height, c.width} : Shape{c.batch, c.height, c.width, c.shape.in};
+        const Shape out{c.batch, conv.out_height(c.height), conv.out_width(c.width), c.shape.out};
+        const auto x = harness::random_tensor(in, Rng(2), table->dtype);
+        const harness::HostTensor at_once(out, table->dtype), normed(out, table->dtype), alone(out, table->dtype), together(out, table->dtype);
+        Context ctx(*table, table->dtype, threads);
+        conv.forward(x, at_once, nullptr, ctx);
+        norm.forward(at_once, normed, nullptr, ctx);
+        conv.infer(x, nullptr, alone, ctx);
+        conv.infer(x, &norm, together, ctx);
+        harness::expect_same_bits(alone, at_once, "without a norm");
+        harness::expect_same_bits(together, normed, "with a norm");
+      }
+}
+
 TEST(Conv2d, SizesOfOddMaps) {
   ParamStore p;
   const Conv2d covering(Scope(p) / "a", {3, 4, 4, 4, 4, 4, 0, true}, Bias::kNo, MapLayout::kChannelsFirst);
