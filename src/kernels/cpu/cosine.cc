@@ -28,6 +28,35 @@ HWY_INLINE void for_row_groups(int64_t rows, int64_t channels, Context& context,
   });
 }
 
+// Rows of whole vectors in bfloat16: as unit_rows_of, without a look at what may be missing.
+template <int R>
+void whole_unit_rows(const UnitRowsArgs& a, int64_t row) {
+  const D4 d4;
+  int64_t from[R], to[R];
+  row_offsets(a.x_rows, row, from);
+  row_offsets(a.y_rows, row, to);
+  const auto* x = static_cast<const uint16_t*>(a.x);
+  auto* y = static_cast<uint16_t*>(a.y);
+  const int64_t channels = a.channels;
+  VF square[R];
+  for (int r = 0; r < R; ++r) {
+    square[r] = hn::Zero(DF());
+    for (int64_t c = 0; c < channels; c += kLanes) {
+      const VF v = LoadBf16(x + from[r] + c);
+      square[r] = hn::MulAdd(v, v, square[r]);
+    }
+  }
+  HWY_ALIGN float norm[kSumRows], inverse[kSumRows];
+  const V4 n = hn::Max(hn::Set(d4, static_cast<float>(a.epsilon)), hn::Sqrt(SumsOf(square)));
+  hn::Store(n, d4, norm);
+  hn::Store(hn::Div(hn::Set(d4, 1.0f), n), d4, inverse);
+  for (int r = 0; r < R; ++r) {
+    if (a.norm) f32(a.norm)[row + r] = norm[r];
+    const VF scale = hn::Set(DF(), inverse[r]);
+    for (int64_t c = 0; c < channels; c += kLanes) StoreBf16(hn::Mul(LoadBf16(x + from[r] + c), scale), y + to[r] + c);
+  }
+}
+
 // X: float, or uint16_t for bfloat16.
 template <class X>
 void unit_rows_of(const UnitRowsArgs& a, Context& context) {
@@ -74,7 +103,10 @@ void unit_rows_of(const UnitRowsArgs& a, Context& context) {
   });
 }
 
-void unit_rows(const UnitRowsArgs& a, Context& context) { a.bf16 ? unit_rows_of<uint16_t>(a, context) : unit_rows_of<float>(a, context); }
+void unit_rows(const UnitRowsArgs& a, Context& context) {
+  if (a.bf16 && a.channels % kLanes == 0) return for_row_groups(a.x_rows.rows(), a.channels, context, [&a]<int R>(int64_t row) { whole_unit_rows<R>(a, row); });
+  a.bf16 ? unit_rows_of<uint16_t>(a, context) : unit_rows_of<float>(a, context);
+}
 
 // With y = x / n: dx = (dy - y <y, dy>) / n where n = |x|, dx = dy / n where n = epsilon, a constant.
 void unit_rows_backward(const UnitRowsBackwardArgs& a, Context& context) {

@@ -11,4 +11,16 @@ inline int64_t row_offset(const RowLayout& rows, int64_t row) {
   return i * rows.outer_stride + (row - i * rows.inner) * rows.inner_stride;
 }
 
+// Of neighbours from `row` on: one division for all.
+template <int R>
+inline void row_offsets(const RowLayout& rows, int64_t row, int64_t (&offsets)[R]) {
+  int64_t i = rows.inner == 1 ? row : row / rows.inner, j = row - i * rows.inner;
+  for (int r = 0; r < R; ++r) {
+    offsets[r] = i * rows.outer_stride + j * rows.inner_stride;
+    if (++j < rows.inner) continue;
+    j = 0;
+    ++i;
+  }
+}
+
 }  // namespace fovea
