@@ -15,9 +15,6 @@ struct MlpRecord {
 // read for more than a few rows.
 constexpr int64_t kHiddenElementsPerStep = int64_t{1} << 17, kLeastRowsPerStep = 208;
 
-// Where each thread gets so many rows, it takes them alone: threads then meet once, and not after each product.
-constexpr int64_t kLeastRowsAlone = 96;
-
 // Rows a step of training: their hidden values, and those values' gradients, should stay in the last cache between the products that
 // write and read them. Gradients of weights are sums over the steps, so these depend on sizes alone.
 constexpr int64_t kHiddenElementsPerTrainingStep = int64_t{1} << 21;

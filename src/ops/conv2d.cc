@@ -86,8 +86,7 @@ void Conv2d::forward(ConstTensor x, Tensor y, Tape* tape, Context& ctx) const {
 }
 
 void Conv2d::infer(ConstTensor x, const LayerNorm* norm, Tensor y, Context& ctx) const {
-  constexpr int64_t kRows = 224;           // of a band: its patches stay in the second-level cache
-  constexpr int64_t kLeastRowsAlone = 96;  // of a thread: with fewer the threads share a product
+  constexpr int64_t kRows = 224;  // of a band: its patches stay in the second-level cache
   const PatchesArgs map = patches_of(x.shape);
   if (map.batch * map.out_height * map.out_width < ctx.pool().threads() * kLeastRowsAlone) {
     multiply(map, x.data, y.data, ctx);

@@ -7,6 +7,10 @@
 
 namespace fovea {
 
+// Layers of rows that depend on nothing else: where each thread gets so many, it takes them alone (Context::share_out), and threads meet once
+// instead of after each product.
+inline constexpr int64_t kLeastRowsAlone = 96;
+
 enum class Bias : uint8_t { kNo, kYes };
 enum class Accumulate : uint8_t { kNo, kYes };
 

@@ -168,7 +168,7 @@ GemmBench bench_gemm(const ExecutionOptions& execution, int64_t batch, const std
     const auto percent = [&] {
       const Measured measured = measure(0.08, ctx, type, [&] { table.gemm(g, ctx); });
       row.gflops = 2e-6 * static_cast<double>(shape.m * shape.k * shape.n) / measured.ms_median;
-      return 100 * row.gflops / measured.peak_gflops;
+      return measured.peak_gflops > 0 ? 100 * row.gflops / measured.peak_gflops : 0.0;
     };
     if (type != ProductType::kOwn) {
       row.percent_from_floats = percent();

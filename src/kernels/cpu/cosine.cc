@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
 
 #include "kernels/cpu/bf16-inl.h"
 #include "kernels/cpu/loops-inl.h"
@@ -28,84 +27,54 @@ HWY_INLINE void for_row_groups(int64_t rows, int64_t channels, Context& context,
   });
 }
 
-// Rows of whole vectors in bfloat16: as unit_rows_of, without a look at what may be missing.
-template <int R>
-void whole_unit_rows(const UnitRowsArgs& a, int64_t row) {
+// A vector of a row in floats or bfloat16, or its first n < lanes elements (zeros above), and back.
+HWY_INLINE VF load(const float* p) { return hn::LoadU(DF(), p); }
+HWY_INLINE VF load(const uint16_t* p) { return LoadBf16(p); }
+HWY_INLINE VF load(const float* p, size_t n) { return LoadTail(DF(), p, n); }
+HWY_INLINE VF load(const uint16_t* p, size_t n) { return LoadBf16Tail(p, n); }
+HWY_INLINE void store(VF v, float* p) { hn::StoreU(v, DF(), p); }
+HWY_INLINE void store(VF v, uint16_t* p) { StoreBf16(v, p); }
+HWY_INLINE void store(VF v, float* p, size_t n) { StoreTail(v, DF(), p, n); }
+HWY_INLINE void store(VF v, uint16_t* p, size_t n) { StoreBf16Tail(v, p, n); }
+
+// X: float, or uint16_t for bfloat16.
+template <class X, int R>
+void unit_rows_from(const UnitRowsArgs& a, int64_t row) {
   const D4 d4;
   int64_t from[R], to[R];
   row_offsets(a.x_rows, row, from);
   row_offsets(a.y_rows, row, to);
-  const auto* x = static_cast<const uint16_t*>(a.x);
-  auto* y = static_cast<uint16_t*>(a.y);
-  const int64_t channels = a.channels;
+  const X* x = static_cast<const X*>(a.x);
+  X* y = static_cast<X*>(a.y);
+  const int64_t whole = a.channels / kLanes * kLanes;
+  const auto rest = static_cast<size_t>(a.channels - whole);
   VF square[R];
   for (int r = 0; r < R; ++r) {
     square[r] = hn::Zero(DF());
-    for (int64_t c = 0; c < channels; c += kLanes) {
-      const VF v = LoadBf16(x + from[r] + c);
+    for (int64_t c = 0; c < whole; c += kLanes) {
+      const VF v = load(x + from[r] + c);
       square[r] = hn::MulAdd(v, v, square[r]);
     }
+    if (rest == 0) continue;
+    const VF v = load(x + from[r] + whole, rest);
+    square[r] = hn::MulAdd(v, v, square[r]);
   }
   HWY_ALIGN float norm[kSumRows], inverse[kSumRows];
-  const V4 n = hn::Max(hn::Set(d4, static_cast<float>(a.epsilon)), hn::Sqrt(SumsOf(square)));
+  const V4 n = hn::Max(hn::Set(d4, static_cast<float>(a.epsilon)), hn::Sqrt(SumsOf(square)));  // the bound first: NaN passes
   hn::Store(n, d4, norm);
   hn::Store(hn::Div(hn::Set(d4, 1.0f), n), d4, inverse);
   for (int r = 0; r < R; ++r) {
     if (a.norm) f32(a.norm)[row + r] = norm[r];
     const VF scale = hn::Set(DF(), inverse[r]);
-    for (int64_t c = 0; c < channels; c += kLanes) StoreBf16(hn::Mul(LoadBf16(x + from[r] + c), scale), y + to[r] + c);
+    for (int64_t c = 0; c < whole; c += kLanes) store(hn::Mul(load(x + from[r] + c), scale), y + to[r] + c);
+    if (rest > 0) store(hn::Mul(load(x + from[r] + whole, rest), scale), y + to[r] + whole, rest);
   }
 }
 
-// X: float, or uint16_t for bfloat16.
-template <class X>
-void unit_rows_of(const UnitRowsArgs& a, Context& context) {
-  constexpr bool kFloats = std::is_same_v<X, float>;
-  const float epsilon = static_cast<float>(a.epsilon);
-  for_row_groups(a.x_rows.rows(), a.channels, context, [&]<int R>(int64_t row) {
-    const DF d;
-    const D4 d4;
-    const X* x[R];
-    VF square[R];
-    for (int r = 0; r < R; ++r) {
-      x[r] = static_cast<const X*>(a.x) + row_offset(a.x_rows, row + r);
-      square[r] = hn::Zero(d);
-    }
-    const auto rest = [&](int64_t c) { return static_cast<size_t>(std::min<int64_t>(kLanes, a.channels - c)); };
-    const auto load_x = [&](const X* from, int64_t c, auto load) HWY_ATTR {
-      if constexpr (kFloats)
-        return load(from);
-      else
-        return c + kLanes <= a.channels ? LoadBf16(from + c) : LoadBf16Tail(from + c, rest(c));
-    };
-    ForVectors(0, a.channels, [&](int64_t c, auto load, auto) {
-      for (int r = 0; r < R; ++r) {
-        const VF v = load_x(x[r], c, load);
-        square[r] = hn::MulAdd(v, v, square[r]);
-      }
-    });
-    HWY_ALIGN float norm[kSumRows], inverse[kSumRows];
-    const V4 n = hn::Max(hn::Set(d4, epsilon), hn::Sqrt(SumsOf(square)));  // the bound first: NaN passes
-    hn::Store(n, d4, norm);
-    hn::Store(hn::Div(hn::Set(d4, 1.0f), n), d4, inverse);
-    for (int r = 0; r < R; ++r) {
-      if (a.norm) f32(a.norm)[row + r] = norm[r];
-      const VF scale = hn::Set(d, inverse[r]);
-      X* y = static_cast<X*>(a.y) + row_offset(a.y_rows, row + r);
-      ForVectors(0, a.channels, [&](int64_t c, auto load, auto store) {
-        const VF v = hn::Mul(load_x(x[r], c, load), scale);
-        if constexpr (kFloats)
-          store(v, y);
-        else
-          c + kLanes <= a.channels ? StoreBf16(v, y + c) : StoreBf16Tail(v, y + c, rest(c));
-      });
-    }
-  });
-}
-
 void unit_rows(const UnitRowsArgs& a, Context& context) {
-  if (a.bf16 && a.channels % kLanes == 0) return for_row_groups(a.x_rows.rows(), a.channels, context, [&a]<int R>(int64_t row) { whole_unit_rows<R>(a, row); });
-  a.bf16 ? unit_rows_of<uint16_t>(a, context) : unit_rows_of<float>(a, context);
+  for_row_groups(a.x_rows.rows(), a.channels, context, [&a]<int R>(int64_t row) {
+    a.bf16 ? unit_rows_from<uint16_t, R>(a, row) : unit_rows_from<float, R>(a, row);
+  });
 }
 
 // With y = x / n: dx = (dy - y <y, dy>) / n where n = |x|, dx = dy / n where n = epsilon, a constant.
