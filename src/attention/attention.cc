@@ -20,6 +20,16 @@ const std::vector<TokenBand>& Attention::bands(const TokenGrid&, int64_t, Contex
   return none;
 }
 
+namespace {
+
+constexpr const char* kNoSteps = "an attention is to work in steps and has none";
+
+}  // namespace
+
+void Attention::project_rows(ConstTensor, const LayerNorm&, Tensor, Context&) const { check(false, kNoSteps); }
+void Attention::meet(const TokenGrid&, Tensor, Tensor, Context&) const { check(false, kNoSteps); }
+void Attention::finish_rows(ConstTensor, ConstTensor, Tensor, Context&) const { check(false, kNoSteps); }
+
 std::vector<std::string> Attention::unsupported(const TokenGrid&) const { return {}; }
 
 }  // namespace fovea

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -49,6 +50,14 @@ struct AttentionGradients {
   Tensor dmemory = {};                    // (B, M, C) written; empty: the memory is detached
 };
 
+// What a self attention in steps hands from one to the next: rows (B N, 3 H D) of projections, which project_rows writes, and rows
+// (B N, H D) that `meet` makes of them.
+struct AttentionSteps {
+  int64_t inner = 0;  // H D
+  DType projected = DType::kF32, met = DType::kF32;
+  bool operator==(const AttentionSteps&) const = default;
+};
+
 // One mechanism with its parameters. forward is a function of its inputs: state (centroids, random features) changes in
 // end_step alone.
 class Attention {
@@ -65,6 +74,13 @@ class Attention {
   virtual const std::vector<TokenBand>& bands(const TokenGrid& grid, int64_t least, Context& ctx) const;
   // What forwards on parts of a batch or a map would each compute again, in scratch; empty: nothing.
   virtual ConstTensor prepare(const TokenGrid&, Context&) const { return {}; }
+
+  // An inference in three steps, of which only the second lets tokens meet: the others go over any rows, so that what a block does
+  // to each token alone can go on with them. None: the mechanism works as a whole.
+  virtual std::optional<AttentionSteps> steps(const TokenGrid&, Context&) const { return {}; }
+  virtual void project_rows(ConstTensor x, const LayerNorm& norm, Tensor projected, Context&) const;
+  virtual void meet(const TokenGrid&, Tensor projected, Tensor met, Context&) const;  // all rows
+  virtual void finish_rows(ConstTensor met, ConstTensor residual, Tensor y, Context&) const;
 
   // Every reason why this mechanism cannot run on such tokens; empty when it can.
   virtual std::vector<std::string> unsupported(const TokenGrid& grid) const;

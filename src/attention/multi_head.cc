@@ -14,9 +14,17 @@ struct MultiHeadAttention::Record {
   Tensor q_mean, q_rstd, k_mean, k_rstd;
   Tensor norms, temperature;         // of cosine: (B N, 2 H) lengths of q and k, which stand in the buffer as unit rows; (H)
   const TokenGroups* groups;
-  ConstTensor bias;
+  ConstTensor bias;                  // of scores, where there is one
   Tensor lse, out;                   // out (B, N, H D)
   int64_t keys;                      // Nk
+
+  void set_fused(const Tensor& qkv, int64_t inner) {
+    q = qkv;
+    k = elements_from(qkv, inner);
+    v = elements_from(qkv, 2 * inner);
+    q_token_stride = kv_token_stride = 3 * inner;
+    keys = in.tokens();
+  }
 };
 
 namespace {
@@ -118,6 +126,11 @@ bool MultiHeadAttention::rounds(const AttentionInputs& in, const TokenGroups& gr
   return groups.reduction == Reduction::kAssign && !groups.selects_pairs();
 }
 
+// So is the output of such products, where nothing is added before the projection would round it anyway.
+bool MultiHeadAttention::rounds_output(DType projected, const Context& ctx) const {
+  return projected == DType::kBF16 && proj_ && proj_->rounds(ctx) && !has_value_term();
+}
+
 // The tokens with their places added, in scratch.
 Tensor MultiHeadAttention::placed(const AttentionInputs& in, Context& ctx) const {
   const int64_t n = in.grid.tokens();
@@ -199,11 +212,7 @@ void MultiHeadAttention::project(const AttentionInputs& in, Record& r, Tape* tap
     require(in.key_input.empty() && in.value_input.empty(), "self attention got a second input; build it with cross = true");
     const Shape shape{batch, n, 3 * inner()};
     const Tensor qkv = rounds(in, *r.groups, tape, ctx) ? ctx.scratch().take(shape, DType::kBF16) : ctx.activation(shape, tape);
-    r.q = qkv;
-    r.k = elements_from(qkv, inner());
-    r.v = elements_from(qkv, 2 * inner());
-    r.q_token_stride = r.kv_token_stride = 3 * inner();
-    r.keys = n;
+    r.set_fused(qkv, inner());
     if (config_.cosine) return project_cosine(in, r, tape, ctx);
     project_self(in, {}, qkv, ctx);
   } else {
@@ -298,33 +307,64 @@ void MultiHeadAttention::forward(const AttentionInputs& in, Tensor y, Tape* tape
   r.in = in;
   r.groups = in.band ? &in.band->groups : &geometry_->groups(in, ctx);
   project(in, r, tape, ctx);
-  r.bias = in.score_bias;
-  if (r.bias.empty() && geometry_->has_score_bias()) {
-    const Tensor bias = ctx.activation(Shape{config_.heads * r.groups->bias_elements()}, tape);
-    geometry_->score_bias(in, *r.groups, bias, ctx);
-    r.bias = bias;
-  }
   const Shape out_shape{in.grid.batch, in.tokens(), inner()};
-  const bool out_bf16 = r.q.dtype == DType::kBF16 && proj_ && proj_->rounds(ctx) && !has_value_term();  // the projection would round it
-  r.out = out_bf16 ? ctx.scratch().take(out_shape, DType::kBF16) : ctx.activation(out_shape, tape);
-  if (tape) r.lse = ctx.activation(Shape{in.grid.batch, config_.heads, r.groups->query_slots}, tape);
-  const GroupedAttentionArgs a = kernel_args(r, ctx);
-  ctx.kernels().grouped_attention(a, ctx);
-  Tensor sum = r.out;
-  if (has_value_term()) {
-    // The softmax's own output stays for the backward; the term is cheaper to compute once more than to keep.
-    if (tape) sum = ctx.scratch().take(r.out.shape, r.out.dtype);
-    add_value_term(in, a.v, r.v.dtype, r.out, sum, ctx);
-  }
+  r.out = rounds_output(r.q.dtype, ctx) ? ctx.scratch().take(out_shape, DType::kBF16) : ctx.activation(out_shape, tape);
+  const Tensor sum = meet(r, tape, ctx);
   if (proj_) {
-    LinearFusion fusion;
-    fusion.residual = in.residual;
-    proj_->apply(sum, y, fusion, ctx);
+    finish_rows(sum, in.residual, y, ctx);
   } else {
     require(in.residual.empty(), "an attention without output projection takes no residual");
     if (y.bytes() != 0) std::memcpy(y.data, sum.data, sum.bytes());
   }
   if (tape) tape->push(r);
+}
+
+// q, k and v of the record into its output; the sum of that and what the values alone give.
+Tensor MultiHeadAttention::meet(Record& r, Tape* tape, Context& ctx) const {
+  r.bias = r.in.score_bias;
+  if (r.bias.empty() && geometry_->has_score_bias()) {
+    const Tensor bias = ctx.activation(Shape{config_.heads * r.groups->bias_elements()}, tape);
+    geometry_->score_bias(r.in, *r.groups, bias, ctx);
+    r.bias = bias;
+  }
+  if (tape) r.lse = ctx.activation(Shape{r.in.grid.batch, config_.heads, r.groups->query_slots}, tape);
+  const GroupedAttentionArgs a = kernel_args(r, ctx);
+  ctx.kernels().grouped_attention(a, ctx);
+  if (!has_value_term()) return r.out;
+  // The softmax's own output stays for the backward; the term is cheaper to compute once more than to keep.
+  const Tensor sum = tape ? ctx.scratch().take(r.out.shape, r.out.dtype) : r.out;
+  add_value_term(r.in, a.v, r.v.dtype, r.out, sum, ctx);
+  return sum;
+}
+
+std::optional<AttentionSteps> MultiHeadAttention::steps(const TokenGrid& grid, Context& ctx) const {
+  if (!takes_norm() || config_.cosine || config_.qk_norm || !proj_ || grid.cells || !unsupported(grid).empty()) return {};
+  AttentionInputs in;
+  in.grid = grid;
+  const DType projected = rounds(in, geometry_->groups(in, ctx), nullptr, ctx) ? DType::kBF16 : ctx.dtype();
+  return AttentionSteps{inner(), projected, rounds_output(projected, ctx) ? DType::kBF16 : ctx.dtype()};
+}
+
+void MultiHeadAttention::project_rows(ConstTensor x, const LayerNorm& norm, Tensor projected, Context& ctx) const {
+  LinearFusion fusion;
+  fusion.norm = &norm;
+  qkv_->apply(x, projected, fusion, ctx);
+}
+
+void MultiHeadAttention::meet(const TokenGrid& grid, Tensor projected, Tensor met, Context& ctx) const {
+  ArenaScope scope(ctx.scratch());
+  Record r{};
+  r.in.grid = grid;
+  r.groups = &geometry_->groups(r.in, ctx);
+  r.set_fused(projected, inner());
+  r.out = met;
+  meet(r, nullptr, ctx);
+}
+
+void MultiHeadAttention::finish_rows(ConstTensor met, ConstTensor residual, Tensor y, Context& ctx) const {
+  LinearFusion fusion;
+  fusion.residual = residual;
+  proj_->apply(met, y, fusion, ctx);
 }
 
 // With P = softmax(S), O = P V, G = dO: dV = Pᵀ G, dS = P ∘ (G Vᵀ - rowsum(G ∘ O)), dQ = s dS K, dK = s dSᵀ Q; a term of the

@@ -19,6 +19,10 @@ class MultiHeadAttention : public Attention {
   bool takes_norm() const override { return qkv_ && !geometry_->has_position(); }
   const std::vector<TokenBand>& bands(const TokenGrid& grid, int64_t least, Context& ctx) const override;
   ConstTensor prepare(const TokenGrid& grid, Context& ctx) const override;
+  std::optional<AttentionSteps> steps(const TokenGrid& grid, Context& ctx) const override;
+  void project_rows(ConstTensor x, const LayerNorm& norm, Tensor projected, Context& ctx) const override;
+  void meet(const TokenGrid& grid, Tensor projected, Tensor met, Context& ctx) const override;
+  void finish_rows(ConstTensor met, ConstTensor residual, Tensor y, Context& ctx) const override;
   std::vector<std::string> unsupported(const TokenGrid& grid) const override;
   double flops(const TokenGrid& grid) const override;
 
@@ -41,6 +45,8 @@ class MultiHeadAttention : public Attention {
  private:
   struct Record;
   bool rounds(const AttentionInputs& in, const TokenGroups& groups, const Tape* tape, const Context& ctx) const;
+  bool rounds_output(DType projected, const Context& ctx) const;
+  Tensor meet(Record& record, Tape* tape, Context& ctx) const;
   void project(const AttentionInputs& in, Record& record, Tape* tape, Context& ctx) const;
   void project_cosine(const AttentionInputs& in, Record& record, Tape* tape, Context& ctx) const;
   void cosine_backward(const Record& record, Tensor dqkv, ConstTensor dtemperature, Context& ctx) const;

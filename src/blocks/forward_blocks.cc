@@ -96,10 +96,43 @@ void run_depth_first(const TransformerBlock& block, const Tensor& x, const Token
   for (; next < count; ++next) run_part(block, parts[static_cast<size_t>(next)], x, grid, score_bias, ctx);
 }
 
+// Blocks whose tokens are one part, in steps: each thread takes rows of its own, some after the other, from behind one attention to before the
+// next, so that threads meet around attentions alone. False: they do not work so, or there is one thread, or threads would have few rows each.
+bool run_in_steps(const std::deque<TransformerBlock>& blocks, const Tensor& x, const TokenGrid& grid, Context& ctx) {
+  const int64_t rows = grid.batch * grid.tokens(), channels = x.last();
+  const int threads = ctx.pool().threads();
+  if (blocks.empty() || threads == 1 || rows < threads * kLeastRowsAlone || parts_of(blocks.front(), grid, channels, ctx).size() != 1) return false;
+  const std::optional<AttentionSteps> steps = blocks.front().steps(grid, ctx);
+  if (!steps || !std::all_of(blocks.begin(), blocks.end(), [&](const TransformerBlock& b) { return b.steps(grid, ctx) == steps; })) return false;
+  ArenaScope scope(ctx.scratch());
+  const Tensor projected = ctx.scratch().take(Shape{rows, 3 * steps->inner}, steps->projected), met = ctx.scratch().take(Shape{rows, steps->inner}, steps->met);
+  const Tensor x_rows = x.reshaped(Shape{rows, channels});
+  const auto between = [&](const TransformerBlock* left, const TransformerBlock* entered) {
+    ctx.share_out(rows, [&](int64_t begin, int64_t end, Context& own) {
+      const int64_t most = std::max(kLeastPartTokens, kPartElements / channels), count = ceil_div(end - begin, most);
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t first = begin + (end - begin) * i / count, n = begin + (end - begin) * (i + 1) / count - first;
+        const Tensor own_x = Tensor(x_rows.slice(first, n)).reshaped(Shape{1, n, channels});
+        if (left) left->leave_rows(met.slice(first, n), own_x, own);
+        if (entered) entered->enter_rows(own_x, projected.slice(first, n), own);
+      }
+    });
+  };
+  const TransformerBlock* left = nullptr;
+  for (const TransformerBlock& block : blocks) {
+    between(left, &block);
+    block.attention().meet(grid, projected, met, ctx);
+    left = &block;
+  }
+  between(left, nullptr);
+  return true;
+}
+
 }  // namespace
 
 Tensor forward_blocks(const std::deque<TransformerBlock>& blocks, Tensor x, const TokenGrid& grid, Tape* tape, Context& ctx) {
   const bool depth_first = tape == nullptr && !ctx.training() && ctx.depth_first() && !grid.cells;
+  if (depth_first && run_in_steps(blocks, x, grid, ctx)) return x;
   for (const TransformerBlock& block : blocks) {
     if (depth_first) {
       run_depth_first(block, x, grid, ctx);

@@ -116,6 +116,22 @@ void TransformerBlock::forward(const AttentionInputs& in, Tensor y, Tape* tape, 
   if (post) perceptrons_.front().norm.forward(x3, y, tape, ctx);
 }
 
+std::optional<AttentionSteps> TransformerBlock::steps(const TokenGrid& grid, Context& ctx) const {
+  if (placement_ != NormPlacement::kPre || attentions_.size() > 1) return {};
+  return attention().steps(grid, ctx);
+}
+
+void TransformerBlock::enter_rows(ConstTensor x, Tensor projected, Context& ctx) const {
+  attention().project_rows(x, attentions_.front().norm, projected, ctx);
+}
+
+void TransformerBlock::leave_rows(ConstTensor met, Tensor x, Context& ctx) const {
+  ArenaScope scope(ctx.scratch());
+  attentions_.front().residual.forward(x, x, nullptr, ctx, [&](ConstTensor residual, Tensor out) { attention().finish_rows(met, residual, out, ctx); });
+  const MlpBranch& branch = perceptrons_.front();
+  branch.residual.forward(x, x, nullptr, ctx, [&](ConstTensor residual, Tensor out) { perceive(branch, x, residual, out, nullptr, ctx); });
+}
+
 void TransformerBlock::backward(Tensor gradient, Tape& tape, Context& ctx) const {
   const bool post = placement_ == NormPlacement::kPost;
   // Of a sum every branch gets the same dy, so where there are several it must not change on the way.

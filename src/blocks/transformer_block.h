@@ -41,6 +41,11 @@ class TransformerBlock {
 
   // in.x is the block's input; in.residual must be empty. Without a tape y may be in.x.
   void forward(const AttentionInputs& in, Tensor y, Tape* tape, Context& ctx) const;
+  // An inference in steps (Attention::steps), where norms stand before branches and no two of these side by side: what a block does to each
+  // token before it meets others, and after that. x (1, n, C) are any of the tokens, the others those tokens' rows.
+  std::optional<AttentionSteps> steps(const TokenGrid& grid, Context& ctx) const;
+  void enter_rows(ConstTensor x, Tensor projected, Context& ctx) const;
+  void leave_rows(ConstTensor met, Tensor x, Context& ctx) const;
   // `gradient` (B, N, C) holds dy and receives dx.
   void backward(Tensor gradient, Tape& tape, Context& ctx) const;
 

@@ -161,6 +161,13 @@ TEST(DepthFirst, AgreesOnEveryTableAndType) {
   }
 }
 
+// One image whose tokens all meet: threads share out its rows.
+TEST(DepthFirst, AgreesInStepsOnEveryTableAndType) {
+  for (const ModelConfig& config : {cswin(), vit("global", 0.5)})
+    for (const KernelTable* table : harness::f32_tables())
+      for (const ProductType type : {ProductType::kOwn, ProductType::kBF16, ProductType::kInt8}) expect_agreement(config, {1, 56, 56}, *table, type);
+}
+
 TEST(DepthFirst, AgreesInBf16WithWeightsThatAreNotPacked) {
   for (const ModelConfig& config : {hierarchical("window:size=7"), cswin(), vit("global")})
     for (const Input in : {Input{1, 112, 70}, Input{5, 56, 56}}) expect_agreement(config, in, kernel_table("auto"), ProductType::kBF16, Weights::kAsTheyAre);

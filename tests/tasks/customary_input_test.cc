@@ -105,7 +105,7 @@ TEST(CustomaryInput, EveryHomeHasItsOwn) {
     c.dim = row.dim;
     c.input.height = c.input.width = row.size;
     apply_customs(row.dialect, c);
-    if (row.scaled.empty()) EXPECT_DOUBLE_EQ(c.input.crop_pct, row.crop);
+    if (row.scaled.empty()) { EXPECT_DOUBLE_EQ(c.input.crop_pct, row.crop); }
     EXPECT_EQ(c.input.resize_size, row.scaled);
     EXPECT_EQ(c.input.resize, row.resize);
     EXPECT_EQ(c.input.interpolation, row.interpolation);
