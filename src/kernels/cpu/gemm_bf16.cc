@@ -50,30 +50,15 @@ FOVEA_BF16_CODE inline __m512i pair_of(const GemmPack& p, int64_t k, int64_t j, 
   return _mm512_permutexvar_epi16(order, rows);
 }
 
-// Rounds vectors(mask, i) for every i of a row.
-template <class Vectors>
-FOVEA_BF16_CODE inline void round_vectors(int64_t k, void* out, const Vectors& vectors) {
-  auto* to = static_cast<uint16_t*>(out);
-  constexpr __mmask16 kAll = 0xffff;
-  int64_t i = 0;
-  for (; i + 2 * kLanes <= k; i += 2 * kLanes)
-    _mm512_storeu_si512(to + i, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(vectors(kAll, i + kLanes), vectors(kAll, i))));
-  for (; i < k; i += kLanes)
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(vectors(first_lanes(k - i), i))));
-}
-
 }  // namespace
 
 FOVEA_BF16_CODE void round_row_natively(const float* x, int64_t k, void* out) {
-  round_vectors(k, out, [&](__mmask16 mask, int64_t i) FOVEA_BF16_CODE { return _mm512_maskz_loadu_ps(mask, x + i); });
-}
-
-FOVEA_BF16_CODE void normalise_row_natively(const float* x, float mean, float rstd, const float* gamma, const float* beta, int64_t k, void* out) {
-  const __m512 m = _mm512_set1_ps(mean), r = _mm512_set1_ps(rstd);
-  round_vectors(k, out, [&](__mmask16 mask, int64_t i) FOVEA_BF16_CODE {
-    const __m512 centred = _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i), m);
-    return _mm512_fmadd_ps(_mm512_mul_ps(centred, r), _mm512_maskz_loadu_ps(mask, gamma + i), _mm512_maskz_loadu_ps(mask, beta + i));
-  });
+  auto* to = static_cast<uint16_t*>(out);
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= k; i += 2 * kLanes)
+    _mm512_storeu_si512(to + i, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + i + kLanes), _mm512_loadu_ps(x + i))));
+  for (; i < k; i += kLanes)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(first_lanes(k - i), x + i))));
 }
 
 FOVEA_BF16_CODE void pack_rows_natively(const GemmPack& p) {
@@ -103,7 +88,6 @@ FOVEA_BF16_CODE void pack_rows_natively(const GemmPack& p) {
 namespace fovea {
 
 void round_row_natively(const float*, int64_t, void*) { check(false, "no such conversion on this processor"); }
-void normalise_row_natively(const float*, float, float, const float*, const float*, int64_t, void*) { check(false, "no such conversion on this processor"); }
 void pack_rows_natively(const GemmPack&) { check(false, "no such conversion on this processor"); }
 
 }  // namespace fovea

@@ -8,8 +8,6 @@ namespace fovea {
 
 // k floats to bfloat16, by whole vectors: what lies behind them in the last one is written as zeros.
 void round_row_natively(const float* x, int64_t k, void* out);
-// The same of (x - mean) · rstd · gamma + beta.
-void normalise_row_natively(const float* x, float mean, float rstd, const float* gamma, const float* beta, int64_t k, void* out);
 // GemmPack of rows, in pairs.
 void pack_rows_natively(const GemmPack&);
 

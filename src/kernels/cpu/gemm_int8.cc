@@ -18,7 +18,6 @@ namespace fovea {
 namespace {
 
 constexpr int64_t kOfVector = 16, kOfPair = 2 * kOfVector, kOfStore = 4 * kOfVector;
-constexpr float kMostLevel = 127;
 // Added to a level, it leaves level + 128, rounded to even, in the lowest byte of the sum.
 constexpr float kToByte = 0x1.8p23F + 128;
 
@@ -28,11 +27,22 @@ Mask lanes_of(int64_t count) {
   return count >= kLanes ? static_cast<Mask>(~Mask{0}) : static_cast<Mask>((uint64_t{1} << std::max<int64_t>(count, 0)) - 1);
 }
 
-// Sums with kToByte of a row's elements, which come in twos of vectors, as words; packing these to bytes works in blocks of 128 bits, and
-// kOrder puts the fours of bytes in order. Without their signs numbers are in the order of their bits, and what is not finite comes last: the
-// greatest magnitude is found as such.
+// Words of two vectors, of which the low ones of fours count; fours of bytes after words were packed, which works in blocks of 128 bits.
+struct LowWords {
+  alignas(64) uint16_t places[32];
+  constexpr LowWords() : places() {
+    for (uint16_t i = 0; i < 32; ++i) places[i] = static_cast<uint16_t>(2 * i);
+  }
+};
+constexpr LowWords kLowWords;
+struct ByteOrder {
+  alignas(64) int32_t fours[16] = {0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15};
+};
+constexpr ByteOrder kByteOrder;
+
+// Sums with kToByte of a row's elements, which come in twos of vectors, as words in order. Without their signs numbers are in the order of
+// their bits, and what is not finite comes last: the greatest magnitude is found as such.
 struct FloatRow {
-  alignas(64) static constexpr int32_t kOrder[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
   const float* x;
 
   FOVEA_INT8_CODE uint32_t greatest(int64_t k) const {
@@ -57,15 +67,11 @@ struct FloatRow {
     a = _mm512_maskz_loadu_ps(lanes_of<__mmask16>(count), x + i);
     b = _mm512_maskz_loadu_ps(lanes_of<__mmask16>(count - kOfVector), x + i + kOfVector);
   }
-  FOVEA_INT8_CODE static __m512i words(__m512i a, __m512i b) {
-    const __m512i above = _mm512_set1_epi32(std::bit_cast<int32_t>(kToByte) - 128);
-    return _mm512_packus_epi32(_mm512_sub_epi32(a, above), _mm512_sub_epi32(b, above));
-  }
+  FOVEA_INT8_CODE static __m512i words(__m512i a, __m512i b) { return _mm512_permutex2var_epi16(a, _mm512_load_si512(kLowWords.places), b); }
 };
 
 // Even elements in the first, odd ones in the second.
 struct Bfloat16Row {
-  alignas(64) static constexpr int32_t kOrder[16] = {0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15};
   const uint16_t* x;
 
   FOVEA_INT8_CODE uint32_t greatest(int64_t k) const {
@@ -93,17 +99,10 @@ struct Bfloat16Row {
   FOVEA_INT8_CODE static __m512i words(__m512i a, __m512i b) { return _mm512_mask_blend_epi16(0xaaaaaaaa, a, _mm512_slli_epi32(b, 16)); }
 };
 
-// `bits` are those of the greatest magnitude.
 template <class Row>
-FOVEA_INT8_CODE float to_bytes(const Row& row, uint32_t bits, int64_t k, uint8_t* out) {
-  constexpr uint32_t kInfinity = 0x7f800000;
-  if (bits >= kInfinity) {
-    std::memset(out, 0, static_cast<size_t>(k));
-    return std::numeric_limits<float>::quiet_NaN();
-  }
-  const auto greatest = std::bit_cast<float>(bits);
-  const __m512 inverse = _mm512_set1_ps(greatest > 0 ? kMostLevel / greatest : 0.0f), to_byte = _mm512_set1_ps(kToByte);
-  const __m512i order = _mm512_load_si512(Row::kOrder);
+FOVEA_INT8_CODE inline void write_levels(const Row& row, float inverse_scale, int64_t k, uint8_t* out) {
+  const __m512 inverse = _mm512_set1_ps(inverse_scale), to_byte = _mm512_set1_ps(kToByte);
+  const __m512i order = _mm512_load_si512(kByteOrder.fours);
   const auto words = [&](__m512 a, __m512 b) FOVEA_INT8_CODE {
     return Row::words(_mm512_castps_si512(_mm512_fmadd_ps(a, inverse, to_byte)), _mm512_castps_si512(_mm512_fmadd_ps(b, inverse, to_byte)));
   };
@@ -126,31 +125,27 @@ FOVEA_INT8_CODE float to_bytes(const Row& row, uint32_t bits, int64_t k, uint8_t
     const int64_t behind = (k - i + kOfVector - 1) / kOfVector * kOfVector;
     _mm256_mask_storeu_epi8(out + i, lanes_of<__mmask32>(behind), half(words(a, b)));
   }
+}
+
+template <class Row>
+FOVEA_INT8_CODE float to_bytes(const Row& row, int64_t k, uint8_t* out) {
+  constexpr uint32_t kInfinity = 0x7f800000;
+  const uint32_t bits = row.greatest(k);
+  if (bits >= kInfinity) {
+    std::memset(out, 0, static_cast<size_t>(k));
+    return std::numeric_limits<float>::quiet_NaN();
+  }
+  const auto greatest = std::bit_cast<float>(bits);
+  write_levels(row, greatest > 0 ? kMostLevel / greatest : 0.0f, k, out);
   return greatest / kMostLevel;
 }
 
 }  // namespace
 
-FOVEA_INT8_CODE float row_to_bytes(const float* x, int64_t k, uint8_t* out) { return to_bytes(FloatRow{x}, FloatRow{x}.greatest(k), k, out); }
-FOVEA_INT8_CODE float row_to_bytes(const uint16_t* x, int64_t k, uint8_t* out) { return to_bytes(Bfloat16Row{x}, Bfloat16Row{x}.greatest(k), k, out); }
+FOVEA_INT8_CODE float row_to_bytes(const float* x, int64_t k, uint8_t* out) { return to_bytes(FloatRow{x}, k, out); }
+FOVEA_INT8_CODE float row_to_bytes(const uint16_t* x, int64_t k, uint8_t* out) { return to_bytes(Bfloat16Row{x}, k, out); }
 
-FOVEA_INT8_CODE float normalised_row_to_bytes(const float* x, float mean, float rstd, const float* gamma, const float* beta, int64_t k, float* scratch,
-                                              uint8_t* out) {
-  const __m512 m = _mm512_set1_ps(mean), r = _mm512_set1_ps(rstd);
-  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-  __m512i most[2] = {};
-  const auto normalise = [&](__mmask16 mask, int64_t i, __m512i& greatest) FOVEA_INT8_CODE {
-    const __m512 scaled = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i), m), r);
-    const __m512 v = _mm512_maskz_fmadd_ps(mask, scaled, _mm512_maskz_loadu_ps(mask, gamma + i), _mm512_maskz_loadu_ps(mask, beta + i));
-    _mm512_storeu_ps(scratch + i, v);
-    greatest = _mm512_max_epu32(greatest, _mm512_and_si512(magnitude, _mm512_castps_si512(v)));
-  };
-  int64_t i = 0;
-  for (; i + kOfPair <= k; i += kOfPair)
-    for (int v = 0; v < 2; ++v) normalise(0xffff, i + v * kOfVector, most[v]);
-  for (; i < k; i += kOfVector) normalise(lanes_of<__mmask16>(k - i), i, most[0]);
-  return to_bytes(FloatRow{scratch}, _mm512_reduce_max_epu32(_mm512_max_epu32(most[0], most[1])), k, out);
-}
+FOVEA_INT8_CODE void levels_to_bytes(const float* x, float inverse, int64_t k, uint8_t* out) { write_levels(FloatRow{x}, inverse, k, out); }
 
 }  // namespace fovea
 
@@ -160,9 +155,7 @@ namespace fovea {
 
 float row_to_bytes(const float*, int64_t, uint8_t*) { fail("integer tiles need a processor that multiplies bytes"); }
 float row_to_bytes(const uint16_t*, int64_t, uint8_t*) { fail("integer tiles need a processor that multiplies bytes"); }
-float normalised_row_to_bytes(const float*, float, float, const float*, const float*, int64_t, float*, uint8_t*) {
-  fail("integer tiles need a processor that multiplies bytes");
-}
+void levels_to_bytes(const float*, float, int64_t, uint8_t*) { fail("integer tiles need a processor that multiplies bytes"); }
 
 }  // namespace fovea
 

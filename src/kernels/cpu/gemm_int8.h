@@ -9,7 +9,8 @@ namespace fovea {
 // a whole vector of 16. A row of zeros has scale 0; one that is not finite has NaN and bytes of no meaning.
 float row_to_bytes(const float* x, int64_t k, uint8_t* out);
 float row_to_bytes(const uint16_t* x /* bfloat16 */, int64_t k, uint8_t* out);
-// The same of (x - mean) · rstd · gamma + beta, which `scratch` (k up to a whole vector) keeps meanwhile.
-float normalised_row_to_bytes(const float* x, float mean, float rstd, const float* gamma, const float* beta, int64_t k, float* scratch, uint8_t* out);
+// The same where 1 / scale is known, as kMostLevel / max |x|.
+constexpr float kMostLevel = 127;
+void levels_to_bytes(const float* x, float inverse, int64_t k, uint8_t* out);
 
 }  // namespace fovea

@@ -1,5 +1,7 @@
 #include "kernels/cpu/gemm_plan.h"
 
+#include "kernels/cpu/normalised_rows.h"
+
 namespace fovea::gemm_plan {
 
 namespace {
@@ -83,8 +85,8 @@ void Job::choose_a() {
   if (!stage_a) return;
   const int64_t block_rows = std::min(block_tiles * be.max_rows, round_up(g.m, be.max_rows));
   stage_elements = order == AOrder::kRows ? block_rows * padded(k) : k * padded(block_rows);
-  // Behind it the rows' scales and a row before it is converted; a conversion writes up to a whole vector more than the row.
-  if (forms.a != OperandForm::kF32) stage_elements += padded(block_rows) + padded(k * elements_of_step(forms.a)) + kMaxWidth;
+  // Behind it the rows' scales and rows before they are converted; a conversion writes up to a whole vector more than the row.
+  if (forms.a != OperandForm::kF32) stage_elements += padded(block_rows) + normalised_rows_kept(k * elements_of_step(forms.a)) * padded(k * elements_of_step(forms.a)) + kMaxWidth;
 }
 
 void Job::choose_b() {
