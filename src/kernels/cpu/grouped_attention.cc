@@ -140,6 +140,8 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
   const PairRule& rule = call.groups.rule_of(group);
   const plan::RowBounds bounds = rule.looks_at_positions() ? plan::bounds_of(w.codes, n) : plan::RowBounds{};
 
+  std::optional<GeneratedTiles> generated_tiles;
+  if (generated) generated_tiles.emplace(call, w, group, queries, q_rows, begin, n, h);
   const Rows k_rows(a.k, a.memory_k, a.pad_k, a.head_dim, b, h, a.bf16), v_rows(a.v, a.memory_v, a.pad_v, a.head_dim, b, h, a.bf16);
   plan::SlotCursor key_cursor(call.groups, group.key_runs);
   const auto pack_keys = [&] {
@@ -186,7 +188,7 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
       pack_pairs(call, w, group, k_rows, v_rows);
       const plan::Pieces tiles(n, bf16_tile_rows(a.head_dim));
       for (int32_t tile = 0; tile < tiles.pieces; ++tile)
-        bf16_tile(call, w, group, queries, q_rows, begin, tiles.begin(tile), tiles.begin(tile + 1) - tiles.begin(tile), h, finished,
+        bf16_tile(call, w, *generated_tiles, tiles.begin(tile), tiles.begin(tile + 1) - tiles.begin(tile), finished,
                   [&](int32_t r, int32_t rows) {
                     if (finished.first) std::fill_n(w.out + r * call.width, rows * call.width, 0.0f);
                     tiles_from(r, rows, 0);
@@ -204,7 +206,11 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
     const plan::Pieces tiles(n, kAttentionTileRows);
     for (int32_t tile = 0; tile < tiles.pieces; ++tile) {
       const int32_t r = tiles.begin(tile), rows = tiles.begin(tile + 1) - r;
-      const int32_t panel = generated_tile(call, w, group, queries, q_rows, begin, r, rows, h, w.s);
+      const D d;
+      HWY_ALIGN float sums[kAttentionTileRows * kLanes];
+      for (int32_t i = 0; i < rows; ++i) hn::Store(hn::Zero(d), d, sums + i * kLanes);
+      const int32_t panel = generated_tiles->run(r, rows, sums, w.s);
+      if (panel > 0) add_lane_sums(sums, rows, w.sum + r);
       if (panel < w.block.panels.pieces) tiles_from(r, rows, panel);
     }
   }

@@ -23,6 +23,7 @@ struct Workspace {
   int32_t* labels;
   float *max, *sum, *lse;  // the row's reference point, sum of 2^(score - max), and result
   float *q, *out;   // (chunk, width)
+  const float** q_rows;  // (chunk) that generated tiles read
   const float** v_rows;  // (block keys)
   float* s;         // (kTileRows, kMaxBlockKeys), or as many bytes of what is rounded
   float* v;         // (block keys, width)
@@ -40,7 +41,7 @@ struct Workspace {
   static int64_t bytes(int32_t chunk, int32_t keys, const Call& call, const RelativeCall* relative_call) {
     const int64_t head_dim = call.a.head_dim, width = call.width, paired_keys = call.a.bf16 ? keys : 0;
     return 3 * Cutter::bytes<int32_t>(chunk) + 3 * Cutter::bytes<float>(chunk) +
-           2 * Cutter::bytes<float>(chunk * width) + Cutter::bytes<const float*>(keys) + Cutter::bytes<float>(kTileRows * kMaxBlockKeys) +
+           2 * Cutter::bytes<float>(chunk * width) + Cutter::bytes<const float*>(chunk) + Cutter::bytes<const float*>(keys) + Cutter::bytes<float>(kTileRows * kMaxBlockKeys) +
            Cutter::bytes<float>(keys * width) + 2 * Cutter::bytes<float>(paired_keys * width / 2) + KeyBlock::bytes(keys, head_dim, call.exclusions) +
            RelativeWorkspace::bytes(relative_call, chunk, keys, kTileRows, width);
   }
@@ -56,6 +57,7 @@ struct Workspace {
         lse(cutter.take<float>(chunk)),
         q(cutter.take<float>(chunk * width)),
         out(cutter.take<float>(chunk * width)),
+        q_rows(cutter.take<const float*>(chunk)),
         v_rows(cutter.take<const float*>(keys)),
         s(cutter.take<float>(kTileRows * kMaxBlockKeys)),
         v(cutter.take<float>(keys * width)),
@@ -73,58 +75,67 @@ inline bool can_generate(const Call& call) {
                      : jit_attention_tile(1, 1, call.a.head_dim) != nullptr;
 }
 
-// Queries [r, r + rows) against the block's panels by generated code, with zero as the reference point of all rows. Stops before the first
-// panel whose scores want another, and returns it. In bf16 scores alone, weights going to `p`: all panels, or none count.
-inline int32_t generated_tile(const Call& call, Workspace& w, const TokenGroups::Group& group, const Queries& q, const Rows& q_rows, int32_t slot,
-                              int32_t r, int32_t rows, int64_t h, float* p) {
-  bool begun = true;
-  for (int32_t i = 0; i < rows; ++i) {
-    if (w.max[r + i] != kNegInf && w.max[r + i] != 0) return 0;
-    begun = begun && w.max[r + i] == 0;
+// Tiles of a task by generated code: scores with zero as the reference point of all rows.
+class GeneratedTiles {
+ public:
+  // Of the n queries from `slot` on.
+  GeneratedTiles(const Call& call, Workspace& w, const TokenGroups::Group& group, const Queries& q, const Rows& q_rows, int32_t slot, int32_t n, int64_t h)
+      : w_(w), laid_(call.laid_bias(group)), labels_(call.labels && group.mixed_labels ? q.labels : nullptr), bf16_(call.a.bf16), width_(call.width) {
+    for (int32_t i = 0; i < n; ++i) w.q_rows[i] = q_rows.row(w.codes[i]);
+    if (laid_) bias_ = laid_->data + (h * call.bias_of(group).queries + slot) * laid_->stride;
+    same_.head_dim = bf16_ ? call.a.head_dim / 2 : call.a.head_dim;
+    same_.scale = call.scale(h) * kLog2E;
+    same_.penalty = call.groups.rule_of(group).region_penalty * kLog2E;
+    same_.greatest = kSafeExponent;
+    same_.bias_stride = laid_ ? laid_->stride * static_cast<int64_t>(sizeof(float)) : 0;
+    same_.out_stride = width_ * static_cast<int64_t>(sizeof(float));
   }
-  const KeyBlock& block = w.block;
-  const LaidBias* laid = call.laid_bias(group);
-  const bool labels = call.labels && group.mixed_labels, bf16 = call.a.bf16;
-  const float* q_of[kAttentionTileRows];
-  uint64_t penalised[kAttentionTileRows];
-  const D d;
-  HWY_ALIGN float sums[kAttentionTileRows * kLanes];
-  for (int32_t i = 0; i < rows; ++i) {
-    q_of[i] = q_rows.row(w.codes[r + i]);
-    hn::Store(hn::Zero(d), d, sums + i * kLanes);
-  }
-  AttentionTile t;
-  t.q = q_of;
-  t.head_dim = bf16 ? call.a.head_dim / 2 : call.a.head_dim;
-  t.scale = call.scale(h) * kLog2E;
-  t.penalty = call.groups.rule_of(group).region_penalty * kLog2E;
-  t.greatest = kSafeExponent;
-  t.bias_stride = laid ? laid->stride * static_cast<int64_t>(sizeof(float)) : 0;
-  t.out = w.out + r * call.width;
-  t.out_stride = call.width * static_cast<int64_t>(sizeof(float));
-  t.sum = sums;
-  int32_t panel = 0;
-  for (; panel < block.panels.pieces; ++panel) {
-    const int32_t first = block.panels.begin(panel), vectors = block.panels.begin(panel + 1) - first;
-    t.keys_t = (bf16 ? w.k_pairs : block.keys_t) + first * kLanes * t.head_dim;
-    t.bias = (laid ? laid->data + (h * call.bias_of(group).queries + slot + r) * laid->stride + block.first : block.start) + first * kLanes;
-    t.p = bf16 ? p + first * kLanes / 2 : p;
-    t.v = w.v_rows + first * kLanes;
-    t.keys = std::min(vectors * kLanes, block.count - first * kLanes);
-    t.least = begun ? kNegInf : -kSafeExponent;
-    if (labels) {
-      for (int32_t i = 0; i < rows; ++i) penalised[i] = differing(block.labels + first * kLanes, vectors, q.labels[r + i]);
-      t.penalised = penalised;
+
+  // Queries [r, r + rows) against the block's panels, lane by lane sums being added to `sums` (rows, kLanes). Stops before the first panel
+  // whose scores want another reference point, and returns it. In bf16 scores alone, weights going to `p`: all panels, or none count.
+  int32_t run(int32_t r, int32_t rows, float* sums, float* p) const {
+    const KeyBlock& block = w_.block;
+    bool begun = block.first > 0;
+    for (int32_t i = 0; i < rows && block.first > 0; ++i) {
+      if (w_.max[r + i] != kNegInf && w_.max[r + i] != 0) return 0;
+      begun = begun && w_.max[r + i] == 0;
     }
-    const AttentionTileKernel kernel = bf16 ? jit_bf16_scores(rows, vectors, t.head_dim) : jit_attention_tile(rows, vectors, t.head_dim);
-    if (kernel(&t) == 0) break;
-    begun = true;
+    uint64_t penalised[kAttentionTileRows];
+    AttentionTile t = same_;
+    t.q = w_.q_rows + r;
+    t.out = w_.out + r * width_;
+    t.sum = sums;
+    int32_t panel = 0;
+    for (; panel < block.panels.pieces; ++panel) {
+      const int32_t first = block.panels.begin(panel), vectors = block.panels.begin(panel + 1) - first;
+      t.keys_t = (bf16_ ? w_.k_pairs : block.keys_t) + first * kLanes * t.head_dim;
+      t.bias = (laid_ ? bias_ + r * laid_->stride + block.first : block.start) + first * kLanes;
+      t.p = bf16_ ? p + first * kLanes / 2 : p;
+      t.v = w_.v_rows + first * kLanes;
+      t.keys = std::min(vectors * kLanes, block.count - first * kLanes);
+      t.least = begun ? kNegInf : -kSafeExponent;
+      if (labels_) {
+        for (int32_t i = 0; i < rows; ++i) penalised[i] = differing(block.labels + first * kLanes, vectors, labels_[r + i]);
+        t.penalised = penalised;
+      }
+      const AttentionTileKernel kernel = bf16_ ? jit_bf16_scores(rows, vectors, t.head_dim) : jit_attention_tile(rows, vectors, t.head_dim);
+      if (kernel(&t) == 0) break;
+      begun = true;
+    }
+    if (panel == 0 || (bf16_ && panel < block.panels.pieces)) return 0;
+    std::fill_n(w_.max + r, rows, 0.0f);
+    return panel;
   }
-  if (panel == 0 || (bf16 && panel < block.panels.pieces)) return 0;
-  std::fill_n(w.max + r, rows, 0.0f);
-  add_lane_sums(sums, rows, w.sum + r);
-  return panel;
-}
+
+ private:
+  Workspace& w_;
+  const LaidBias* laid_;
+  const float* bias_ = nullptr;  // of the first query
+  const int32_t* labels_;
+  bool bf16_;
+  int64_t width_;
+  AttentionTile same_;
+};
 
 // Rows of a tile in bf16, as many as registers hold with their values.
 inline int32_t bf16_tile_rows(int64_t head_dim) {
@@ -159,14 +170,16 @@ struct FinishedRows {
 // Queries [r, r + rows), up to bf16_tile_rows, against the block in bf16. `slow(r, rows)` is called for what wants another reference point than zero. Rows that
 // are finished get the code of padding.
 template <class Slow>
-void bf16_tile(const Call& call, Workspace& w, const TokenGroups::Group& group, const Queries& q, const Rows& q_rows, int32_t slot, int32_t r,
-               int32_t rows, int64_t h, const FinishedRows& finished, Slow&& slow) {
+void bf16_tile(const Call& call, Workspace& w, const GeneratedTiles& tiles, int32_t r, int32_t rows, const FinishedRows& finished, Slow&& slow) {
   const plan::Pieces parts(rows, kAttentionTileRows);
+  const D d;
+  HWY_ALIGN float sums[kMostValueRows * kLanes];
+  for (int32_t i = 0; i < rows; ++i) hn::Store(hn::Zero(d), d, sums + i * kLanes);
   bool all = true, scored[2] = {};
   const auto weights = [&](int32_t part) { return w.s + parts.begin(part) * (kBf16RowKeys / 2); };
   for (int32_t part = 0; part < parts.pieces; ++part) {
     const int32_t first = parts.begin(part), n = parts.begin(part + 1) - first;
-    scored[part] = generated_tile(call, w, group, q, q_rows, slot, r + first, n, h, weights(part)) > 0;
+    scored[part] = tiles.run(r + first, n, sums + first * kLanes, weights(part)) > 0;
     all = all && scored[part];
   }
   const auto add_values = [&](int32_t part, int32_t first, int32_t n) {
@@ -191,10 +204,15 @@ void bf16_tile(const Call& call, Workspace& w, const TokenGroups::Group& group, 
     }
     jit_bf16_values(n, call.a.head_dim)(&v);
   };
-  if (all) return add_values(0, r, rows);
+  if (all) {
+    add_lane_sums(sums, rows, w.sum + r);
+    return add_values(0, r, rows);
+  }
   for (int32_t part = 0; part < parts.pieces; ++part) {
-    const int32_t first = r + parts.begin(part), n = parts.begin(part + 1) - parts.begin(part);
-    if (scored[part]) add_values(part, first, n);
+    const int32_t first = parts.begin(part), n = parts.begin(part + 1) - first;
+    if (!scored[part]) continue;
+    add_lane_sums(sums + first * kLanes, n, w.sum + r + first);
+    add_values(part, r + first, n);
   }
   for (int32_t part = 0; part < parts.pieces; ++part)
     if (!scored[part]) slow(r + parts.begin(part), parts.begin(part + 1) - parts.begin(part));
