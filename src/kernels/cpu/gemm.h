@@ -44,7 +44,7 @@ struct GemmStage {
   float epsilon = 0;
   float* out = nullptr;
   int64_t out_stride = 0;
-  float* row = nullptr;             // (k up to a whole vector; of rows that are normalised normalised_rows_kept) scratch for forms other than kF32
+  float* row = nullptr;             // (k up to a whole vector; of rows that are normalised native_rows_kept) scratch for forms other than kF32
   float* scale = nullptr;           // (rows) of integers
 };
 

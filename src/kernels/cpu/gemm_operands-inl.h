@@ -15,8 +15,7 @@
 
 #include "kernels/cpu/bf16-inl.h"
 #include "kernels/cpu/gemm_bf16.h"
-#include "kernels/cpu/gemm_int8.h"
-#include "kernels/cpu/normalised_rows.h"
+#include "kernels/cpu/native_rows.h"
 #include "kernels/cpu/row_statistics-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -69,8 +68,8 @@ HWY_INLINE void for_row(const Row& row, int64_t k, F&& f) {
   if (i < k) f(row.load_tail(i, static_cast<size_t>(k - i)), i);
 }
 
-// A row of k floats in the operand's form; none of bfloat16 in pairs of bfloat16, which it has already, and none normalised in forms of
-// stage_normalised_rows. Memory behind it is written up to the next whole vector of the form, and `scratch` (k up to
+// A row of k floats in the operand's form; none of bfloat16 in pairs of bfloat16, which it has already, and none that
+// stage_native_rows makes. Memory behind it is written up to the next whole vector of the form, and `scratch` (k up to
 // the next whole vector) of rows that are kept. Returns the scale of integers: a row of zeros has scale 0, one that is not finite NaN, so that its products
 // are.
 template <class Row>
@@ -87,9 +86,6 @@ HWY_INLINE float convert_row(OperandForm form, const Row& row, int64_t k, float*
   if (form == OperandForm::kBF16Float) {
     for_row(row, k, [&](V v, int64_t i) HWY_ATTR { hn::StoreU(RoundedToBf16(v), d, out + i); });
     return 1;
-  }
-  if (form == OperandForm::kUint8) {  // likewise
-    if constexpr (Row::kCheap) return row_to_bytes(row.x, k, reinterpret_cast<uint8_t*>(out));
   }
   // Without their signs numbers are in the order of their bits, and what is not finite comes last.
   constexpr uint32_t kInfinity = 0x7f800000;
@@ -175,9 +171,9 @@ HWY_INLINE void stage_rows(const GemmStage& s, int64_t i) {
 }
 
 void stage(const GemmStage& s) {
-  // Forms of the processor's own come from tables with wider vectors than this one may have.
-  const bool native = s.form == OperandForm::kBF16 || s.form == OperandForm::kUint8 || (s.form == OperandForm::kF32 && kLanes == 16);
-  if (s.gamma != nullptr && native) return stage_normalised_rows(s);
+  // Bytes and pairs of bfloat16 are forms of processors with such vectors, which this code may not have been compiled for.
+  const bool bytes = s.form == OperandForm::kUint8, wide = bytes || s.form == OperandForm::kBF16 || (s.form == OperandForm::kF32 && kLanes == 16);
+  if (s.gamma != nullptr ? wide : bytes && !s.a_uint8) return stage_native_rows(s);
   int64_t i = 0;
   for (; i + kSumRows <= s.rows; i += kSumRows) stage_rows<kSumRows>(s, i);
   for (; i < s.rows; ++i) stage_rows<1>(s, i);

@@ -1,6 +1,6 @@
 #include "kernels/cpu/gemm_plan.h"
 
-#include "kernels/cpu/normalised_rows.h"
+#include "kernels/cpu/native_rows.h"
 
 namespace fovea::gemm_plan {
 
@@ -86,7 +86,7 @@ void Job::choose_a() {
   const int64_t block_rows = std::min(block_tiles * be.max_rows, round_up(g.m, be.max_rows));
   stage_elements = order == AOrder::kRows ? block_rows * padded(k) : k * padded(block_rows);
   // Behind it the rows' scales and rows before they are converted; a conversion writes up to a whole vector more than the row.
-  if (forms.a != OperandForm::kF32) stage_elements += padded(block_rows) + normalised_rows_kept(k * elements_of_step(forms.a)) * padded(k * elements_of_step(forms.a)) + kMaxWidth;
+  if (forms.a != OperandForm::kF32) stage_elements += padded(block_rows) + native_rows_kept(k * elements_of_step(forms.a)) * padded(k * elements_of_step(forms.a)) + kMaxWidth;
 }
 
 void Job::choose_b() {
