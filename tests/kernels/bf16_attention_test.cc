@@ -10,7 +10,8 @@ struct Case {
   TokenGroups groups;
   int64_t batch = 2, heads = 2, head_dim = 32, queries = 0, keys = 0, memory = 0;
   bool bias = false, mask = false, padding = false, pad_rows = false, head_scale = false, lse = false;
-  double sharpness = 1;  // factor on q
+  double sharpness = 1;  // factor on q, of rows
+  int64_t sharp_from = 0, sharp_to = INT64_MAX;
 };
 
 Run tokens(int64_t begin, int64_t count) { return {static_cast<int32_t>(begin), 1, static_cast<int32_t>(count)}; }
@@ -62,7 +63,9 @@ struct HeadRows {
   HeadRows(const Case& c, int64_t n, DType dtype, uint64_t tag, double scale = 1)
       : rows(n), token(c.heads * c.head_dim + 3), batch(n * token + 5), wide(random_data(dtype, c.batch * batch, tag, scale)) {
     for (int64_t i = 0; i < wide.count(); ++i) {
-      rounded.push_back(to_bf16(static_cast<float>(wide.get(i))));
+      const int64_t row = i % batch / token;
+      const double blunted = row >= c.sharp_from && row < c.sharp_to ? 1 : scale;
+      rounded.push_back(to_bf16(static_cast<float>(wide.get(i) / blunted)));
       wide.set(i, static_cast<double>(from_bf16(rounded.back())));
     }
   }
@@ -209,6 +212,13 @@ TEST(Bf16Attention, LargeScores) {
       c.lse = keys == 197;
       verify(c);
     }
+  for (const int64_t row : {0, 5, 23}) {  // the first or the second part of a tile, or some of both
+    Case c = global(60, 49, 32);
+    c.sharpness = 30;
+    c.sharp_from = row;
+    c.sharp_to = row + 5;
+    verify(c);
+  }
 }
 
 TEST(Bf16Attention, RulesMemoryAndReductions) {
