@@ -9,8 +9,8 @@ double norm_tolerance(int64_t channels, double gamma) {
   return (8 + std::sqrt(static_cast<double>(channels))) * kEps * gamma * 4;
 }
 
-void check_forward(int64_t rows, int64_t channels, bool affine, bool in_place, double shift) {
-  expect_like_reference(fmt::format("layer_norm {} x {} affine {} in place {}", rows, channels, affine, in_place),
+void check_forward(int64_t rows, int64_t channels, bool affine, bool in_place, double shift, bool statistics = true) {
+  expect_like_reference(fmt::format("layer_norm {} x {} affine {} in place {} statistics {}", rows, channels, affine, in_place, statistics),
                         [&](const KernelTable& t, Context& context) {
     Data x = random_data(t.dtype, rows * channels, 1, 2.0, shift);
     const Data gamma = random_data(t.dtype, channels, 2), beta = random_data(t.dtype, channels, 3);
@@ -26,11 +26,14 @@ void check_forward(int64_t rows, int64_t channels, bool affine, bool in_place, d
       a.gamma = gamma.p();
       a.beta = beta.p();
     }
-    a.mean = mean.p();
-    a.rstd = rstd.p();
+    if (statistics) {
+      a.mean = mean.p();
+      a.rstd = rstd.p();
+    }
     t.layer_norm(a, context);
     const double magnitude = 1 + std::fabs(shift);
     const double tolerance = norm_tolerance(channels, affine ? 1 + gamma.largest() : 1) * magnitude * (channels == 3 ? 20 : 1);
+    if (!statistics) return Outputs{{in_place ? x : y, tolerance}};
     return Outputs{{in_place ? x : y, tolerance},
                    {mean, 4 * (2 + magnitude) * kEps},
                    {rstd, rstd.largest() * tolerance}};
@@ -39,13 +42,18 @@ void check_forward(int64_t rows, int64_t channels, bool affine, bool in_place, d
 
 TEST(LayerNorm, MatchesReference) {
   for (int64_t channels : kChannelSweep)
-    for (int64_t rows : kRowSweep) check_forward(rows, channels, true, rows % 2 == 0, 0.5);
+    for (int64_t rows : kRowSweep)
+      for (const bool statistics : {false, true}) check_forward(rows, channels, true, (rows % 2 == 0) == statistics, 0.5, statistics);
+  for (const bool in_place : {false, true})
+    for (const int64_t channels : {48, 96}) check_forward(37, channels, true, in_place, 0.5, false);
   check_forward(197, 96, false, false, 0);
   check_forward(5, 97, false, true, 0);
   check_forward(0, 96, true, false, 0);
 }
 
-TEST(LayerNorm, KeepsPrecisionFarFromZero) { check_forward(7, 96, true, false, 300); }
+TEST(LayerNorm, KeepsPrecisionFarFromZero) {
+  for (const bool statistics : {false, true}) check_forward(7, 96, true, false, 300, statistics);
+}
 
 TEST(LayerNorm, GivesStatisticsOnly) {
   expect_like_reference("statistics", [](const KernelTable& t, Context& context) {

@@ -37,6 +37,32 @@ HWY_INLINE void store(VF v, uint16_t* p) { StoreBf16(v, p); }
 HWY_INLINE void store(VF v, float* p, size_t n) { StoreTail(v, DF(), p, n); }
 HWY_INLINE void store(VF v, uint16_t* p, size_t n) { StoreBf16Tail(v, p, n); }
 
+// Two vectors of bfloat16 as floats, the even elements and the odd ones, and back, rounded to even. What is not a number stays so: it comes from
+// bfloat16.
+using DHalf = hn::Repartition<uint16_t, DF>;
+HWY_INLINE void load_two(const uint16_t* p, VF& even, VF& odd) {
+  const auto both = hn::BitCast(DU(), hn::LoadU(DHalf(), p));
+  even = hn::BitCast(DF(), hn::ShiftLeft<16>(both));
+  odd = hn::BitCast(DF(), hn::And(both, hn::Set(DU(), 0xffff0000u)));
+}
+HWY_INLINE void store_two(VF even, VF odd, uint16_t* p) {
+  const auto rounded = [](VF v) HWY_ATTR {
+    const auto bits = hn::BitCast(DU(), v);
+    return hn::Add(hn::Add(bits, hn::Set(DU(), 0x7fffu)), hn::And(hn::ShiftRight<16>(bits), hn::Set(DU(), 1u)));
+  };
+  const auto both = hn::Or(hn::ShiftRight<16>(rounded(even)), hn::And(rounded(odd), hn::Set(DU(), 0xffff0000u)));
+  hn::StoreU(hn::BitCast(DHalf(), both), DHalf(), p);
+}
+
+HWY_INLINE void load_two(const float* p, VF& a, VF& b) {
+  a = load(p);
+  b = load(p + kLanes);
+}
+HWY_INLINE void store_two(VF a, VF b, float* p) {
+  store(a, p);
+  store(b, p + kLanes);
+}
+
 // X: float, or uint16_t for bfloat16.
 template <class X, int R>
 void unit_rows_from(const UnitRowsArgs& a, int64_t row) {
@@ -46,12 +72,17 @@ void unit_rows_from(const UnitRowsArgs& a, int64_t row) {
   row_offsets(a.y_rows, row, to);
   const X* x = static_cast<const X*>(a.x);
   X* y = static_cast<X*>(a.y);
-  const int64_t whole = a.channels / kLanes * kLanes;
+  const int64_t pairs = a.channels / (2 * kLanes) * 2 * kLanes, whole = a.channels / kLanes * kLanes;
   const auto rest = static_cast<size_t>(a.channels - whole);
   VF square[R];
   for (int r = 0; r < R; ++r) {
     square[r] = hn::Zero(DF());
-    for (int64_t c = 0; c < whole; c += kLanes) {
+    for (int64_t c = 0; c < pairs; c += 2 * kLanes) {
+      VF u, v;
+      load_two(x + from[r] + c, u, v);
+      square[r] = hn::MulAdd(v, v, hn::MulAdd(u, u, square[r]));
+    }
+    for (int64_t c = pairs; c < whole; c += kLanes) {
       const VF v = load(x + from[r] + c);
       square[r] = hn::MulAdd(v, v, square[r]);
     }
@@ -66,16 +97,51 @@ void unit_rows_from(const UnitRowsArgs& a, int64_t row) {
   for (int r = 0; r < R; ++r) {
     if (a.norm) f32(a.norm)[row + r] = norm[r];
     const VF scale = hn::Set(DF(), inverse[r]);
-    for (int64_t c = 0; c < whole; c += kLanes) store(hn::Mul(load(x + from[r] + c), scale), y + to[r] + c);
+    for (int64_t c = 0; c < pairs; c += 2 * kLanes) {
+      VF u, v;
+      load_two(x + from[r] + c, u, v);
+      store_two(hn::Mul(u, scale), hn::Mul(v, scale), y + to[r] + c);
+    }
+    for (int64_t c = pairs; c < whole; c += kLanes) store(hn::Mul(load(x + from[r] + c), scale), y + to[r] + c);
     if (rest > 0) store(hn::Mul(load(x + from[r] + whole, rest), scale), y + to[r] + whole, rest);
   }
 }
 
-void unit_rows(const UnitRowsArgs& a, Context& context) {
-  for_row_groups(a.x_rows.rows(), a.channels, context, [&a]<int R>(int64_t row) {
-    a.bf16 ? unit_rows_from<uint16_t, R>(a, row) : unit_rows_from<float, R>(a, row);
-  });
+// The same for groups of rows [begin, end) that are two vectors long, as heads mostly are: they stay in registers.
+template <class X>
+void short_unit_rows(const UnitRowsArgs& a, int64_t begin, int64_t end) {
+  const D4 d4;
+  const X* x = static_cast<const X*>(a.x);
+  X* y = static_cast<X*>(a.y);
+  for (int64_t row = begin; row < end; row += kSumRows) {
+    int64_t from[kSumRows], to[kSumRows];
+    row_offsets(a.x_rows, row, from);
+    row_offsets(a.y_rows, row, to);
+    VF u[kSumRows], v[kSumRows], square[kSumRows];
+    for (int r = 0; r < kSumRows; ++r) {
+      load_two(x + from[r], u[r], v[r]);
+      square[r] = hn::MulAdd(v[r], v[r], hn::Mul(u[r], u[r]));
+    }
+    HWY_ALIGN float inverse[kSumRows];
+    const V4 n = hn::Max(hn::Set(d4, static_cast<float>(a.epsilon)), hn::Sqrt(SumsOf(square)));
+    if (a.norm) hn::StoreU(n, d4, f32(a.norm) + row);
+    hn::Store(hn::Div(hn::Set(d4, 1.0f), n), d4, inverse);
+    for (int r = 0; r < kSumRows; ++r) {
+      const VF scale = hn::Set(DF(), inverse[r]);
+      store_two(hn::Mul(u[r], scale), hn::Mul(v[r], scale), y + to[r]);
+    }
+  }
 }
+
+template <class X>
+void unit_rows_of(const UnitRowsArgs& a, Context& context) {
+  const int64_t rows = a.x_rows.rows(), groups = rows / kSumRows;
+  if (a.channels != 2 * kLanes) return for_row_groups(rows, a.channels, context, [&a]<int R>(int64_t row) { unit_rows_from<X, R>(a, row); });
+  parallel_for(context, groups, kSumRows * a.channels, [&](int64_t begin, int64_t end) { short_unit_rows<X>(a, begin * kSumRows, end * kSumRows); });
+  for (int64_t row = groups * kSumRows; row < rows; ++row) unit_rows_from<X, 1>(a, row);
+}
+
+void unit_rows(const UnitRowsArgs& a, Context& context) { a.bf16 ? unit_rows_of<uint16_t>(a, context) : unit_rows_of<float>(a, context); }
 
 // With y = x / n: dx = (dy - y <y, dy>) / n where n = |x|, dx = dy / n where n = epsilon, a constant.
 void unit_rows_backward(const UnitRowsBackwardArgs& a, Context& context) {

@@ -222,7 +222,8 @@ FOVEA_ROWS_CODE void read_statistics(RowGroup& g, const float* mean, const float
   g.rstd = both(rstd);
 }
 
-// write(r, i, v): vectors of normalised rows, zeros behind k; or write(r, i, v, next), two of them.
+// write(r, i, v): vectors of normalised rows, zeros behind k; or write(r, i, v, next), two of them. All rows are read before one is written, as
+// rows may be written in place, and the last one of a batch may stand for several.
 template <class Write>  // inlined, as the writer may be code for more instructions
 FOVEA_ROWS_CODE __attribute__((always_inline)) inline void normalise(const RowGroup& g, int64_t k, const float* gamma, const float* beta, Write& write) {
   __m512 mean[kGroupRows], rstd[kGroupRows];
@@ -235,13 +236,19 @@ FOVEA_ROWS_CODE __attribute__((always_inline)) inline void normalise(const RowGr
   for (; i + 2 * kOfVector <= k; i += 2 * kOfVector) {
     const int64_t j = i + kOfVector;
     const __m512 factor = _mm512_loadu_ps(gamma + i), offset = _mm512_loadu_ps(beta + i), next_factor = _mm512_loadu_ps(gamma + j), next_offset = _mm512_loadu_ps(beta + j);
-    for (int r = 0; r < kGroupRows; ++r)
-      write(r, i, of(r, _mm512_loadu_ps(g.x[r] + i), factor, offset), of(r, _mm512_loadu_ps(g.x[r] + j), next_factor, next_offset));
+    __m512 v[kGroupRows], next[kGroupRows];
+    for (int r = 0; r < kGroupRows; ++r) {
+      v[r] = of(r, _mm512_loadu_ps(g.x[r] + i), factor, offset);
+      next[r] = of(r, _mm512_loadu_ps(g.x[r] + j), next_factor, next_offset);
+    }
+    for (int r = 0; r < kGroupRows; ++r) write(r, i, v[r], next[r]);
   }
   for (; i < k; i += kOfVector) {
     const __mmask16 mask = lanes_of<__mmask16>(k - i);
     const __m512 factor = _mm512_maskz_loadu_ps(mask, gamma + i), offset = _mm512_maskz_loadu_ps(mask, beta + i);
-    for (int r = 0; r < kGroupRows; ++r) write(r, i, _mm512_maskz_mov_ps(mask, of(r, _mm512_maskz_loadu_ps(mask, g.x[r] + i), factor, offset)));
+    __m512 v[kGroupRows];
+    for (int r = 0; r < kGroupRows; ++r) v[r] = _mm512_maskz_mov_ps(mask, of(r, _mm512_maskz_loadu_ps(mask, g.x[r] + i), factor, offset));
+    for (int r = 0; r < kGroupRows; ++r) write(r, i, v[r]);
   }
 }
 
