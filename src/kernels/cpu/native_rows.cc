@@ -142,6 +142,7 @@ FOVEA_ROWS_CODE inline void write_levels(const Row& row, float inverse_scale, in
 // Rows side by side: their reductions share instructions. A row's bits do not depend on its place. What is found of a group is needed only after
 // the same was found of a whole batch, so that no row waits for its own sums; a batch stays in the first cache from one pass to the next.
 constexpr int kGroupRows = 4, kMostGroups = 8;
+static_assert(native_rows_kept(1) <= kGroupRows * kMostGroups);
 
 struct RowGroup {
   const float* x[kGroupRows];  // or of bfloat16
@@ -361,7 +362,7 @@ FOVEA_ROWS_CODE void stage_native_rows(const GemmStage& s) {
     });
     for_groups([&](RowGroup& g, int64_t row) FOVEA_ROWS_CODE {
       const int64_t count = std::min<int64_t>(kGroupRows, end - row);
-      float* scale = s.scale + row;
+      float* scale = bytes ? s.scale + row : nullptr;
       if (bytes && norm)
         write_bytes(g, s.k, scale, count, [&](int64_t r) { return FloatRow{s.row + (row - first + r) * stride}; });
       else if (bytes && s.a_bf16)
