@@ -45,27 +45,20 @@ struct ByteOrder {
 };
 constexpr ByteOrder kByteOrder;
 
-// The greatest magnitudes of a row's elements, lane by lane (GreatestBits), and sums of elements with kToByte, which come in twos of vectors,
-// as words in order.
+// A row's magnitudes, whose bits are in their order, by vectors of kOfMagnitudes; and sums of elements with kToByte, which come in twos of
+// vectors, as words in order.
 struct FloatRow {
   const float* x;
 
   static FloatRow of(const float* p) { return {p}; }
 
-  FOVEA_ROWS_CODE __m512i greatest(int64_t k) const {
-    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-    __m512i most[4] = {};
-    int64_t i = 0;
-    for (; i + kOfStore <= k; i += kOfStore)
-      for (int v = 0; v < 4; ++v) most[v] = _mm512_max_epu32(most[v], _mm512_and_si512(magnitude, _mm512_loadu_si512(x + i + v * kOfVector)));
-    if (i + kOfPair <= k) {
-      for (int v = 0; v < 2; ++v) most[v] = _mm512_max_epu32(most[v], _mm512_and_si512(magnitude, _mm512_loadu_si512(x + i + v * kOfVector)));
-      i += kOfPair;
-    }
-    for (; i < k; i += kOfVector)
-      most[2] = _mm512_max_epu32(most[2], _mm512_and_si512(magnitude, _mm512_maskz_loadu_epi32(lanes_of<__mmask16>(k - i), x + i)));
-    return _mm512_max_epu32(_mm512_max_epu32(most[0], most[1]), _mm512_max_epu32(most[2], most[3]));
+  static constexpr int64_t kOfMagnitudes = kOfVector;
+  FOVEA_ROWS_CODE __m512i magnitudes(int64_t i, int64_t count) const {
+    return _mm512_and_si512(_mm512_set1_epi32(0x7fffffff), _mm512_maskz_loadu_epi32(lanes_of<__mmask16>(count), x + i));
   }
+  FOVEA_ROWS_CODE static __m512i greater(__m512i a, __m512i b) { return _mm512_max_epu32(a, b); }
+  FOVEA_ROWS_CODE static __m512i as_floats(__m512i magnitudes) { return magnitudes; }
+
   FOVEA_ROWS_CODE void load(int64_t i, __m512& a, __m512& b) const {
     a = _mm512_loadu_ps(x + i);
     b = _mm512_loadu_ps(x + i + kOfVector);
@@ -83,20 +76,15 @@ struct Bfloat16Row {
 
   static Bfloat16Row of(const float* p) { return {reinterpret_cast<const uint16_t*>(p)}; }
 
-  FOVEA_ROWS_CODE __m512i greatest(int64_t k) const {
-    const __m512i magnitude = _mm512_set1_epi16(0x7fff);
-    __m512i most[2] = {};
-    int64_t i = 0;
-    for (; i + kOfStore <= k; i += kOfStore)
-      for (int v = 0; v < 2; ++v) most[v] = _mm512_max_epu16(most[v], _mm512_and_si512(magnitude, _mm512_loadu_si512(x + i + v * kOfPair)));
-    if (i + kOfPair <= k) {
-      most[0] = _mm512_max_epu16(most[0], _mm512_and_si512(magnitude, _mm512_loadu_si512(x + i)));
-      i += kOfPair;
-    }
-    if (i < k) most[1] = _mm512_max_epu16(most[1], _mm512_and_si512(magnitude, _mm512_maskz_loadu_epi16(lanes_of<__mmask32>(k - i), x + i)));
-    const __m512i pairs = _mm512_max_epu16(most[0], most[1]);
-    return _mm512_max_epu32(_mm512_slli_epi32(pairs, 16), _mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+  static constexpr int64_t kOfMagnitudes = kOfPair;
+  FOVEA_ROWS_CODE __m512i magnitudes(int64_t i, int64_t count) const {
+    return _mm512_and_si512(_mm512_set1_epi16(0x7fff), _mm512_maskz_loadu_epi16(lanes_of<__mmask32>(count), x + i));
   }
+  FOVEA_ROWS_CODE static __m512i greater(__m512i a, __m512i b) { return _mm512_max_epu16(a, b); }
+  FOVEA_ROWS_CODE static __m512i as_floats(__m512i magnitudes) {
+    return _mm512_max_epu32(_mm512_slli_epi32(magnitudes, 16), _mm512_and_si512(magnitudes, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+  }
+
   FOVEA_ROWS_CODE static void widen(__m512i both, __m512& a, __m512& b) {
     a = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
     b = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
@@ -107,6 +95,18 @@ struct Bfloat16Row {
   }
   FOVEA_ROWS_CODE static __m512i words(__m512i a, __m512i b) { return _mm512_mask_blend_epi16(0xaaaaaaaa, a, _mm512_slli_epi32(b, 16)); }
 };
+
+// Lane by lane, as floats.
+template <class Row>
+FOVEA_ROWS_CODE inline __m512i greatest_magnitudes(const Row& row, int64_t k) {
+  constexpr int64_t kStep = Row::kOfMagnitudes;
+  __m512i most[2] = {};
+  int64_t i = 0;
+  for (; i + 2 * kStep <= k; i += 2 * kStep)
+    for (int v = 0; v < 2; ++v) most[v] = Row::greater(most[v], row.magnitudes(i + v * kStep, kStep));
+  for (; i < k; i += kStep) most[0] = Row::greater(most[0], row.magnitudes(i, k - i));
+  return Row::as_floats(Row::greater(most[0], most[1]));
+}
 
 // x (k) as round(x / scale) + 128, ties to even, where 1 / scale is kMostLevel / max |x|. Bytes behind the last are written up to a whole vector of 16.
 template <class Row>
@@ -306,7 +306,7 @@ FOVEA_ROWS_CODE void keep_normalised(RowGroup& g, int64_t k, const float* gamma,
 template <class Row>
 FOVEA_ROWS_CODE void find_greatest(RowGroup& g, int64_t k) {
   __m512 most[kGroupRows];
-  for (int r = 0; r < kGroupRows; ++r) most[r] = _mm512_castsi512_ps(Row::of(g.x[r]).greatest(k));
+  for (int r = 0; r < kGroupRows; ++r) most[r] = _mm512_castsi512_ps(greatest_magnitudes(Row::of(g.x[r]), k));
   g.greatest = folded<GreatestBits>(most);
 }
 
