@@ -27,13 +27,15 @@ struct ThreadPool::Impl {
   void* state = nullptr;
   int64_t n = 0;
   int caller_core = -1;
+  int spins = 0;
   std::vector<std::exception_ptr> errors;
 };
 
 namespace {
 
 // Between two kernels of one model less time passes than a sleep and wake-up costs, so threads look first, for about half a
-// millisecond. Who sleeps may be woken on the core of the thread that it waits for.
+// millisecond. Who sleeps may be woken on the core of the thread that it waits for. Where there are more threads than cores, looking takes the core
+// from a thread that works.
 constexpr int kSpins = 20000;
 
 inline void relax() {
@@ -68,13 +70,14 @@ ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>()) {
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   threads_ = threads > 0 ? threads : cores;
   require(threads >= 0 && threads_ <= 1024, "the number of threads must be between 1 and 1024, got {}", threads);
+  impl_->spins = threads_ > cores ? 0 : kSpins;
   impl_->errors.resize(static_cast<size_t>(threads_));
   for (int t = 1; t < threads_; ++t) {
     impl_->workers.emplace_back([this, t] {
       Impl& s = *impl_;
       uint64_t seen = 0;
       for (;;) {
-        for (int spin = 0; spin < kSpins && s.generation.load(std::memory_order_acquire) == seen; ++spin) relax();
+        for (int spin = 0; spin < s.spins && s.generation.load(std::memory_order_acquire) == seen; ++spin) relax();
         if (s.generation.load(std::memory_order_acquire) == seen) {
           std::unique_lock lock(s.mutex);
           s.start.wait(lock, [&] { return s.generation.load(std::memory_order_acquire) != seen; });
@@ -131,7 +134,7 @@ void ThreadPool::run(int64_t n, Task task, const void* state) {
   } catch (...) {
     error = std::current_exception();
   }
-  for (int spin = 0; spin < kSpins && s.pending.load(std::memory_order_acquire) != 0; ++spin) relax();
+  for (int spin = 0; spin < s.spins && s.pending.load(std::memory_order_acquire) != 0; ++spin) relax();
   if (s.pending.load(std::memory_order_acquire) != 0) {
     std::unique_lock lock(s.mutex);
     s.done.wait(lock, [&] { return s.pending.load(std::memory_order_acquire) == 0; });
