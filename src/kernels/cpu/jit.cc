@@ -33,10 +33,12 @@ class TileCode : public JitCode {
     push(prefetch_);
     push(prefetch_step_);
     load_arguments();
-    if (sums_in_runs(order_, type_))
+    if (sums_in_runs(order_, type_)) {
       runs();
-    else
+    } else {
       k_loops();
+      if (begins_at_zero()) add_start();
+    }
     if (type_ == TileType::kInt8) scale();
     load_mask_bits();
     if (end_.activation != Activation::kNone) keep_before_activation();
@@ -58,6 +60,11 @@ class TileCode : public JitCode {
   Xbyak::Xmm b_vec(int j) const { return vec((wide_ ? 28 : 12) + j); }
   Xbyak::Xmm a_vec(int i) const { return vec((wide_ ? 30 : 14) + i % 2); }
   Xbyak::Address field(size_t offset) { return qword[tile_ + static_cast<int>(offset)]; }
+  // Whether `start` is added in the end instead of sums beginning with it. Of sums that are stored as they are that takes 10 to 35 cycles of a tile less;
+  // where more is done with them the addition costs as much.
+  bool begins_at_zero() const {
+    return sums_in_runs(order_, type_) || (order_ == AOrder::kRows && type_ != TileType::kF32 && end_.activation == Activation::kNone && !end_.bf16);
+  }
   int row_groups() const { return order_ == AOrder::kRows ? (rows_ + 2) / 3 : 1; }
 
   void load_arguments() {
@@ -72,7 +79,7 @@ class TileCode : public JitCode {
       lea(a_[1], ptr[a_stride_ + a_stride_ * 2]);
     }
     ask_for_addend();
-    if (sums_in_runs(order_, type_)) {
+    if (begins_at_zero()) {
       for (int i = 0; i < rows_; ++i)
         for (int j = 0; j < vectors_; ++j) zero(acc(i, j));
     } else {
@@ -162,12 +169,7 @@ class TileCode : public JitCode {
     mov(left, count_);
     cmp(left, field(offsetof(GemmTile, run)));
     jle(last, T_NEAR);
-    const Xbyak::Reg64& start = count_;  // which k_loops() has used up, or is about to be given
-    const auto load_start = [&] {
-      mov(start, field(offsetof(GemmTile, start)));
-      for (int j = 0; j < vectors_; ++j) vmovups(b_vec(j), ptr[start + j * vector_bytes()]);
-    };
-    load_start();
+    load_start();  // in place of count_, which k_loops() has used up or is about to be given
     for (int i = 0; i < rows_; ++i)
       for (int j = 0; j < vectors_; ++j) vmovaps(ptr[rsp + i * panel_bytes() + j * vector_bytes()], b_vec(j));
     L(run);
@@ -190,9 +192,7 @@ class TileCode : public JitCode {
     for_sums([&](const Xbyak::Xmm& sum, const Xbyak::Address& kept) { vaddps(sum, sum, kept); });
     jmp(done, T_NEAR);
     L(single);
-    load_start();
-    for (int i = 0; i < rows_; ++i)
-      for (int j = 0; j < vectors_; ++j) vaddps(acc(i, j), acc(i, j), b_vec(j));
+    add_start();
     L(done);
     mov(rsp, old_stack);
     pop(old_stack);
@@ -223,6 +223,17 @@ class TileCode : public JitCode {
     dec(count_);
     jnz(one, T_NEAR);
     L(done);
+  }
+
+  void load_start() {
+    const Xbyak::Reg64& start = count_;
+    mov(start, field(offsetof(GemmTile, start)));
+    for (int j = 0; j < vectors_; ++j) vmovups(b_vec(j), ptr[start + j * vector_bytes()]);
+  }
+  void add_start() {
+    load_start();
+    for (int i = 0; i < rows_; ++i)
+      for (int j = 0; j < vectors_; ++j) type_ == TileType::kInt8 ? vpaddd(acc(i, j), acc(i, j), b_vec(j)) : vaddps(acc(i, j), acc(i, j), b_vec(j));
   }
 
   // Integer sums to numbers.
