@@ -254,13 +254,14 @@ class TileCode : public JitCode {
       }
   }
 
-  // Of the columns that there are: opmasks 1 and 2.
+  // Of the columns that there are: opmasks 1 and 2 for a vector each, 3 for both.
   void load_mask_bits() {
     if (!wide_) return;
     const Xbyak::Reg64 &bits = prefetch_, &columns = count_;
     mov(columns, field(offsetof(GemmTile, columns)));
     mov(bits.cvt32(), -1);
     bzhi(bits.cvt32(), bits.cvt32(), columns.cvt32());
+    if (end_.bf16) kmovd(Xbyak::Opmask(3), bits.cvt32());
     kmovw(Xbyak::Opmask(1), bits.cvt32());
     shr(bits.cvt32(), 16);
     kmovw(Xbyak::Opmask(2), bits.cvt32());
@@ -297,19 +298,23 @@ class TileCode : public JitCode {
         const Xbyak::Zmm x(acc(i, j).getIdx());
         if (has_gelu) gelu(x, in_registers);
         else if (end_.activation == Activation::kRelu) relu(x);
-        store(c, j, x);
       }
+      store_row(c, i);
       if (i + 1 < rows_) add(c, c_stride);
     }
   }
 
-  // Of the columns that there are.
-  void store(const Xbyak::Reg64& row, int j, const Xbyak::Zmm& x) {
-    if (end_.bf16) {
-      vcvtneps2bf16(Xbyak::Ymm(x.getIdx()), x);
-      vmovdqu16(ptr[row + j * 32] | Xbyak::Opmask(1 + j), Xbyak::Ymm(x.getIdx()));
+  // Of the columns that there are. Two vectors are rounded to bfloat16 in the time of one.
+  void store_row(const Xbyak::Reg64& row, int i) {
+    const Xbyak::Zmm first(acc(i, 0).getIdx());
+    if (end_.bf16 && vectors_ == 2) {
+      vcvtne2ps2bf16(first, Xbyak::Zmm(acc(i, 1).getIdx()), first);
+      vmovdqu16(ptr[row] | Xbyak::Opmask(3), first);
+    } else if (end_.bf16) {
+      vcvtneps2bf16(Xbyak::Ymm(first.getIdx()), first);
+      vmovdqu16(ptr[row] | Xbyak::Opmask(1), Xbyak::Ymm(first.getIdx()));
     } else {
-      vmovups(ptr[row + j * 64] | Xbyak::Opmask(1 + j), x);
+      for (int j = 0; j < vectors_; ++j) vmovups(ptr[row + j * 64] | Xbyak::Opmask(1 + j), acc(i, j));
     }
   }
 
