@@ -1,5 +1,6 @@
 // Grouped attention in bfloat16: every f32 table against the reference, which rounds where they round.
 #include "core/convert.h"
+#include "kernels/attention_sizes.h"
 #include "kernels/small_kernels.h"
 
 namespace fovea::test {
@@ -94,13 +95,7 @@ Result run(const Case& c, const KernelTable& t, int threads, Form form) {
   Data out(t.dtype, all, 3), lse(t.dtype, c.batch * c.heads * c.groups.query_slots);
   std::vector<uint16_t> out16(static_cast<size_t>(all), to_bf16(3));
   GroupedAttentionArgs a;
-  a.groups = &c.groups;
-  a.batch = c.batch;
-  a.heads = c.heads;
-  a.head_dim = c.head_dim;
-  a.queries = c.queries;
-  a.keys = c.keys;
-  a.scale = 1 / std::sqrt(static_cast<double>(c.head_dim));
+  set_sizes(c, a);
   if (c.head_scale) a.head_scale = head_scale.p();
   a.q = q.view(c, bf16);
   a.k = k.view(c, bf16);

@@ -13,28 +13,19 @@
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/gemm_bench.h"
 #include "kernels/cpu/gemm_tile.h"
-#include "kernels/cpu/isa.h"
 #include "kernels/cpu/jit.h"
+#include "kernels/isa_tables.h"
 
 namespace fovea {
 namespace {
 
-struct NamedTable {
-  std::string name;
-  KernelTable table{};
-};
-
 const std::vector<NamedTable>& tables() {
   static const std::vector<NamedTable> all = [] {
     std::vector<NamedTable> t;
-    auto add = [&t](const std::string& name, Isa isa) {
+    for_each_isa([&t](const std::string& name, Isa isa) {
       fill_gemm(t.emplace_back(NamedTable{name}).table, isa);
       fill_gemm_portable(t.emplace_back(NamedTable{name + "_portable"}).table, isa);
-    };
-    add("baseline", Isa::kBaseline);
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) add("avx2", Isa::kAvx2);
-    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-      add("avx512", Isa::kAvx512);
+    });
     return t;
   }();
   return all;

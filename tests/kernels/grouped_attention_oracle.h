@@ -13,7 +13,8 @@
 #include <vector>
 
 #include "core/context.h"
-#include "kernels/cpu/isa.h"
+#include "kernels/attention_sizes.h"
+#include "kernels/isa_tables.h"
 
 namespace fovea {
 namespace {
@@ -21,19 +22,10 @@ namespace {
 constexpr double kInf = std::numeric_limits<double>::infinity();
 constexpr float kUntouched = -54321.0f;
 
-struct NamedTable {
-  std::string name;
-  KernelTable table{};
-};
-
 const std::vector<NamedTable>& tables() {
   static const std::vector<NamedTable> all = [] {
     std::vector<NamedTable> t;
-    fill_grouped_attention(t.emplace_back(NamedTable{"baseline"}).table, Isa::kBaseline);
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-      fill_grouped_attention(t.emplace_back(NamedTable{"avx2"}).table, Isa::kAvx2);
-    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-      fill_grouped_attention(t.emplace_back(NamedTable{"avx512"}).table, Isa::kAvx512);
+    for_each_isa([&t](const std::string& name, Isa isa) { fill_grouped_attention(t.emplace_back(NamedTable{name}).table, isa); });
     return t;
   }();
   return all;
@@ -146,13 +138,7 @@ void run(const Case& c, const Inputs& in, Outputs& o, const KernelTable& table, 
   Context ctx(table, DType::kF32, threads);
   GroupedAttentionBackwardArgs g;
   GroupedAttentionArgs& a = g.forward;
-  a.groups = &c.groups;
-  a.batch = c.batch;
-  a.heads = c.heads;
-  a.head_dim = c.head_dim;
-  a.queries = c.queries;
-  a.keys = c.keys;
-  a.scale = 1 / std::sqrt(static_cast<double>(c.head_dim));
+  set_sizes(c, a);
   if (c.head_scale) a.head_scale = in.head_scale.data();
   a.q = in.q.view();
   a.k = in.k.view();

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "harness/expect.h"
+#include "kernels/attention_sizes.h"
 #include "kernels/kernel_table.h"
 
 namespace fovea {
@@ -36,13 +37,7 @@ struct Case {
 
 GroupedAttentionArgs arguments(const Case& c, std::span<const ConstTensor> in, std::span<const Tensor> out) {
   GroupedAttentionArgs a;
-  a.groups = &c.groups;
-  a.batch = c.batch;
-  a.heads = c.heads;
-  a.head_dim = c.head_dim;
-  a.queries = c.queries;
-  a.keys = c.keys;
-  a.scale = 1 / std::sqrt(static_cast<double>(c.head_dim));
+  set_sizes(c, a);
   const int64_t row = c.heads * c.head_dim;
   size_t next = 0;
   const auto rows = [&](int64_t count) { return ConstHeadsView(in[next++].data, count * row, row, c.head_dim); };

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "harness/expect.h"
+#include "kernels/attention_sizes.h"
 #include "kernels/kernel_table.h"
 
 namespace fovea {
@@ -37,13 +38,7 @@ struct Bound {
 
 void bind_case(const Case& c, std::span<const ConstTensor> in, std::span<const Tensor> out, Bound& b) {
   GroupedAttentionArgs& a = b.args;
-  a.groups = &c.groups;
-  a.batch = c.batch;
-  a.heads = c.heads;
-  a.head_dim = c.head_dim;
-  a.queries = c.queries;
-  a.keys = c.keys;
-  a.scale = 1 / std::sqrt(static_cast<double>(c.head_dim));
+  set_sizes(c, a);
   const int64_t row = c.heads * c.head_dim;
   const auto rows = [&](int64_t count) { return ConstHeadsView(in[b.next++].data, count * row, row, c.head_dim); };
   a.q = rows(c.queries);
