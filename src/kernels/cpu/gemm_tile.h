@@ -12,8 +12,8 @@
 namespace fovea {
 
 // c[i, j] = end(start[j] + sum over k of a[i, k] · b[k, j]) (+ addend[i, j]), the sum taken in ascending k by one accumulator
-// per element, or one for each run of it (sums_in_runs), so a result depends neither on the height of the tile nor on the thread that
-// computes it.
+// per element, or one for each run of it (sums_in_runs), and `start` its first term or its last by type and end: so a result depends
+// neither on the height of the tile nor on the thread that computes it.
 // int8: end((start[j] + sum) · row_scale[i] · column_scale[j] + bias[j]), with start in int32, a unsigned with 128 for zero.
 struct GemmTile {
   const float* a = nullptr;
