@@ -251,7 +251,7 @@ void MultiHeadAttention::project(const AttentionInputs& in, Record& r, Tape* tap
   norm(*k_norm_, r.k, r.keys, r.kv_token_stride, r.normed_k, r.k_mean, r.k_rstd);
 }
 
-GroupedAttentionArgs MultiHeadAttention::kernel_args(const Record& r, Context&) const {
+GroupedAttentionArgs MultiHeadAttention::kernel_args(const Record& r, Context& ctx) const {
   const AttentionInputs& in = r.in;
   const int64_t batch = in.grid.batch, n = in.tokens(), h = config_.heads, d = config_.head_dim;
   GroupedAttentionArgs a;
@@ -292,6 +292,7 @@ GroupedAttentionArgs MultiHeadAttention::kernel_args(const Record& r, Context&) 
   a.out = {r.out.data, n * inner(), inner(), d};
   a.bf16 = r.q.dtype == DType::kBF16;
   a.out_bf16 = r.out.dtype == DType::kBF16;
+  a.int8_scores = a.bf16 && qkv_->multiplies_integers(ctx) && d % 16 == 0;
   a.lse = r.lse.data;
   return a;
 }

@@ -157,6 +157,8 @@ struct ConstHeadsView {
 
 // out = softmax over a group's keys of (scale · q·k + bias + mask + pair rules) · v, in every group, for every head.
 // Source of the streaming form: Dao et al. 2022 (2205.14135), section 3.1. A row that may see no key gives zeros.
+constexpr int32_t kLeastInt8Keys = 97;  // fewer do not repay the rounding
+
 struct GroupedAttentionArgs {
   const TokenGroups* groups = nullptr;
   int64_t batch = 0, heads = 0, head_dim = 0;
@@ -179,6 +181,10 @@ struct GroupedAttentionArgs {
   // Products in bfloat16, without backward and relative term: q, k, v and memory rows are stored so (strides count such elements), pad rows
   // and what multiplies v are rounded. The latter are 2^(score / ln 2 - n), n a whole number of the row; sums of them are not rounded.
   bool bf16 = false;
+  // Scores of integers, in bf16: in groups of at least kLeastInt8Keys keys, rows of q and k become s · round(x / s) with s = max |x| / 127 first
+  // (of head_dim elements; ties to even, and a row that is not finite NaN).
+  bool int8_scores = false;
+  bool has_int8_scores(const TokenGroups::Group& group) const { return int8_scores && group.keys >= kLeastInt8Keys; }
   bool out_bf16 = false;                // so is out; with kAssign
   void* lse = nullptr;                  // (B, H, groups->query_slots) log-sum-exp of the scores per query slot, -inf where
                                         // there is no key; null: not kept

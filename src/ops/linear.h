@@ -41,6 +41,7 @@ class Linear {
   void read_plain() { weight_->read_plain = true; }  // an inference reads weight().value: apply_part, or the caller's own products
   // Its forward products round their operands: x and y of apply() may be bfloat16.
   bool rounds(const Context& ctx) const { return type(ctx) != ProductType::kOwn; }
+  bool multiplies_integers(const Context& ctx) const { return type(ctx) == ProductType::kInt8; }
   const Param* bias() const { return bias_; }  // nullptr without one
 
   void forward(ConstTensor x /* (rows, in) */, Tensor y /* (rows, out) */, Tape* tape, Context& ctx) const;

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #define FOVEA_PAIR_CODE __attribute__((target("avx512f,avx512bw,avx512vl")))
+#define FOVEA_BYTE_CODE __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 
 namespace fovea {
 
@@ -59,6 +60,18 @@ FOVEA_PAIR_CODE void transpose_words(const float* const* rows, int64_t count, in
   }
 }
 
+FOVEA_BYTE_CODE void pack_byte_keys(const float* const* rows, int64_t count, int64_t words, float* out, int64_t stride, int32_t* start) {
+  transpose_words(rows, count, words, out, stride);
+  const __m512i zero = _mm512_set1_epi32(static_cast<int>(0x80808080u));
+  __m512i sum = _mm512_setzero_si512();
+  for (int64_t i = 0; i < words; ++i) {
+    const __m512i fours = _mm512_xor_si512(zero, _mm512_loadu_si512(out + i * stride));
+    _mm512_storeu_si512(out + i * stride, fours);
+    sum = _mm512_dpbusd_epi32(sum, zero, fours);
+  }
+  _mm512_storeu_si512(start, _mm512_sub_epi32(_mm512_setzero_si512(), sum));
+}
+
 FOVEA_PAIR_CODE void add_lane_sums(const float* vectors, int64_t rows, float* sum) {
   const auto folded = [&](int64_t row) FOVEA_PAIR_CODE {
     const __m512 v = _mm512_loadu_ps(vectors + 16 * std::min(row, rows - 1));
@@ -100,6 +113,7 @@ FOVEA_PAIR_CODE void pack_value_pairs(const float* const* rows, int64_t count, i
 namespace fovea {
 
 void transpose_words(const float* const*, int64_t, int64_t, float*, int64_t) { check(false, "no such vectors on this processor"); }
+void pack_byte_keys(const float* const*, int64_t, int64_t, float*, int64_t, int32_t*) { check(false, "no such integers on this processor"); }
 void add_lane_sums(const float*, int64_t, float*) { check(false, "no such vectors on this processor"); }
 void pack_value_pairs(const float* const*, int64_t, int64_t, float*) { check(false, "no such pairs on this processor"); }
 

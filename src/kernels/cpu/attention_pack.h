@@ -8,6 +8,9 @@ namespace fovea {
 // Row w of out, `stride` floats from the one before it, = word w (four bytes: a float, or a pair of channels) of up to 16 rows, zeros behind the last.
 void transpose_words(const float* const* rows, int64_t count, int64_t words, float* out, int64_t stride);
 
+// Of up to 16 rows of bytes, 128 being zero: transpose_words of the integers they are, and start (16) = -128 times the sum of each row's.
+void pack_byte_keys(const float* const* rows, int64_t count, int64_t words, float* out, int64_t stride, int32_t* start);
+
 // sum (rows) += the sums of the lanes of vectors (rows, 16).
 void add_lane_sums(const float* vectors, int64_t rows, float* sum);
 

@@ -119,7 +119,8 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
     w.end = end;
   }
   std::copy_n(w.query_codes, n, w.codes);
-  const Rows q_rows(a.q, {}, nullptr, a.head_dim, b, h, a.bf16);
+  const RowElement stored = a.bf16 ? RowElement::kBf16 : RowElement::kFloat, scored = a.has_int8_scores(group) ? RowElement::kLevels : stored;
+  const Rows q_rows(a.q, {}, nullptr, a.head_dim, b, h, scored);
   const bool fetches = std::max(group.queries, group.keys) <= kFewRows && beyond_cache(a);
   if (fetches) fetch_rows(call, w.codes, n, q_rows, b, h);
   const float factor = call.scale(h) * kLog2E;
@@ -128,7 +129,7 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
     for (int32_t i = 0; i < n && !q_packed; ++i) pack_row(q_rows, w.codes[i], a.head_dim, factor, w.q + i * call.width);
     q_packed = true;
   };
-  const bool generated = relative == nullptr && plain_scores(call, group) && can_generate(call);
+  const bool generated = relative == nullptr && plain_scores(call, group) && can_generate(call, group);
   const plan::Pieces blocks(call.vectors(group.keys), w.block_keys / kLanes);
   if (!generated || blocks.pieces > 1 || group.keys == 0) finished = {};
   if (!generated) pack_queries();
@@ -142,7 +143,7 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
 
   std::optional<GeneratedTiles> generated_tiles;
   if (generated) generated_tiles.emplace(call, w, group, queries, q_rows, begin, n, h);
-  const Rows k_rows(a.k, a.memory_k, a.pad_k, a.head_dim, b, h, a.bf16), v_rows(a.v, a.memory_v, a.pad_v, a.head_dim, b, h, a.bf16);
+  const Rows k_rows(a.k, a.memory_k, a.pad_k, a.head_dim, b, h, scored), v_rows(a.v, a.memory_v, a.pad_v, a.head_dim, b, h, stored);
   plan::SlotCursor key_cursor(call.groups, group.key_runs);
   const auto pack_keys = [&] {
     if (!k_packed) w.block.pack_keys(call, group, k_rows);
@@ -314,6 +315,7 @@ const void* rounded_pads(const GroupedAttentionArgs& a, const void* pads, Contex
 void grouped_attention(const GroupedAttentionArgs& args, Context& ctx) {
   if (args.batch == 0 || args.heads == 0 || args.queries == 0) return;
   check(!args.bf16 || args.relative == nullptr, "attention with a relative term multiplies floats");
+  check(!args.int8_scores || args.bf16, "scores of integers stand beside products in bfloat16");
   check(!args.out_bf16 || (args.bf16 && args.groups->reduction == Reduction::kAssign),
         "attention writes bfloat16 where it multiplies in it and each row occurs once");
   ArenaScope scope(ctx.scratch());

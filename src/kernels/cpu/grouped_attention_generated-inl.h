@@ -10,6 +10,7 @@
 #include "kernels/cpu/attention_pack.h"
 #include "kernels/cpu/grouped_attention_relative-inl.h"
 #include "kernels/cpu/jit_attention.h"
+#include "kernels/cpu/native_rows.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fovea::HWY_NAMESPACE::grouped_attention_tile {
@@ -27,7 +28,11 @@ struct Workspace {
   const float** v_rows;  // (block keys)
   float* s;         // (kTileRows, kMaxBlockKeys), or as many bytes of what is rounded
   float* v;         // (block keys, width)
-  float *k_pairs, *v_pairs;  // in bf16: keys_t and v in pairs, of channels and of keys
+  float *k_pairs, *v_pairs;  // in bf16: keys_t and v in pairs, of channels (or fours of bytes) and of keys
+  // Of scores of integers: rows of bytes, their scales (the queries' times that of the scores), and what a key's sums begin with.
+  uint8_t *q_bytes, *k_bytes;
+  float *q_scale, *k_scale;
+  int32_t* k_start;
   KeyBlock block;
   int32_t block_keys;
   RelativeWorkspace relative;
@@ -37,17 +42,21 @@ struct Workspace {
   int64_t block_batch = -1;
 
   Workspace(Cutter cutter, int32_t chunk, int32_t keys, const Call& call, const RelativeCall* relative_call)
-      : Workspace(cutter, chunk, keys, call.a.head_dim, call.width, call.a.bf16 ? keys : 0, call.exclusions, relative_call) {}
+      : Workspace(cutter, chunk, keys, call.a.head_dim, call.width, call.a.bf16 ? keys : 0, call.a.int8_scores, call.exclusions, relative_call) {}
   static int64_t bytes(int32_t chunk, int32_t keys, const Call& call, const RelativeCall* relative_call) {
     const int64_t head_dim = call.a.head_dim, width = call.width, paired_keys = call.a.bf16 ? keys : 0;
     return 3 * Cutter::bytes<int32_t>(chunk) + 3 * Cutter::bytes<float>(chunk) +
            2 * Cutter::bytes<float>(chunk * width) + Cutter::bytes<const float*>(chunk) + Cutter::bytes<const float*>(keys) + Cutter::bytes<float>(kTileRows * kMaxBlockKeys) +
            Cutter::bytes<float>(keys * width) + 2 * Cutter::bytes<float>(paired_keys * width / 2) + KeyBlock::bytes(keys, head_dim, call.exclusions) +
-           RelativeWorkspace::bytes(relative_call, chunk, keys, kTileRows, width);
+           (call.a.int8_scores ? bytes_of_integers(chunk, keys, head_dim) : 0) + RelativeWorkspace::bytes(relative_call, chunk, keys, kTileRows, width);
   }
 
  private:
-  Workspace(Cutter cutter, int32_t chunk, int32_t keys, int64_t head_dim, int64_t width, int64_t paired_keys, int64_t exclusions,
+  static int64_t bytes_of_integers(int64_t chunk, int64_t keys, int64_t head_dim) {
+    return Cutter::bytes<uint8_t>(chunk * head_dim) + Cutter::bytes<uint8_t>(keys * head_dim) + Cutter::bytes<float>(chunk) + Cutter::bytes<float>(keys) +
+           Cutter::bytes<int32_t>(keys);
+  }
+  Workspace(Cutter cutter, int32_t chunk, int32_t keys, int64_t head_dim, int64_t width, int64_t paired_keys, bool int8_scores, int64_t exclusions,
             const RelativeCall* relative_call)
       : codes(cutter.take<int32_t>(chunk)),
         query_codes(cutter.take<int32_t>(chunk)),
@@ -63,16 +72,23 @@ struct Workspace {
         v(cutter.take<float>(keys * width)),
         k_pairs(cutter.take<float>(paired_keys * width / 2)),
         v_pairs(cutter.take<float>(paired_keys * width / 2)),
+        q_bytes(int8_scores ? cutter.take<uint8_t>(chunk * head_dim) : nullptr),
+        k_bytes(int8_scores ? cutter.take<uint8_t>(keys * head_dim) : nullptr),
+        q_scale(int8_scores ? cutter.take<float>(chunk) : nullptr),
+        k_scale(int8_scores ? cutter.take<float>(keys) : nullptr),
+        k_start(int8_scores ? cutter.take<int32_t>(keys) : nullptr),
         block(cutter, keys, head_dim, exclusions),
         block_keys(keys),
         relative(cutter, relative_call, chunk, keys, kTileRows, width) {}
 };
 
 // Whether tiles for such attention can be generated here.
-inline bool can_generate(const Call& call) {
+inline bool can_generate(const Call& call, const TokenGroups::Group& group) {
+  const int64_t d = call.a.head_dim;
   if (kLanes != 16) return false;
-  return call.a.bf16 ? jit_bf16_values(1, call.a.head_dim) != nullptr && jit_bf16_scores(1, 1, call.a.head_dim / 2) != nullptr
-                     : jit_attention_tile(1, 1, call.a.head_dim) != nullptr;
+  if (!call.a.bf16) return jit_attention_tile(1, 1, d) != nullptr;
+  if (jit_bf16_values(1, d) == nullptr) return false;
+  return call.a.has_int8_scores(group) ? d % 16 == 0 && jit_byte_scores(1, 1, d / 4) != nullptr : jit_bf16_scores(1, 1, d / 2) != nullptr;
 }
 
 // Tiles of a task by generated code: scores with zero as the reference point of all rows.
@@ -80,11 +96,20 @@ class GeneratedTiles {
  public:
   // Of the n queries from `slot` on.
   GeneratedTiles(const Call& call, Workspace& w, const TokenGroups::Group& group, const Queries& q, const Rows& q_rows, int32_t slot, int32_t n, int64_t h)
-      : w_(w), laid_(call.laid_bias(group)), labels_(call.labels && group.mixed_labels ? q.labels : nullptr), bf16_(call.a.bf16), width_(call.width) {
+      : w_(w),
+        laid_(call.laid_bias(group)),
+        labels_(call.labels && group.mixed_labels ? q.labels : nullptr),
+        bf16_(call.a.bf16),
+        bytes_(call.a.has_int8_scores(group)),
+        width_(call.width) {
     for (int32_t i = 0; i < n; ++i) w.q_rows[i] = q_rows.row(w.codes[i]);
     if (laid_) bias_ = laid_->data + (h * call.bias_of(group).queries + slot) * laid_->stride;
-    same_.head_dim = bf16_ ? call.a.head_dim / 2 : call.a.head_dim;
+    same_.head_dim = bytes_ ? call.a.head_dim / 4 : bf16_ ? call.a.head_dim / 2 : call.a.head_dim;
     same_.scale = call.scale(h) * kLog2E;
+    if (bytes_) {
+      round_bf16_rows(w.q_rows, n, call.a.head_dim, same_.scale, w.q_bytes, w.q_scale);
+      for (int32_t i = 0; i < n; ++i) w.q_rows[i] = reinterpret_cast<const float*>(w.q_bytes + i * call.a.head_dim);
+    }
     same_.penalty = call.groups.rule_of(group).region_penalty * kLog2E;
     same_.greatest = kSafeExponent;
     same_.bias_stride = laid_ ? laid_->stride * static_cast<int64_t>(sizeof(float)) : 0;
@@ -105,12 +130,15 @@ class GeneratedTiles {
     t.q = w_.q_rows + r;
     t.out = w_.out + r * width_;
     t.sum = sums;
+    t.row_scale = w_.q_scale + r;
     int32_t panel = 0;
     for (; panel < block.panels.pieces; ++panel) {
       const int32_t first = block.panels.begin(panel), vectors = block.panels.begin(panel + 1) - first;
       t.keys_t = (bf16_ ? w_.k_pairs : block.keys_t) + first * kLanes * t.head_dim;
       t.bias = (laid_ ? bias_ + r * laid_->stride + block.first : block.start) + first * kLanes;
       t.p = bf16_ ? p + first * kLanes / 2 : p;
+      t.start = w_.k_start + first * kLanes;
+      t.key_scale = w_.k_scale + first * kLanes;
       t.v = w_.v_rows + first * kLanes;
       t.keys = std::min(vectors * kLanes, block.count - first * kLanes);
       t.least = begun ? kNegInf : -kSafeExponent;
@@ -118,8 +146,8 @@ class GeneratedTiles {
         for (int32_t i = 0; i < rows; ++i) penalised[i] = differing(block.labels + first * kLanes, vectors, labels_[r + i]);
         t.penalised = penalised;
       }
-      const AttentionTileKernel kernel = bf16_ ? jit_bf16_scores(rows, vectors, t.head_dim) : jit_attention_tile(rows, vectors, t.head_dim);
-      if (kernel(&t) == 0) break;
+      const auto kernel_of = bytes_ ? jit_byte_scores : bf16_ ? jit_bf16_scores : jit_attention_tile;
+      if (kernel_of(rows, vectors, t.head_dim)(&t) == 0) break;
       begun = true;
     }
     if (panel == 0 || (bf16_ && panel < block.panels.pieces)) return 0;
@@ -132,7 +160,7 @@ class GeneratedTiles {
   const LaidBias* laid_;
   const float* bias_ = nullptr;  // of the first query
   const int32_t* labels_;
-  bool bf16_;
+  bool bf16_, bytes_;
   int64_t width_;
   AttentionTile same_;
 };
@@ -144,18 +172,31 @@ inline int32_t bf16_tile_rows(int64_t head_dim) {
   return std::min(kMostValueRows, kAttentionTileRows * kAttentionTileVectors / ((vectors + pieces - 1) / pieces));
 }
 
-// Keys and values of the block in pairs.
+// Keys and values of the block in pairs, or keys in fours of bytes.
 inline void pack_pairs(const Call& call, Workspace& w, const TokenGroups::Group& group, const Rows& k_rows, const Rows& v_rows) {
   const KeyBlock& block = w.block;
   for (int32_t i = 0; i < block.count; ++i) {
     w.v_rows[i] = k_rows.row(block.codes[i]);
     if (group.keys <= kFewRows) k_rows.fetch_next_head(block.codes[i], call.a.head_dim);
   }
+  const bool bytes = call.a.has_int8_scores(group);
+  if (bytes) {
+    round_bf16_rows(w.v_rows, block.count, call.a.head_dim, 1.0f, w.k_bytes, w.k_scale);
+    std::fill(w.k_scale + block.count, w.k_scale + block.vectors * kLanes, 0.0f);
+    for (int32_t i = 0; i < block.count; ++i) w.v_rows[i] = reinterpret_cast<const float*>(w.k_bytes + i * call.a.head_dim);
+  }
+  const int64_t words = call.a.head_dim / (bytes ? 4 : 2);
   for (int32_t panel = 0; panel < block.panels.pieces; ++panel) {
     const int32_t first = block.panels.begin(panel), end = block.panels.begin(panel + 1), stride = (end - first) * kLanes;
-    float* out = w.k_pairs + first * kLanes * (call.a.head_dim / 2);
-    for (int32_t vector = first; vector < end; ++vector, out += kLanes)
-      transpose_words(w.v_rows + vector * kLanes, std::min(kLanes, block.count - vector * kLanes), call.a.head_dim / 2, out, stride);
+    float* out = w.k_pairs + first * kLanes * words;
+    for (int32_t vector = first; vector < end; ++vector, out += kLanes) {
+      const float* const* rows = w.v_rows + vector * kLanes;
+      const int32_t count = std::min(kLanes, block.count - vector * kLanes);
+      if (bytes)
+        pack_byte_keys(rows, count, words, out, stride, w.k_start + vector * kLanes);
+      else
+        transpose_words(rows, count, words, out, stride);
+    }
   }
   for (int32_t i = 0; i < block.count; ++i) w.v_rows[i] = v_rows.row(block.codes[i]);
   pack_value_pairs(w.v_rows, block.count, call.a.head_dim, w.v_pairs);

@@ -133,11 +133,14 @@ HWY_INLINE void prefetch(const float* row, int64_t width) {
 
 constexpr int64_t kMaxHeadDim = 256;
 
-// Rows of one head of one batch element by their codes, stored as floats or as bfloat16.
+// What rows are stored as, and kLevels: bfloat16 that are rounded to s · round(x / s) where they are packed, with s = max |x| / 127.
+enum class RowElement : uint8_t { kFloat, kBf16, kLevels };
+
+// Rows of one head of one batch element by their codes.
 class Rows {
  public:
-  Rows(const ConstHeadsView& token, const ConstHeadsView& memory, const void* pad, int64_t head_dim, int64_t b, int64_t h, bool bf16 = false)
-      : bf16_(bf16),
+  Rows(const ConstHeadsView& token, const ConstHeadsView& memory, const void* pad, int64_t head_dim, int64_t b, int64_t h, RowElement element = RowElement::kFloat)
+      : element_(element),
         token_(at(token, b, h)),
         memory_(at(memory, b, h)),
         pad_(pad ? static_cast<const char*>(pad) + h * head_dim * size() : reinterpret_cast<const char*>(zeros())),
@@ -146,7 +149,8 @@ class Rows {
 
   const float* row(int32_t code) const { return reinterpret_cast<const float*>(address(code)); }  // of floats
   const uint16_t* bf16_row(int32_t code) const { return reinterpret_cast<const uint16_t*>(address(code)); }
-  bool bf16() const { return bf16_; }
+  bool bf16() const { return element_ != RowElement::kFloat; }
+  bool levels() const { return element_ == RowElement::kLevels; }
   // Asks for the memory of a row that is read soon, and of the same row's next head: its place is known to be mapped and close.
   HWY_INLINE void fetch(int32_t code, int64_t width) const { prefetch<false>(row(code), floats(width)); }
   HWY_INLINE void fetch_next_head(int32_t code, int64_t width) const { prefetch<false>(row(code) + floats(width), floats(width)); }
@@ -156,8 +160,8 @@ class Rows {
   }
 
  private:
-  int64_t size() const { return bf16_ ? 2 : 4; }
-  int64_t floats(int64_t width) const { return bf16_ ? width / 2 : width; }
+  int64_t size() const { return bf16() ? 2 : 4; }
+  int64_t floats(int64_t width) const { return bf16() ? width / 2 : width; }
   const char* at(const ConstHeadsView& v, int64_t b, int64_t h) const {
     return v.data ? static_cast<const char*>(v.data) + (b * v.batch_stride + h * v.head_stride) * size() : nullptr;
   }
@@ -166,7 +170,7 @@ class Rows {
     return code == plan::kPadCode ? pad_ : memory_ + plan::memory_code(code) * memory_stride_;
   }
 
-  bool bf16_;
+  RowElement element_;
   const char *token_, *memory_, *pad_;
   int64_t token_stride_, memory_stride_;  // bytes
 };
@@ -184,13 +188,29 @@ HWY_INLINE void pack_row(const float* HWY_RESTRICT src, int64_t width, float fac
       [&](int64_t i, int32_t n) { hn::Store(hn::Mul(f, load_partial(src + i, n)), D(), dst + i); });
 }
 
+// row (width in whole vectors, zeros behind) = factor · s · round(row / s), ties to even, with s = max |row| / 127; NaN where it is not finite.
+inline void round_to_levels(float* HWY_RESTRICT row, int64_t width, float factor) {
+  constexpr float kLevels = 127;
+  const D d;
+  V most = hn::Zero(d), finite = hn::Zero(d);
+  for (int64_t i = 0; i < width; i += kLanes) {
+    const V x = hn::Load(d, row + i);
+    most = hn::Max(most, hn::Abs(x));
+    finite = hn::Add(finite, hn::Sub(x, x));  // NaN, or zero
+  }
+  const float greatest = max_of_lanes(most);
+  const V inverse = hn::Set(d, greatest > 0 ? kLevels / greatest : 0.0f), scale = hn::Set(d, greatest / kLevels * factor + sum_of_lanes(finite));
+  for (int64_t i = 0; i < width; i += kLanes) hn::Store(hn::Mul(scale, hn::Round(hn::Mul(hn::Load(d, row + i), inverse))), d, row + i);
+}
+
 inline void pack_row(const Rows& rows, int32_t code, int64_t width, float factor, float* HWY_RESTRICT dst) {
   if (!rows.bf16()) return pack_row(rows.row(code), width, factor, dst);
   const uint16_t* src = rows.bf16_row(code);
-  const V f = hn::Set(D(), factor);
+  const V f = hn::Set(D(), rows.levels() ? 1.0f : factor);
   for_vectors(
       width, [&](int64_t i) { hn::Store(hn::Mul(f, LoadBf16(src + i)), D(), dst + i); },
       [&](int64_t i, int32_t n) { hn::Store(hn::Mul(f, LoadBf16Tail(src + i, static_cast<size_t>(n))), D(), dst + i); });
+  if (rows.levels()) round_to_levels(dst, width, factor);
 }
 
 // Stores the 128-bit blocks of v to rows of dst.

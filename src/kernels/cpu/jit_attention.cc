@@ -51,7 +51,14 @@ class ForwardCode : public AttentionTileCode {
     mov(keys, field(offsetof(AttentionTile, keys_t)));
     mov(end, field(offsetof(AttentionTile, head_dim)));
     shl(end, 2);
-    clear_sums();
+    if (bytes()) {
+      mov(at, field(offsetof(AttentionTile, start)));
+      for (int j = 0; j < vectors(); ++j) vmovups(sum(0, j), ptr[at + 64 * j]);
+      for (int i = 1; i < rows(); ++i)
+        for (int j = 0; j < vectors(); ++j) vmovaps(sum(i, j), sum(0, j));
+    } else {
+      clear_sums();
+    }
     xor_(at, at);
     Xbyak::Label loop;
     align(32);
@@ -70,8 +77,22 @@ class ForwardCode : public AttentionTileCode {
     Xbyak::Label none;
     mov(bias, field(offsetof(AttentionTile, bias)));
     mov(stride, field(offsetof(AttentionTile, bias_stride)));
-    vbroadcastss(spare(0), field(offsetof(AttentionTile, scale)));
-    for_rows(bias, stride, [&](int i, int j, const Xbyak::Address& at) { vfmadd213ps(sum(i, j), spare(0), at); });
+    if (bytes()) {
+      mov(masks, field(offsetof(AttentionTile, key_scale)));
+      for (int j = 0; j < vectors(); ++j) vmovups(right(j), ptr[masks + 64 * j]);
+      mov(masks, field(offsetof(AttentionTile, row_scale)));
+    } else {
+      vbroadcastss(spare(0), field(offsetof(AttentionTile, scale)));
+    }
+    for_rows(bias, stride, [&](int i, int j, const Xbyak::Address& at) {
+      const Xbyak::Zmm factor = spare(bytes() ? i % 4 : 0);
+      if (bytes()) {
+        if (j == 0) vbroadcastss(factor, ptr[masks + 4 * i]);
+        vcvtdq2ps(sum(i, j), sum(i, j));
+        vmulps(sum(i, j), sum(i, j), right(j));
+      }
+      vfmadd213ps(sum(i, j), factor, at);
+    });
     mov(masks, field(offsetof(AttentionTile, penalised)));
     test(masks, masks);
     jz(none, T_NEAR);
@@ -117,9 +138,9 @@ class ForwardCode : public AttentionTileCode {
     for (int i = 0; i < rows(); ++i) {
       for (int j = 0; j < vectors(); ++j) {
         power(table, sum(i, j), j);
-        if (!pairs()) vmovups(ptr[p + i * panel_bytes() + 64 * j], sum(i, j));
+        if (!rounds()) vmovups(ptr[p + i * panel_bytes() + 64 * j], sum(i, j));
       }
-      for (int j = 0; j < vectors() && pairs(); j += 2) keep_rounded(ptr[p + i * kBf16RowBytes + 32 * j], i, j);
+      for (int j = 0; j < vectors() && rounds(); j += 2) keep_rounded(ptr[p + i * kBf16RowBytes + 32 * j], i, j);
       const Xbyak::Zmm t = spare(0);
       vaddps(t, sum(i, 0), ptr[total + 64 * i]);
       if (vectors() == 2) vaddps(t, t, sum(i, 1));
@@ -283,6 +304,12 @@ AttentionTileKernel jit_bf16_scores(int rows, int vectors, int64_t head_dim) {
   return kept_code(kernels[rows - 1][vectors - 1], [&] { return std::make_unique<ForwardCode>(rows, vectors, 0, AttentionElement::kBf16Pair); });
 }
 
+AttentionTileKernel jit_byte_scores(int rows, int vectors, int64_t head_dim) {
+  if (!byte_attention_code_runs() || !has_shape(rows, vectors, head_dim) || 4 * head_dim > kMostHeadDim) return nullptr;
+  static std::atomic<AttentionTileKernel> kernels[kAttentionTileRows][kAttentionTileVectors];
+  return kept_code(kernels[rows - 1][vectors - 1], [&] { return std::make_unique<ForwardCode>(rows, vectors, 0, AttentionElement::kByteFour); });
+}
+
 Bf16ValuesKernel jit_bf16_values(int rows, int64_t head_dim) {
   if (!bf16_attention_code_runs() || rows < 1 || rows > kMostValueRows || head_dim < 8 || head_dim > kMostHeadDim || head_dim % 8 != 0) return nullptr;
   static std::atomic<Bf16ValuesKernel> kernels[kMostValueRows][kMostHeadDim / 8];
@@ -297,6 +324,7 @@ namespace fovea {
 
 AttentionTileKernel jit_attention_tile(int, int, int64_t) { return nullptr; }
 AttentionTileKernel jit_bf16_scores(int, int, int64_t) { return nullptr; }
+AttentionTileKernel jit_byte_scores(int, int, int64_t) { return nullptr; }
 Bf16ValuesKernel jit_bf16_values(int, int64_t) { return nullptr; }
 
 }  // namespace fovea

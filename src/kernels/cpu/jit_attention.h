@@ -21,6 +21,9 @@ struct AttentionTile {
   int64_t keys = 0;                    // up to vectors * 16
   const uint64_t* penalised = nullptr; // (rows) or null
   float scale = 1, penalty = 0;
+  const int32_t* start = nullptr;      // (vectors * 16) of jit_byte_scores alone, as
+  const float* key_scale = nullptr;    // (vectors * 16) and
+  const float* row_scale = nullptr;    // (rows)
   float greatest = 0, least = 0;       // nothing is done, and 0 returned, unless no score exceeds `greatest` and some score of each row
                                        // reaches `least`: outside that range powers of two need another reference point than zero
   float* p = nullptr;                  // (rows, vectors * 16) scratch
@@ -40,6 +43,10 @@ inline constexpr int kBf16RowKeys = 256;  // that a row of p has room for
 // The scores' half of such a tile on pairs of bfloat16, each of which counts as one element of q and keys_t: a head_dim of up to 64 of them, a
 // multiple of 4. p is (rows, kBf16RowKeys) bfloat16; v, keys, out and out_stride are not looked at. Null without AVX512-BF16 as well.
 AttentionTileKernel jit_bf16_scores(int rows, int vectors, int64_t head_dim);
+
+// The same on fours of bytes, each of which counts as one element: q with 128 for zero, keys_t signed. s[i, j] = row_scale[i] · key_scale[j] · (start[j] +
+// q_i · k_j) + bias[i, j], where start takes q's zeros back. A head_dim of up to 32 fours, a multiple of 4. Null without AVX512-VNNI as well.
+AttentionTileKernel jit_byte_scores(int rows, int vectors, int64_t head_dim);
 
 // The other half: sums over pairs of keys of p[i, pair] · v[pair].
 struct Bf16Values {

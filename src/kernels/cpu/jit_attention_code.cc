@@ -36,9 +36,14 @@ bool bf16_attention_code_runs() {
   return runs;
 }
 
+bool byte_attention_code_runs() {
+  static const bool runs = bf16_attention_code_runs() && Xbyak::util::Cpu().has(Xbyak::util::Cpu::tAVX512_VNNI);
+  return runs;
+}
+
 void AttentionTileCode::load_powers(const Xbyak::Reg64& table) {
-  mov(table, reinterpret_cast<size_t>(pairs_ ? kShortPowers : kPowers));
-  const int degree = pairs_ ? kShortDegree : kDegree;
+  mov(table, reinterpret_cast<size_t>(rounds() ? kShortPowers : kPowers));
+  const int degree = rounds() ? kShortDegree : kDegree;
   for (int k = 0; k < 4; ++k) vbroadcastss(right(k), ptr[table + 4 * (degree - k)]);
 }
 
@@ -48,7 +53,7 @@ void AttentionTileCode::power(const Xbyak::Reg64& table, const Xbyak::Zmm& x, in
   vreduceps(f, x, 1);
   vmovaps(p, right(0));
   for (int k = 1; k < 4; ++k) vfmadd213ps(p, f, right(k));
-  for (int k = (pairs_ ? kShortDegree : kDegree) - 4; k >= 0; --k) vfmadd213ps(p, f, zword_b[table + 4 * k]);
+  for (int k = (rounds() ? kShortDegree : kDegree) - 4; k >= 0; --k) vfmadd213ps(p, f, zword_b[table + 4 * k]);
   vscalefps(x, p, x);
 }
 

@@ -11,11 +11,12 @@
 
 namespace fovea {
 
-// True where the processor runs these tiles, and those that multiply pairs of bfloat16.
+// True where the processor runs these tiles, those that multiply pairs of bfloat16, and those of fours of bytes besides.
 bool attention_code_runs();
 bool bf16_attention_code_runs();
+bool byte_attention_code_runs();
 
-enum class AttentionElement : uint8_t { kFloat, kBf16Pair };  // four bytes of an operand
+enum class AttentionElement : uint8_t { kFloat, kBf16Pair, kByteFour };  // four bytes of an operand
 
 // A tile is up to 24 vectors of sums, row by row. Four registers hold vectors of the right-hand side and four are spare: an element of the
 // left-hand side is broadcast once for its row, since a broadcast inside each multiplication would take the loads' place.
@@ -25,10 +26,10 @@ class AttentionTileCode : public JitCode {
   static constexpr int kMostVectors = 4;
 
   AttentionTileCode(size_t bytes, const std::string& name, int rows, int vectors, AttentionElement element = AttentionElement::kFloat)
-      : JitCode(bytes, name + "_" + std::to_string(rows) + "x" + std::to_string(vectors) + (element == AttentionElement::kBf16Pair ? "_bf16" : "")),
+      : JitCode(bytes, name + "_" + std::to_string(rows) + "x" + std::to_string(vectors) + suffix(element)),
         rows_(rows),
         vectors_(vectors),
-        pairs_(element == AttentionElement::kBf16Pair) {}
+        element_(element) {}
 
   Xbyak::Zmm sum(int i, int j) const { return Xbyak::Zmm(i * vectors_ + j); }
   static Xbyak::Zmm right(int j) { return Xbyak::Zmm(kSums + j); }
@@ -42,7 +43,8 @@ class AttentionTileCode : public JitCode {
   }
   int rows() const { return rows_; }
   int vectors() const { return vectors_; }
-  bool pairs() const { return pairs_; }
+  bool rounds() const { return element_ != AttentionElement::kFloat; }  // what multiplies values is bfloat16
+  bool bytes() const { return element_ == AttentionElement::kByteFour; }
 
   void clear_sums() {
     for (int i = 0; i < rows_; ++i)
@@ -55,7 +57,7 @@ class AttentionTileCode : public JitCode {
     for (int j = 0; j < vectors_; ++j) vmovups(right(j), right_of(j));
     for (int i = 0; i < rows_; ++i) {
       vbroadcastss(spare(i % 4), left_of(i));
-      for (int j = 0; j < vectors_; ++j) pairs_ ? vdpbf16ps(sum(i, j), right(j), spare(i % 4)) : vfmadd231ps(sum(i, j), right(j), spare(i % 4));
+      for (int j = 0; j < vectors_; ++j) multiply_add(sum(i, j), spare(i % 4), right(j));
     }
   }
 
@@ -74,8 +76,19 @@ class AttentionTileCode : public JitCode {
   }
 
  private:
+  static const char* suffix(AttentionElement element) {
+    return element == AttentionElement::kFloat ? "" : element == AttentionElement::kBf16Pair ? "_bf16" : "_int8";
+  }
+  void multiply_add(const Xbyak::Zmm& sum, const Xbyak::Zmm& left, const Xbyak::Zmm& right) {
+    switch (element_) {
+      case AttentionElement::kFloat: vfmadd231ps(sum, right, left); break;
+      case AttentionElement::kBf16Pair: vdpbf16ps(sum, right, left); break;
+      case AttentionElement::kByteFour: vpdpbusd(sum, left, right); break;  // the left one is unsigned
+    }
+  }
+
   int rows_, vectors_;
-  const bool pairs_;
+  const AttentionElement element_;
 };
 
 }  // namespace fovea

@@ -169,6 +169,17 @@ FOVEA_ROWS_CODE inline __m512 folded(const __m512 (&v)[kGroupRows]) {
   return Op::of(all, _mm512_permute_ps(all, 0x4e));
 }
 
+// Lane r of the result is all lanes of v[r] in one number.
+template <class Op>
+FOVEA_ROWS_CODE inline __m512 folded(__m512 (&v)[kOfVector]) {
+  for (int i = 0; i < 8; ++i) v[i] = Op::of(_mm512_unpacklo_ps(v[i], v[i + 8]), _mm512_unpackhi_ps(v[i], v[i + 8]));
+  for (int i = 0; i < 4; ++i) v[i] = Op::of(_mm512_unpacklo_ps(v[i], v[i + 4]), _mm512_unpackhi_ps(v[i], v[i + 4]));
+  // Lane j of each 128 bits has its part of row i + 4 j; the blocks of what follows are of rows 0, 2, 1 and 3.
+  for (int i = 0; i < 2; ++i) v[i] = Op::of(_mm512_shuffle_f32x4(v[i], v[i + 2], 0x88), _mm512_shuffle_f32x4(v[i], v[i + 2], 0xdd));
+  const __m512 all = Op::of(_mm512_shuffle_f32x4(v[0], v[1], 0x88), _mm512_shuffle_f32x4(v[0], v[1], 0xdd));
+  return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15), all);
+}
+
 FOVEA_ROWS_CODE inline void spread(__m512 folded, __m512 (&to)[kGroupRows]) {
   to[0] = _mm512_shuffle_f32x4(folded, folded, 0x00);
   to[1] = _mm512_shuffle_f32x4(folded, folded, 0x55);
@@ -329,6 +340,23 @@ FOVEA_ROWS_CODE inline void write_bytes(const RowGroup& g, int64_t k, float* sca
   }
 }
 
+FOVEA_ROWS_CODE __attribute__((always_inline)) inline void round_rows(const float* const* rows, int64_t count, int64_t k, float factor, uint8_t* out, float* scale) {
+  const __m512 levels = _mm512_set1_ps(kMostLevel);
+  alignas(64) float inverses[kOfVector];
+  for (int64_t first = 0; first < count; first += kOfVector) {
+    const int64_t n = std::min(kOfVector, count - first);
+    __m512 most[kOfVector];
+    for (int64_t r = 0; r < kOfVector; ++r)  // behind the last one that one again
+      most[r] = _mm512_castsi512_ps(greatest_magnitudes(Bfloat16Row::of(rows[first + std::min(r, n - 1)]), k));
+    const __m512 greatest = folded<GreatestBits>(most);
+    const __mmask16 finite = _mm512_cmp_ps_mask(greatest, _mm512_set1_ps(std::numeric_limits<float>::infinity()), _CMP_LT_OQ);
+    _mm512_store_ps(inverses, _mm512_maskz_div_ps(_mm512_cmp_ps_mask(greatest, _mm512_setzero_ps(), _CMP_GT_OQ), levels, greatest));
+    const __m512 scales = _mm512_mask_mul_ps(_mm512_set1_ps(std::numeric_limits<float>::quiet_NaN()), finite, _mm512_div_ps(greatest, levels), _mm512_set1_ps(factor));
+    _mm512_mask_storeu_ps(scale + first, lanes_of<__mmask16>(n), scales);
+    for (int64_t r = 0; r < n; ++r) write_levels(Bfloat16Row::of(rows[first + r]), inverses[r], k, out + (first + r) * k);
+  }
+}
+
 }  // namespace
 
 FOVEA_ROWS_CODE void stage_native_rows(const GemmStage& s) {
@@ -378,6 +406,14 @@ FOVEA_ROWS_CODE void stage_native_rows(const GemmStage& s) {
   }
 }
 
+FOVEA_ROWS_CODE void round_bf16_rows(const float* const* rows, int64_t count, int64_t k, float factor, uint8_t* out, float* scale) {
+  switch (k) {  // a known length has no loops
+    case 32: return round_rows(rows, count, 32, factor, out, scale);
+    case 64: return round_rows(rows, count, 64, factor, out, scale);
+    default: return round_rows(rows, count, k, factor, out, scale);
+  }
+}
+
 }  // namespace fovea
 
 #else
@@ -385,6 +421,7 @@ FOVEA_ROWS_CODE void stage_native_rows(const GemmStage& s) {
 namespace fovea {
 
 void stage_native_rows(const GemmStage&) { check(false, "no such rows on this processor"); }
+void round_bf16_rows(const float* const*, int64_t, int64_t, float, uint8_t*, float*) { check(false, "no such rows on this processor"); }
 
 }  // namespace fovea
 

@@ -2,11 +2,13 @@
 // one loop over the key slots. The only shortcut is that a group's slots are listed once before its queries.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "core/check.h"
 #include "core/convert.h"
 #include "kernels/kernel_table.h"
+#include "kernels/reference/gemm.h"
 #include "kernels/reference/relative_term.h"
 #include "kernels/reference/scalar.h"
 #include "kernels/reference/slot.h"
@@ -117,14 +119,14 @@ class GroupScores {
 
 // Calls f(group, scores, query slots, key slots) for the groups of a batch element and head.
 template <class T, class F>
-void for_each_group(const GroupedAttentionArgs& a, int64_t b, int64_t h, Slot* queries, Slot* keys, F&& f) {
+void for_each_group(const GroupedAttentionArgs& a, int64_t b, int64_t h, Slot* queries, Slot* keys, F&& f, const GroupedAttentionArgs* with_int8_scores = nullptr) {
   const TokenGroups& groups = *a.groups;
   const TokenGroups::Range& range = groups.range(b, h);
   for (int32_t g = range.begin; g < range.end; ++g) {
     const TokenGroups::Group& group = groups.groups[static_cast<size_t>(g)];
     list_slots(groups, group.query_runs, group.query_runs_end, queries);
     list_slots(groups, group.key_runs, group.key_runs_end, keys);
-    f(group, GroupScores<T>(a, group, b, h, queries, keys));
+    f(group, GroupScores<T>(a.has_int8_scores(group) && with_int8_scores ? *with_int8_scores : a, group, b, h, queries, keys));
   }
 }
 
@@ -205,6 +207,24 @@ GroupedAttentionArgs with_wide_operands(const GroupedAttentionArgs& a, Context& 
   return wide;
 }
 
+// The same attention, of wide operands, on rows of q and k as scores of integers see them.
+template <class T>
+GroupedAttentionArgs with_rounded_scores(const GroupedAttentionArgs& a, Context& ctx) {
+  const auto rows = [&](const void* data, int64_t count) -> const void* {
+    if (!data) return data;
+    T* rounded = ctx.scratch().take<T>(count * a.head_dim);
+    std::copy_n(in<T>(data), count * a.head_dim, rounded);
+    for (int64_t i = 0; i < count; ++i) round_operand(ProductType::kInt8, rounded + i * a.head_dim, a.head_dim, 1);
+    return rounded;
+  };
+  GroupedAttentionArgs r = a;
+  r.q.data = rows(a.q.data, a.batch * a.queries * a.heads);
+  r.k.data = rows(a.k.data, a.batch * a.keys * a.heads);
+  r.memory_k.data = rows(a.memory_k.data, a.batch * memory_rows(*a.groups) * a.heads);
+  r.pad_k = rows(a.pad_k, a.heads);
+  return r;
+}
+
 // The reference point of a row's weights: the greatest score, or as much more as makes it a whole number in base 2.
 inline double reference_point(double greatest, bool bf16) {
   return bf16 && std::isfinite(greatest) ? std::ceil(greatest / std::log(2.0)) * std::log(2.0) : greatest;
@@ -216,9 +236,11 @@ void grouped_attention(const GroupedAttentionArgs& args, Context& ctx) {
   using std::log;
   const TokenGroups& groups = *args.groups;
   check(!args.bf16 || (!std::is_same_v<T, Dual> && !args.relative), "attention in bf16 has no derivative and no relative term");
+  check(!args.int8_scores || args.bf16, "scores of integers stand beside products in bfloat16");
   check(!args.out_bf16 || (args.bf16 && groups.reduction == Reduction::kAssign), "attention writes bfloat16 where it multiplies in it and each row occurs once");
   ArenaScope scope(ctx.scratch());
   const GroupedAttentionArgs a = args.bf16 ? with_wide_operands<T>(args, ctx) : args;
+  const GroupedAttentionArgs with_int8_scores = args.int8_scores ? with_rounded_scores<T>(a, ctx) : a;
   Slot* queries = ctx.scratch().take<Slot>(groups.max_queries);
   Slot* keys = ctx.scratch().take<Slot>(groups.max_keys);
   T* p = ctx.scratch().take<T>(groups.max_keys);
@@ -256,7 +278,7 @@ void grouped_attention(const GroupedAttentionArgs& args, Context& ctx) {
           for (int64_t d = 0; d < a.head_dim; ++d) o[d] /= sum;
           slot_lse[group.query_slot + i] = T(max) + log(sum);
         }
-      });
+      }, &with_int8_scores);
 
       // The reduction over the slots of a row.
       if (groups.reduction == Reduction::kMean) count_slots(a, b, h, queries, counts);
