@@ -20,24 +20,31 @@ struct Part {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How a block's tokens are cut.
-std::vector<Part> parts_of(const TransformerBlock& block, const TokenGrid& grid, int64_t channels, Context& ctx) {
+// How a block's tokens are cut in images [first, first + images) of the map, into parts of at most `share` tokens or one image.
+std::vector<Part> parts_of(const TransformerBlock& block, const TokenGrid& grid, int64_t channels, int64_t first, int64_t images, int64_t share, Context& ctx) {
   std::vector<Part> parts;
-  if (grid.cells || grid.batch == 0) return parts;
-  const int64_t tokens = grid.tokens(), share = ceil_div(grid.batch * tokens, ctx.pool().threads());
-  const int64_t wanted = std::min(std::max(kLeastPartTokens, kPartElements / channels), share);
+  const int64_t tokens = grid.tokens(), wanted = std::min(std::max(kLeastPartTokens, kPartElements / channels), share);
   if (tokens <= wanted) {
-    const int64_t images = tokens > 0 ? wanted / tokens : grid.batch;
-    for (int64_t b = 0; b < grid.batch; b += images) parts.push_back({b, std::min(images, grid.batch - b), nullptr});
+    const int64_t most = std::max<int64_t>(1, std::min(wanted + wanted / 8, share) / std::max<int64_t>(tokens, 1)), count = ceil_div(images, most);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t begin = images * i / count;
+      parts.push_back({first + begin, images * (i + 1) / count - begin, nullptr});
+    }
     return parts;
   }
   const std::vector<TokenBand>& bands = block.attention().bands(grid, wanted, ctx);
-  for (int64_t b = 0; b < grid.batch; ++b) {
+  for (int64_t b = first; b < first + images; ++b) {
     if (bands.size() < 2) parts.push_back({b, 1, nullptr});
     for (const TokenBand& band : bands)
       if (bands.size() > 1) parts.push_back({b, 1, &band});
   }
   return parts;
+}
+
+// The same for all threads together.
+std::vector<Part> parts_of(const TransformerBlock& block, const TokenGrid& grid, int64_t channels, Context& ctx) {
+  if (grid.cells || grid.batch == 0) return {};
+  return parts_of(block, grid, channels, 0, grid.batch, ceil_div(grid.batch * grid.tokens(), ctx.pool().threads()), ctx);
 }
 
 // Parts that threads take alone, of `count`: the rest, which would leave some of them idle, is run by all together.
@@ -96,6 +103,31 @@ void run_depth_first(const TransformerBlock& block, const Tensor& x, const Token
   for (; next < count; ++next) run_part(block, parts[static_cast<size_t>(next)], x, grid, score_bias, ctx);
 }
 
+// Whether threads with whole images of their own have about the same to do.
+bool images_share_out(int64_t images, int64_t threads) { return images > 0 && (images % threads == 0 || images / threads >= 8); }
+
+// All blocks, each thread going through them with its own images, so that threads meet but once.
+void run_by_images(const std::deque<TransformerBlock>& blocks, const Tensor& x, const TokenGrid& grid, Context& ctx) {
+  constexpr size_t kMostScratch = size_t{8} << 20;  // of score biases
+  for (size_t next = 0; next < blocks.size();) {
+    ArenaScope scope(ctx.scratch());
+    const size_t first = next, used = ctx.scratch().used();
+    std::vector<ConstTensor> biases;
+    do {
+      biases.push_back(blocks[next++].attention().prepare(grid, ctx));
+    } while (next < blocks.size() && ctx.scratch().used() - used < kMostScratch);
+    const auto run = [&](int64_t begin, int64_t end, Context& own) {
+      for (size_t i = first; i < next; ++i)
+        for (const Part& part : parts_of(blocks[i], grid, x.last(), begin, end - begin, (end - begin) * grid.tokens(), own))
+          run_part(blocks[i], part, x, grid, biases[i - first], own);
+    };
+    if (ctx.pool().threads() == 1)
+      run(0, grid.batch, ctx);
+    else
+      ctx.share_out(grid.batch, run);
+  }
+}
+
 // Blocks whose tokens are one part, in steps: each thread takes rows of its own, some after the other, from behind one attention to before the
 // next, so that threads meet around attentions alone. False: they do not work so, or there is one thread, or threads would have few rows each.
 bool run_in_steps(const std::deque<TransformerBlock>& blocks, const Tensor& x, const TokenGrid& grid, Context& ctx) {
@@ -133,6 +165,10 @@ bool run_in_steps(const std::deque<TransformerBlock>& blocks, const Tensor& x, c
 Tensor forward_blocks(const std::deque<TransformerBlock>& blocks, Tensor x, const TokenGrid& grid, Tape* tape, Context& ctx) {
   const bool depth_first = tape == nullptr && !ctx.training() && ctx.depth_first() && !grid.cells;
   if (depth_first && run_in_steps(blocks, x, grid, ctx)) return x;
+  if (depth_first && images_share_out(grid.batch, ctx.pool().threads())) {
+    run_by_images(blocks, x, grid, ctx);
+    return x;
+  }
   for (const TransformerBlock& block : blocks) {
     if (depth_first) {
       run_depth_first(block, x, grid, ctx);

@@ -168,6 +168,14 @@ TEST(DepthFirst, AgreesInStepsOnEveryTableAndType) {
       for (const ProductType type : {ProductType::kOwn, ProductType::kBF16, ProductType::kInt8}) expect_agreement(config, {1, 56, 56}, *table, type);
 }
 
+// Images of their own for each thread, as many for each or, of many, one more for some.
+TEST(DepthFirst, AgreesWithSeveralImagesForEachThread) {
+  for (const ModelConfig& config : {hierarchical("window:size=7"), swin_v2(), cswin(), vit("global"), parallel_vit("window:size=4")})
+    for (const Input in : {Input{6, 56, 50}, Input{17, 28, 28}})
+      for (const ProductType type : {ProductType::kOwn, ProductType::kInt8}) expect_agreement(config, in, kernel_table("auto"), type);
+  expect_agreement(hierarchical("window:size=7"), {6, 56, 56}, kernel_table("auto"), ProductType::kBF16, Weights::kAsTheyAre);
+}
+
 TEST(DepthFirst, AgreesInBf16WithWeightsThatAreNotPacked) {
   for (const ModelConfig& config : {hierarchical("window:size=7"), cswin(), vit("global")})
     for (const Input in : {Input{1, 112, 70}, Input{5, 56, 56}}) expect_agreement(config, in, kernel_table("auto"), ProductType::kBF16, Weights::kAsTheyAre);
@@ -178,15 +186,17 @@ TEST(DepthFirst, ASteadyInferenceAllocatesNothing) {
   const KernelTable& table = kernel_table("auto");
   model.params().allocate(table.dtype, ParamStore::Gradients::kNo);
   model.params().initialise(Rng(1));
-  Context ctx(table, table.dtype, 2);
-  const auto x = harness::random_tensor(Shape{3, 3, 56, 56}, Rng(2), table.dtype);
-  const harness::HostTensor logits(Shape{3, 10}, table.dtype);
-  const auto allocations = [&] { return ctx.scratch().system_allocations() + ctx.worker(0).scratch().system_allocations() + ctx.worker(1).scratch().system_allocations(); };
-  for (int i = 0; i < 3; ++i) model.classify(x, logits, ctx);
-  const int64_t before = allocations();
-  EXPECT_GT(ctx.worker(1).scratch().system_allocations(), 0) << "nothing ran depth first";
-  for (int i = 0; i < 10; ++i) model.classify(x, logits, ctx);
-  EXPECT_EQ(allocations(), before);
+  for (const int64_t images : {3, 4}) {  // which two threads share out by parts and by images
+    Context ctx(table, table.dtype, 2);
+    const auto x = harness::random_tensor(Shape{images, 3, 56, 56}, Rng(2), table.dtype);
+    const harness::HostTensor logits(Shape{images, 10}, table.dtype);
+    const auto allocations = [&] { return ctx.scratch().system_allocations() + ctx.worker(0).scratch().system_allocations() + ctx.worker(1).scratch().system_allocations(); };
+    for (int i = 0; i < 3; ++i) model.classify(x, logits, ctx);
+    const int64_t before = allocations();
+    EXPECT_GT(ctx.worker(1).scratch().system_allocations(), 0) << "nothing ran depth first";
+    for (int i = 0; i < 10; ++i) model.classify(x, logits, ctx);
+    EXPECT_EQ(allocations(), before);
+  }
 }
 
 }  // namespace
