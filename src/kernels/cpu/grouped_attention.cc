@@ -1,6 +1,6 @@
 // Grouped softmax attention, forward. A task is a chunk of a group's queries for one head and batch element: it packs the
 // queries once, then goes over the group's keys block by block with a streaming softmax (Dao et al. 2022, 2205.14135,
-// section 3.1), six rows at a time, so that scores never leave the first-level cache. Most groups are one block.
+// section 3.1), a few rows at a time, so that scores never leave the first-level cache. Most groups are one block.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/grouped_attention.cc"
 #include "kernels/cpu/grouped_attention.h"
@@ -153,15 +153,15 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
     for (int32_t i = 0; i < w.block.count && !v_packed; ++i) pack_row(v_rows, w.block.codes[i], a.head_dim, 1.0f, w.v + i * call.width);
     v_packed = true;
   };
-  // Queries [r, r + rows) against the block from a panel on.
-  const auto tiles_from = [&](int32_t first, int32_t count, int32_t panel) {
+  // Queries [first, first + count) against the block.
+  const auto slow_tiles = [&](int32_t first, int32_t count) {
     pack_queries();
     pack_keys();
     pack_values();
     const plan::Pieces parts(count, kTileRows);
     for (int32_t part = 0; part < parts.pieces; ++part) {
       const int32_t r = first + parts.begin(part), rows = parts.begin(part + 1) - parts.begin(part);
-      const Seen seen = score_tile(call, group, w.block, queries, begin, r, rows, b, h, w.s, kMaxBlockKeys, panel);
+      const Seen seen = score_tile(call, group, w.block, queries, begin, r, rows, b, h, w.s, kMaxBlockKeys);
       if (seen.empty()) continue;
       if (relative) add_relative(*relative, call, w.relative, h, r, rows, seen, w.s, kMaxBlockKeys);
       softmax_tile(call, w, r, rows, seen);
@@ -185,35 +185,24 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
     if (relative) relative_keys(*relative, w.relative, w.block);
     for (int32_t i = 0; i < keys && fetches; ++i) v_rows.fetch_next_head(w.block.codes[i], a.head_dim);
     const bool fast = generated && !w.block.needs_start(call, group);
-    if (fast && a.bf16) {
-      pack_pairs(call, w, group, k_rows, v_rows);
-      const plan::Pieces tiles(n, bf16_tile_rows(a.head_dim));
-      for (int32_t tile = 0; tile < tiles.pieces; ++tile)
-        bf16_tile(call, w, *generated_tiles, tiles.begin(tile), tiles.begin(tile + 1) - tiles.begin(tile), finished,
-                  [&](int32_t r, int32_t rows) {
-                    if (finished.first) std::fill_n(w.out + r * call.width, rows * call.width, 0.0f);
-                    tiles_from(r, rows, 0);
-                  });
-      continue;
-    }
-    if (finished.first) std::fill_n(w.out, n * call.width, 0.0f);
     if (!fast) {
-      tiles_from(0, n, 0);
+      if (finished.first) std::fill_n(w.out, n * call.width, 0.0f);
+      slow_tiles(0, n);
       continue;
     }
-    pack_keys();
-    if (n > kQueriesWorthPacking || a.head_dim % kLanes != 0) pack_values();
-    for (int32_t i = 0; i < keys; ++i) w.v_rows[i] = v_packed ? w.v + i * call.width : v_rows.row(w.block.codes[i]);
-    const plan::Pieces tiles(n, kAttentionTileRows);
-    for (int32_t tile = 0; tile < tiles.pieces; ++tile) {
-      const int32_t r = tiles.begin(tile), rows = tiles.begin(tile + 1) - r;
-      const D d;
-      HWY_ALIGN float sums[kAttentionTileRows * kLanes];
-      for (int32_t i = 0; i < rows; ++i) hn::Store(hn::Zero(d), d, sums + i * kLanes);
-      const int32_t panel = generated_tiles->run(r, rows, sums, w.s);
-      if (panel > 0) add_lane_sums(sums, rows, w.sum + r);
-      if (panel < w.block.panels.pieces) tiles_from(r, rows, panel);
+    if (a.bf16) {
+      pack_pairs(call, w, group, k_rows, v_rows);
+    } else {
+      pack_keys();
+      if (n > kQueriesWorthPacking || a.head_dim % kLanes != 0) pack_values();
+      for (int32_t i = 0; i < keys; ++i) w.v_rows[i] = v_packed ? w.v + i * call.width : v_rows.row(w.block.codes[i]);
     }
+    const plan::Pieces tiles(n, tile_rows(a.head_dim));
+    for (int32_t tile = 0; tile < tiles.pieces; ++tile)
+      generated_tile(call, w, *generated_tiles, tiles.begin(tile), tiles.begin(tile + 1) - tiles.begin(tile), finished, [&](int32_t r, int32_t rows) {
+        if (finished.first) std::fill_n(w.out + r * call.width, rows * call.width, 0.0f);
+        slow_tiles(r, rows);
+      });
   }
 }
 
@@ -256,9 +245,9 @@ void scale_row(float* HWY_RESTRICT row, const float* HWY_RESTRICT o, float facto
       [&](int64_t i, int32_t n) HWY_ATTR { store_partial(hn::Mul(f, hn::Load(d, o + i)), row + i, n); });
 }
 
-// Of a batch element and head, where results are stored so.
-uint16_t* bf16_out(const GroupedAttentionArgs& a, int64_t b, int64_t h) {
-  return static_cast<uint16_t*>(a.out.data) + b * a.out.batch_stride + h * a.out.head_stride;
+// Results of a batch element and head.
+char* out_of(const GroupedAttentionArgs& a, int64_t b, int64_t h) {
+  return static_cast<char*>(a.out.data) + (b * a.out.batch_stride + h * a.out.head_stride) * (a.out_bf16 ? 2 : 4);
 }
 
 // Hands the results of query slots [begin, begin + n) over. Every row once (kAssign), or added (kMean), or merged by the
@@ -277,7 +266,7 @@ void deliver(const Call& call, const Workspace& w, const TokenGroups::Group& gro
     const float* o = w.out + i * call.width;
     const float inverse = w.max[i] == kNegInf ? 0.0f : 1.0f / w.sum[i];
     if (a.out_bf16) {
-      round_row(bf16_out(a, b, h) + w.codes[i] * a.out.token_stride, o, inverse, a.head_dim);
+      round_row(reinterpret_cast<uint16_t*>(out_of(a, b, h)) + w.codes[i] * a.out.token_stride, o, inverse, a.head_dim);
       continue;
     }
     float* row = out + w.codes[i] * a.out.token_stride;
@@ -361,7 +350,7 @@ void grouped_attention(const GroupedAttentionArgs& args, Context& ctx) {
         if (groups.rule_of(group).causal) chunk = chunk % 2 == 0 ? chunk / 2 : chunks.pieces - 1 - chunk / 2;
         const int32_t begin = chunks.begin(chunk), end = chunks.begin(chunk + 1);
         FinishedRows finished;
-        if (a.out_bf16 && a.lse == nullptr) finished = {bf16_out(a, b, h), a.out.token_stride};
+        if (a.out_bf16 == a.bf16 && a.lse == nullptr) finished = {out_of(a, b, h), a.out.token_stride * (a.out_bf16 ? 2 : 4)};
         attend(call, relative, w, group, b, h, begin, end, finished);
         deliver(call, w, group, b, h, begin, end - begin, nullptr);
       }

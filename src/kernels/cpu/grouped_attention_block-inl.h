@@ -412,18 +412,17 @@ inline void exclude_pairs(const Call& call, const TokenGroups::Group& group, con
   }
 }
 
-// Scores in base 2 of queries [r, r + rows) against a block, from panel `panel_begin` on: s row i at s + i * s_stride, seen vectors
-// only. `slot` is the group's slot of query 0.
+// Scores in base 2 of queries [r, r + rows) against a block: s row i at s + i * s_stride, seen vectors only. `slot` is the group's slot of query 0.
 inline Seen score_tile(const Call& call, const TokenGroups::Group& group, const KeyBlock& block, const Queries& q, int32_t slot,
-                       int32_t r, int32_t rows, int64_t b, int64_t h, float* s, int64_t s_stride, int32_t panel_begin = 0) {
+                       int32_t r, int32_t rows, int64_t b, int64_t h, float* s, int64_t s_stride) {
   const PairRule& rule = call.groups.rule_of(group);
-  int32_t panel_end = block.panels.pieces;
+  int32_t panel_begin = 0, panel_end = block.panels.pieces;
   bool positions = false;
   if (rule.looks_at_positions()) {
     const plan::RowBounds range = plan::bounds_of(q.codes + r, rows);
     if (range.min > range.max) return {};  // pad rows are computed by nobody
     int32_t first = panel_end, last = -1;
-    for (int32_t p = panel_begin; p < block.panels.pieces; ++p) {
+    for (int32_t p = 0; p < block.panels.pieces; ++p) {
       const plan::Sight sight = plan::sight(rule, range, block.bounds[p]);
       positions = positions || sight != plan::Sight::kAll;
       if (sight == plan::Sight::kNone) continue;

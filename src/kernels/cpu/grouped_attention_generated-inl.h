@@ -26,7 +26,7 @@ struct Workspace {
   float *q, *out;   // (chunk, width)
   const float** q_rows;  // (chunk) that generated tiles read
   const float** v_rows;  // (block keys)
-  float* s;         // (kTileRows, kMaxBlockKeys), or as many bytes of what is rounded
+  float* s;         // (kMostValueRows, kMaxBlockKeys)
   float* v;         // (block keys, width)
   float *k_pairs, *v_pairs;  // in bf16: keys_t and v in pairs, of channels (or fours of bytes) and of keys
   // Of scores of integers: rows of bytes, their scales (the queries' times that of the scores), and what a key's sums begin with.
@@ -46,7 +46,7 @@ struct Workspace {
   static int64_t bytes(int32_t chunk, int32_t keys, const Call& call, const RelativeCall* relative_call) {
     const int64_t head_dim = call.a.head_dim, width = call.width, paired_keys = call.a.bf16 ? keys : 0;
     return 3 * Cutter::bytes<int32_t>(chunk) + 3 * Cutter::bytes<float>(chunk) +
-           2 * Cutter::bytes<float>(chunk * width) + Cutter::bytes<const float*>(chunk) + Cutter::bytes<const float*>(keys) + Cutter::bytes<float>(kTileRows * kMaxBlockKeys) +
+           2 * Cutter::bytes<float>(chunk * width) + Cutter::bytes<const float*>(chunk) + Cutter::bytes<const float*>(keys) + Cutter::bytes<float>(kMostValueRows * kMaxBlockKeys) +
            Cutter::bytes<float>(keys * width) + 2 * Cutter::bytes<float>(paired_keys * width / 2) + KeyBlock::bytes(keys, head_dim, call.exclusions) +
            (call.a.int8_scores ? bytes_of_integers(chunk, keys, head_dim) : 0) + RelativeWorkspace::bytes(relative_call, chunk, keys, kTileRows, width);
   }
@@ -68,7 +68,7 @@ struct Workspace {
         out(cutter.take<float>(chunk * width)),
         q_rows(cutter.take<const float*>(chunk)),
         v_rows(cutter.take<const float*>(keys)),
-        s(cutter.take<float>(kTileRows * kMaxBlockKeys)),
+        s(cutter.take<float>(kMostValueRows * kMaxBlockKeys)),
         v(cutter.take<float>(keys * width)),
         k_pairs(cutter.take<float>(paired_keys * width / 2)),
         v_pairs(cutter.take<float>(paired_keys * width / 2)),
@@ -82,13 +82,25 @@ struct Workspace {
         relative(cutter, relative_call, chunk, keys, kTileRows, width) {}
 };
 
+static_assert(kMaxBlockKeys == kAttentionRowKeys && kTileRows <= kMostValueRows);
+
+// What scores and weighted values of a group are products of.
+inline AttentionElement score_element(const Call& call, const TokenGroups::Group& group) {
+  return call.a.has_int8_scores(group) ? AttentionElement::kByteFour : call.a.bf16 ? AttentionElement::kBf16Pair : AttentionElement::kFloat;
+}
+inline AttentionElement value_element(const Call& call) { return call.a.bf16 ? AttentionElement::kBf16Pair : AttentionElement::kFloat; }
+
+// Elements of a row of head_dim numbers.
+constexpr int64_t elements_of(AttentionElement element, int64_t head_dim) {
+  return element == AttentionElement::kFloat ? head_dim : element == AttentionElement::kBf16Pair ? head_dim / 2 : head_dim / 4;
+}
+
 // Whether tiles for such attention can be generated here.
 inline bool can_generate(const Call& call, const TokenGroups::Group& group) {
   const int64_t d = call.a.head_dim;
-  if (kLanes != 16) return false;
-  if (!call.a.bf16) return jit_attention_tile(1, 1, d) != nullptr;
-  if (jit_bf16_values(1, d) == nullptr) return false;
-  return call.a.has_int8_scores(group) ? d % 16 == 0 && jit_byte_scores(1, 1, d / 4) != nullptr : jit_bf16_scores(1, 1, d / 2) != nullptr;
+  const AttentionElement scores = score_element(call, group);
+  if (kLanes != 16 || (scores == AttentionElement::kByteFour && d % 16 != 0)) return false;
+  return jit_attention_values(value_element(call), 1, d) != nullptr && jit_attention_scores(scores, 1, 1, elements_of(scores, d)) != nullptr;
 }
 
 // Tiles of a task by generated code: scores with zero as the reference point of all rows.
@@ -99,60 +111,52 @@ class GeneratedTiles {
       : w_(w),
         laid_(call.laid_bias(group)),
         labels_(call.labels && group.mixed_labels ? q.labels : nullptr),
-        bf16_(call.a.bf16),
-        bytes_(call.a.has_int8_scores(group)),
-        width_(call.width) {
+        element_(score_element(call, group)),
+        weight_bytes_(call.a.bf16 ? 2 : 4) {
     for (int32_t i = 0; i < n; ++i) w.q_rows[i] = q_rows.row(w.codes[i]);
     if (laid_) bias_ = laid_->data + (h * call.bias_of(group).queries + slot) * laid_->stride;
-    same_.head_dim = bytes_ ? call.a.head_dim / 4 : bf16_ ? call.a.head_dim / 2 : call.a.head_dim;
+    same_.head_dim = elements_of(element_, call.a.head_dim);
     same_.scale = call.scale(h) * kLog2E;
-    if (bytes_) {
+    if (element_ == AttentionElement::kByteFour) {
       round_bf16_rows(w.q_rows, n, call.a.head_dim, same_.scale, w.q_bytes, w.q_scale);
       for (int32_t i = 0; i < n; ++i) w.q_rows[i] = reinterpret_cast<const float*>(w.q_bytes + i * call.a.head_dim);
     }
     same_.penalty = call.groups.rule_of(group).region_penalty * kLog2E;
     same_.greatest = kSafeExponent;
     same_.bias_stride = laid_ ? laid_->stride * static_cast<int64_t>(sizeof(float)) : 0;
-    same_.out_stride = width_ * static_cast<int64_t>(sizeof(float));
   }
 
-  // Queries [r, r + rows) against the block's panels, lane by lane sums being added to `sums` (rows, kLanes). Stops before the first panel
-  // whose scores want another reference point, and returns it. In bf16 scores alone, weights going to `p`: all panels, or none count.
-  int32_t run(int32_t r, int32_t rows, float* sums, float* p) const {
+  // Weights (rows, kMaxBlockKeys) of queries [r, r + rows) for the block's keys, their sums being added to `sums` (rows, kLanes) lane by lane. False: some
+  // scores want another reference point, and neither counts.
+  bool run(int32_t r, int32_t rows, float* sums, char* weights) const {
     const KeyBlock& block = w_.block;
     bool begun = block.first > 0;
     for (int32_t i = 0; i < rows && block.first > 0; ++i) {
-      if (w_.max[r + i] != kNegInf && w_.max[r + i] != 0) return 0;
+      if (w_.max[r + i] != kNegInf && w_.max[r + i] != 0) return false;
       begun = begun && w_.max[r + i] == 0;
     }
     uint64_t penalised[kAttentionTileRows];
-    AttentionTile t = same_;
+    AttentionScores t = same_;
     t.q = w_.q_rows + r;
-    t.out = w_.out + r * width_;
     t.sum = sums;
     t.row_scale = w_.q_scale + r;
-    int32_t panel = 0;
-    for (; panel < block.panels.pieces; ++panel) {
-      const int32_t first = block.panels.begin(panel), vectors = block.panels.begin(panel + 1) - first;
-      t.keys_t = (bf16_ ? w_.k_pairs : block.keys_t) + first * kLanes * t.head_dim;
-      t.bias = (laid_ ? bias_ + r * laid_->stride + block.first : block.start) + first * kLanes;
-      t.p = bf16_ ? p + first * kLanes / 2 : p;
-      t.start = w_.k_start + first * kLanes;
-      t.key_scale = w_.k_scale + first * kLanes;
-      t.v = w_.v_rows + first * kLanes;
-      t.keys = std::min(vectors * kLanes, block.count - first * kLanes);
+    for (int32_t panel = 0; panel < block.panels.pieces; ++panel) {
+      const int32_t vectors = block.panels.begin(panel + 1) - block.panels.begin(panel), first = block.panels.begin(panel) * kLanes;
+      t.keys_t = (element_ == AttentionElement::kFloat ? block.keys_t : w_.k_pairs) + first * t.head_dim;
+      t.bias = (laid_ ? bias_ + r * laid_->stride + block.first : block.start) + first;
+      t.p = weights + first * weight_bytes_;
+      t.start = w_.k_start + first;
+      t.key_scale = w_.k_scale + first;
       t.least = begun ? kNegInf : -kSafeExponent;
       if (labels_) {
-        for (int32_t i = 0; i < rows; ++i) penalised[i] = differing(block.labels + first * kLanes, vectors, labels_[r + i]);
+        for (int32_t i = 0; i < rows; ++i) penalised[i] = differing(block.labels + first, vectors, labels_[r + i]);
         t.penalised = penalised;
       }
-      const auto kernel_of = bytes_ ? jit_byte_scores : bf16_ ? jit_bf16_scores : jit_attention_tile;
-      if (kernel_of(rows, vectors, t.head_dim)(&t) == 0) break;
+      if (jit_attention_scores(element_, rows, vectors, t.head_dim)(&t) == 0) return false;
       begun = true;
     }
-    if (panel == 0 || (bf16_ && panel < block.panels.pieces)) return 0;
     std::fill_n(w_.max + r, rows, 0.0f);
-    return panel;
+    return true;
   }
 
  private:
@@ -160,13 +164,13 @@ class GeneratedTiles {
   const LaidBias* laid_;
   const float* bias_ = nullptr;  // of the first query
   const int32_t* labels_;
-  bool bf16_, bytes_;
-  int64_t width_;
-  AttentionTile same_;
+  AttentionElement element_;
+  int64_t weight_bytes_;
+  AttentionScores same_;
 };
 
-// Rows of a tile in bf16, as many as registers hold with their values.
-inline int32_t bf16_tile_rows(int64_t head_dim) {
+// Rows of a tile, as many as registers hold with their values.
+inline int32_t tile_rows(int64_t head_dim) {
   const auto vectors = static_cast<int32_t>((head_dim + kLanes - 1) / kLanes);
   const int32_t pieces = (vectors + kAttentionTileVectors - 1) / kAttentionTileVectors;
   return std::min(kMostValueRows, kAttentionTileRows * kAttentionTileVectors / ((vectors + pieces - 1) / pieces));
@@ -202,38 +206,38 @@ inline void pack_pairs(const Call& call, Workspace& w, const TokenGroups::Group&
   pack_value_pairs(w.v_rows, block.count, call.a.head_dim, w.v_pairs);
 }
 
-// Where rows go that nothing is to come for: the heads' own in bfloat16.
+// Where rows go that nothing is to come for: the heads' own, of floats, or of bfloat16 where weights are.
 struct FinishedRows {
-  uint16_t* first = nullptr;  // of the batch element and head; null: sums go to the workspace
-  int64_t stride = 0;
+  char* first = nullptr;  // of the batch element and head; null: sums go to the workspace
+  int64_t stride = 0;     // bytes
 };
 
-// Queries [r, r + rows), up to bf16_tile_rows, against the block in bf16. `slow(r, rows)` is called for what wants another reference point than zero. Rows that
-// are finished get the code of padding.
+// Queries [r, r + rows), up to tile_rows, against the block. `slow(r, rows)` is called for what wants another reference point than zero. Rows that are
+// finished get the code of padding.
 template <class Slow>
-void bf16_tile(const Call& call, Workspace& w, const GeneratedTiles& tiles, int32_t r, int32_t rows, const FinishedRows& finished, Slow&& slow) {
+void generated_tile(const Call& call, Workspace& w, const GeneratedTiles& tiles, int32_t r, int32_t rows, const FinishedRows& finished, Slow&& slow) {
   const plan::Pieces parts(rows, kAttentionTileRows);
   const D d;
   HWY_ALIGN float sums[kMostValueRows * kLanes];
   for (int32_t i = 0; i < rows; ++i) hn::Store(hn::Zero(d), d, sums + i * kLanes);
   bool all = true, scored[2] = {};
-  const auto weights = [&](int32_t part) { return w.s + parts.begin(part) * (kBf16RowKeys / 2); };
+  const auto weights = [&](int32_t part) { return reinterpret_cast<char*>(w.s) + parts.begin(part) * kMaxBlockKeys * (call.a.bf16 ? 2 : 4); };
   for (int32_t part = 0; part < parts.pieces; ++part) {
     const int32_t first = parts.begin(part), n = parts.begin(part + 1) - first;
-    scored[part] = tiles.run(r + first, n, sums + first * kLanes, weights(part)) > 0;
+    scored[part] = tiles.run(r + first, n, sums + first * kLanes, weights(part));
     all = all && scored[part];
   }
   const auto add_values = [&](int32_t part, int32_t first, int32_t n) {
-    uint16_t* to[kMostValueRows];
+    void* to[kMostValueRows];
     float factor[kMostValueRows];
-    Bf16Values v;
+    AttentionValues v;
     v.p = weights(part);
-    v.v = w.v_pairs;
-    v.pairs = (w.block.count + 1) / 2;
+    v.v = call.a.bf16 ? static_cast<const void*>(w.v_pairs) : w.v_rows;
+    v.count = call.a.bf16 ? (w.block.count + 1) / 2 : w.block.count;
     if (finished.first) {
       for (int32_t i = 0; i < n; ++i) {
         int32_t& code = w.codes[first + i];
-        to[i] = plan::is_token(code) ? finished.first + code * finished.stride : reinterpret_cast<uint16_t*>(w.out + (first + i) * call.width);
+        to[i] = plan::is_token(code) ? finished.first + code * finished.stride : reinterpret_cast<char*>(w.out + (first + i) * call.width);
         code = plan::kPadCode;
         factor[i] = 1.0f / w.sum[first + i];
       }
@@ -243,7 +247,7 @@ void bf16_tile(const Call& call, Workspace& w, const GeneratedTiles& tiles, int3
       v.out = w.out + first * call.width;
       v.out_stride = call.width * static_cast<int64_t>(sizeof(float));
     }
-    jit_bf16_values(n, call.a.head_dim)(&v);
+    jit_attention_values(value_element(call), n, call.a.head_dim)(&v);
   };
   if (all) {
     add_lane_sums(sums, rows, w.sum + r);

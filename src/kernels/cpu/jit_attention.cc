@@ -16,20 +16,18 @@ namespace fovea {
 namespace {
 
 constexpr int64_t kMostHeadDim = 128;
-constexpr int kBf16RowBytes = 2 * kBf16RowKeys;
+constexpr int row_bytes(AttentionElement element) { return kAttentionRowKeys * (element == AttentionElement::kFloat ? 4 : 2); }
+constexpr int64_t numbers_of(AttentionElement element) { return element == AttentionElement::kFloat ? 1 : element == AttentionElement::kBf16Pair ? 2 : 4; }
 
-class ForwardCode : public AttentionTileCode {
+class ScoresCode : public AttentionTileCode {
  public:
-  // Without channels there are scores alone.
-  ForwardCode(int rows, int vectors, int channels, AttentionElement element)
-      : AttentionTileCode(32768, channels > 0 ? "attention" : "attention_scores", rows, vectors, element), channels_(channels) {
+  ScoresCode(AttentionElement element, int rows, int vectors) : AttentionTileCode(32768, "attention_scores", rows, vectors, element) {
     for (const Xbyak::Reg64& r : kSaved) push(r);
     Xbyak::Label unsafe, done;
     scores();
     finish_scores();
     check_range(unsafe);
     powers();
-    if (channels_ > 0) values();
     mov(rax, 1);
     jmp(done, T_NEAR);
     L(unsafe);
@@ -46,13 +44,13 @@ class ForwardCode : public AttentionTileCode {
 
   void scores() {
     const Xbyak::Reg64 &keys = rsi, &at = rdx, &end = rcx;
-    mov(rax, field(offsetof(AttentionTile, q)));
+    mov(rax, field(offsetof(AttentionScores, q)));
     for (int i = 0; i < rows(); ++i) mov(q_[static_cast<size_t>(i)], ptr[rax + 8 * i]);
-    mov(keys, field(offsetof(AttentionTile, keys_t)));
-    mov(end, field(offsetof(AttentionTile, head_dim)));
+    mov(keys, field(offsetof(AttentionScores, keys_t)));
+    mov(end, field(offsetof(AttentionScores, head_dim)));
     shl(end, 2);
     if (bytes()) {
-      mov(at, field(offsetof(AttentionTile, start)));
+      mov(at, field(offsetof(AttentionScores, start)));
       for (int j = 0; j < vectors(); ++j) vmovups(sum(0, j), ptr[at + 64 * j]);
       for (int i = 1; i < rows(); ++i)
         for (int j = 0; j < vectors(); ++j) vmovaps(sum(i, j), sum(0, j));
@@ -75,14 +73,14 @@ class ForwardCode : public AttentionTileCode {
   void finish_scores() {
     const Xbyak::Reg64 &bias = rsi, &stride = rdx, &masks = rcx, &mask = rax;
     Xbyak::Label none;
-    mov(bias, field(offsetof(AttentionTile, bias)));
-    mov(stride, field(offsetof(AttentionTile, bias_stride)));
+    mov(bias, field(offsetof(AttentionScores, bias)));
+    mov(stride, field(offsetof(AttentionScores, bias_stride)));
     if (bytes()) {
-      mov(masks, field(offsetof(AttentionTile, key_scale)));
+      mov(masks, field(offsetof(AttentionScores, key_scale)));
       for (int j = 0; j < vectors(); ++j) vmovups(right(j), ptr[masks + 64 * j]);
-      mov(masks, field(offsetof(AttentionTile, row_scale)));
+      mov(masks, field(offsetof(AttentionScores, row_scale)));
     } else {
-      vbroadcastss(spare(0), field(offsetof(AttentionTile, scale)));
+      vbroadcastss(spare(0), field(offsetof(AttentionScores, scale)));
     }
     for_rows(bias, stride, [&](int i, int j, const Xbyak::Address& at) {
       const Xbyak::Zmm factor = spare(bytes() ? i % 4 : 0);
@@ -93,10 +91,10 @@ class ForwardCode : public AttentionTileCode {
       }
       vfmadd213ps(sum(i, j), factor, at);
     });
-    mov(masks, field(offsetof(AttentionTile, penalised)));
+    mov(masks, field(offsetof(AttentionScores, penalised)));
     test(masks, masks);
     jz(none, T_NEAR);
-    vbroadcastss(spare(0), field(offsetof(AttentionTile, penalty)));
+    vbroadcastss(spare(0), field(offsetof(AttentionScores, penalty)));
     for (int i = 0; i < rows(); ++i) {
       mov(mask, ptr[masks + 8 * i]);
       for (int j = 0; j < vectors(); ++j) {
@@ -122,10 +120,10 @@ class ForwardCode : public AttentionTileCode {
         vminps(low, low, to);
       }
     }
-    vcmpps(k1, up, field_b(offsetof(AttentionTile, greatest)), 6);  // not less or equal
+    vcmpps(k1, up, field_b(offsetof(AttentionScores, greatest)), 6);  // not less or equal
     kortestw(k1, k1);
     jnz(unsafe, T_NEAR);
-    vcmpps(k1, low, field_b(offsetof(AttentionTile, least)), 13);  // greater or equal
+    vcmpps(k1, low, field_b(offsetof(AttentionScores, least)), 13);  // greater or equal
     kortestw(k1, k1);
     jz(unsafe, T_NEAR);
   }
@@ -133,14 +131,14 @@ class ForwardCode : public AttentionTileCode {
   void powers() {
     const Xbyak::Reg64 &table = rsi, &p = rdx, &total = rcx;
     load_powers(table);
-    mov(p, field(offsetof(AttentionTile, p)));
-    mov(total, field(offsetof(AttentionTile, sum)));
+    mov(p, field(offsetof(AttentionScores, p)));
+    mov(total, field(offsetof(AttentionScores, sum)));
     for (int i = 0; i < rows(); ++i) {
       for (int j = 0; j < vectors(); ++j) {
         power(table, sum(i, j), j);
-        if (!rounds()) vmovups(ptr[p + i * panel_bytes() + 64 * j], sum(i, j));
+        if (!rounds()) vmovups(ptr[p + i * row_bytes(element()) + 64 * j], sum(i, j));
       }
-      for (int j = 0; j < vectors() && rounds(); j += 2) keep_rounded(ptr[p + i * kBf16RowBytes + 32 * j], i, j);
+      for (int j = 0; j < vectors() && rounds(); j += 2) keep_rounded(ptr[p + i * row_bytes(element()) + 32 * j], i, j);
       const Xbyak::Zmm t = spare(0);
       vaddps(t, sum(i, 0), ptr[total + 64 * i]);
       if (vectors() == 2) vaddps(t, t, sum(i, 1));
@@ -165,62 +163,25 @@ class ForwardCode : public AttentionTileCode {
     }
   }
 
-  // As many channels at a time as the registers hold.
-  void values() {
-    const int panel = panel_bytes(), most = std::min(kMostVectors, kSums / rows()), pieces = (channels_ + most - 1) / most;
-    for (int piece = 0; piece < pieces; ++piece) {
-      const int first = channels_ * piece / pieces;
-      set_shape(rows(), channels_ * (piece + 1) / pieces - first);
-      add_values(first, panel);
-    }
-  }
-
-  void add_values(int first, int panel) {
-    const Xbyak::Reg64 &out = rsi, &stride = rdx, &p = rcx, &v = r8, &end = r9, &row = rax;
-    const auto to_out = [&] {
-      mov(out, field(offsetof(AttentionTile, out)));
-      add(out, 64 * first);
-    };
-    to_out();
-    mov(stride, field(offsetof(AttentionTile, out_stride)));
-    for_rows(out, stride, [&](int i, int j, const Xbyak::Address& at) { vmovups(sum(i, j), at); });
-    mov(p, field(offsetof(AttentionTile, p)));
-    mov(v, field(offsetof(AttentionTile, v)));
-    mov(end, field(offsetof(AttentionTile, keys)));
-    lea(end, ptr[v + end * 8]);
-    Xbyak::Label loop;
-    align(32);
-    L(loop);
-    mov(row, ptr[v]);
-    multiply([&](int i) { return ptr[p + i * panel]; }, [&](int j) { return ptr[row + 64 * (first + j)]; });
-    add(p, 4);
-    add(v, 8);
-    cmp(v, end);
-    jl(loop, T_NEAR);
-    to_out();
-    for_rows(out, stride, [&](int i, int j, const Xbyak::Address& at) { vmovups(at, sum(i, j)); });
-  }
-
-  const int channels_;  // vectors of head_dim
   const Xbyak::Reg64 tile_ = rdi;
   const std::array<Xbyak::Reg64, kAttentionTileRows> q_ = {rbx, rbp, r12, r13, r14, r15};
   const std::array<Xbyak::Reg64, 6> kSaved = {rbx, rbp, r12, r13, r14, r15};
 };
 
-// Weighted values of pairs of bfloat16.
-class Bf16ValuesCode : public AttentionTileCode {
+class ValuesCode : public AttentionTileCode {
  public:
-  Bf16ValuesCode(int rows, int64_t head_dim)
-      : AttentionTileCode(32768, "attention_values_" + std::to_string(head_dim), rows, 1, AttentionElement::kBf16Pair), head_dim_(static_cast<int>(head_dim)) {
+  ValuesCode(AttentionElement element, int rows, int64_t head_dim)
+      : AttentionTileCode(32768, "attention_values_" + std::to_string(head_dim), rows, 1, element), head_dim_(static_cast<int>(head_dim)) {
     if (head_dim_ % 16 != 0) {
       mov(eax, (1 << head_dim_ % 16) - 1);
       kmovw(k1, eax);
     }
+    // As many channels at a time as the registers hold.
     const int most = std::min(kMostVectors, kSums / rows), pieces = (channels() + most - 1) / most;
     for (int piece = 0; piece < pieces; ++piece) {
       const int first = channels() * piece / pieces;
       set_shape(rows, channels() * (piece + 1) / pieces - first);
-      add_pairs(first);
+      add_products(first);
       hand_over(first);
     }
     vzeroupper();
@@ -231,18 +192,19 @@ class Bf16ValuesCode : public AttentionTileCode {
   Xbyak::Address field(size_t offset) { return ptr[tile_ + static_cast<int>(offset)]; }
   int channels() const { return (head_dim_ + 15) / 16; }  // vectors
 
-  void add_pairs(int first) {
-    const Xbyak::Reg64 &p = rsi, &v = rdx, &count = rcx;
-    mov(p, field(offsetof(Bf16Values, p)));
-    mov(v, field(offsetof(Bf16Values, v)));
-    mov(count, field(offsetof(Bf16Values, pairs)));
+  void add_products(int first) {
+    const Xbyak::Reg64 &p = rsi, &v = rdx, &count = rcx, &row = rax;
+    mov(p, field(offsetof(AttentionValues, p)));
+    mov(v, field(offsetof(AttentionValues, v)));
+    mov(count, field(offsetof(AttentionValues, count)));
     clear_sums();
     Xbyak::Label loop;
     align(32);
     L(loop);
-    multiply([&](int i) { return ptr[p + i * kBf16RowBytes]; }, [&](int j) { return ptr[v + 64 * (first + j)]; });
+    if (!rounds()) mov(row, ptr[v]);
+    multiply([&](int i) { return ptr[p + i * row_bytes(element())]; }, [&](int j) { return ptr[(rounds() ? v : row) + 64 * (first + j)]; });
     add(p, 4);
-    add(v, 64 * channels());
+    add(v, rounds() ? 64 * channels() : 8);
     dec(count);
     jnz(loop, T_NEAR);
   }
@@ -250,70 +212,70 @@ class Bf16ValuesCode : public AttentionTileCode {
   void hand_over(int first) {
     const Xbyak::Reg64 &out = rsi, &stride = rdx, &rows_of_out = rsi, &factor = rdx, &row = rcx;
     Xbyak::Label finished, done;
-    mov(out, field(offsetof(Bf16Values, out)));
+    mov(out, field(offsetof(AttentionValues, out)));
     test(out, out);
     jz(finished, T_NEAR);
     add(out, 64 * first);
-    mov(stride, field(offsetof(Bf16Values, out_stride)));
+    mov(stride, field(offsetof(AttentionValues, out_stride)));
     for_rows(out, stride, [&](int i, int j, const Xbyak::Address& at) {
       vaddps(sum(i, j), sum(i, j), at);
       vmovups(at, sum(i, j));
     });
     jmp(done, T_NEAR);
     L(finished);
-    mov(rows_of_out, field(offsetof(Bf16Values, rows)));
-    mov(factor, field(offsetof(Bf16Values, factor)));
+    mov(rows_of_out, field(offsetof(AttentionValues, rows)));
+    mov(factor, field(offsetof(AttentionValues, factor)));
     for (int i = 0; i < rows(); ++i) {
       mov(row, ptr[rows_of_out + 8 * i]);
       vbroadcastss(spare(0), ptr[factor + 4 * i]);
       for (int j = 0; j < vectors(); ++j) {
-        const Xbyak::Ymm half(sum(i, j).getIdx());
-        const Xbyak::Address at = ptr[row + 32 * (first + j)];
         vmulps(sum(i, j), sum(i, j), spare(0));
-        vcvtneps2bf16(half, sum(i, j));
-        if (16 * (first + j + 1) <= head_dim_)
-          vmovups(at, half);
-        else
-          vmovdqu16(at | k1, half);
+        store_finished(ptr[row + (rounds() ? 32 : 64) * (first + j)], sum(i, j), 16 * (first + j + 1) <= head_dim_);
       }
     }
     L(done);
+  }
+
+  void store_finished(const Xbyak::Address& at, const Xbyak::Zmm& x, bool whole) {
+    const Xbyak::Ymm half(x.getIdx());
+    if (rounds()) vcvtneps2bf16(half, x);
+    if (whole)
+      rounds() ? vmovups(at, half) : vmovups(at, x);
+    else
+      rounds() ? vmovdqu16(at | k1, half) : vmovups(at | k1, x);
   }
 
   const int head_dim_;
   const Xbyak::Reg64 tile_ = rdi;
 };
 
-bool has_shape(int rows, int vectors, int64_t head_dim) {
-  return rows >= 1 && rows <= kAttentionTileRows && vectors >= 1 && vectors <= kAttentionTileVectors && head_dim >= 4 && head_dim % 4 == 0;
+bool runs(AttentionElement element) {
+  switch (element) {
+    case AttentionElement::kFloat: return attention_code_runs();
+    case AttentionElement::kBf16Pair: return bf16_attention_code_runs();
+    case AttentionElement::kByteFour: return byte_attention_code_runs();
+  }
+  return false;
 }
+
+constexpr size_t kElements = 3;
 
 }  // namespace
 
-AttentionTileKernel jit_attention_tile(int rows, int vectors, int64_t head_dim) {
-  if (!attention_code_runs() || !has_shape(rows, vectors, head_dim) || head_dim > kMostHeadDim) return nullptr;
-  const int channels = static_cast<int>((head_dim + 15) / 16);
-  static std::atomic<AttentionTileKernel> kernels[kAttentionTileRows][kAttentionTileVectors][kMostHeadDim / 16];
-  return kept_code(kernels[rows - 1][vectors - 1][channels - 1],
-                   [&] { return std::make_unique<ForwardCode>(rows, vectors, channels, AttentionElement::kFloat); });
+AttentionScoresKernel jit_attention_scores(AttentionElement element, int rows, int vectors, int64_t head_dim) {
+  if (!runs(element) || rows < 1 || rows > kAttentionTileRows || vectors < 1 || vectors > kAttentionTileVectors || head_dim < 4 || head_dim % 4 != 0 ||
+      numbers_of(element) * head_dim > kMostHeadDim)
+    return nullptr;
+  static std::atomic<AttentionScoresKernel> kernels[kElements][kAttentionTileRows][kAttentionTileVectors];
+  return kept_code(kernels[static_cast<size_t>(element)][rows - 1][vectors - 1], [&] { return std::make_unique<ScoresCode>(element, rows, vectors); });
 }
 
-AttentionTileKernel jit_bf16_scores(int rows, int vectors, int64_t head_dim) {
-  if (!bf16_attention_code_runs() || !has_shape(rows, vectors, head_dim) || 2 * head_dim > kMostHeadDim) return nullptr;
-  static std::atomic<AttentionTileKernel> kernels[kAttentionTileRows][kAttentionTileVectors];
-  return kept_code(kernels[rows - 1][vectors - 1], [&] { return std::make_unique<ForwardCode>(rows, vectors, 0, AttentionElement::kBf16Pair); });
-}
-
-AttentionTileKernel jit_byte_scores(int rows, int vectors, int64_t head_dim) {
-  if (!byte_attention_code_runs() || !has_shape(rows, vectors, head_dim) || 4 * head_dim > kMostHeadDim) return nullptr;
-  static std::atomic<AttentionTileKernel> kernels[kAttentionTileRows][kAttentionTileVectors];
-  return kept_code(kernels[rows - 1][vectors - 1], [&] { return std::make_unique<ForwardCode>(rows, vectors, 0, AttentionElement::kByteFour); });
-}
-
-Bf16ValuesKernel jit_bf16_values(int rows, int64_t head_dim) {
-  if (!bf16_attention_code_runs() || rows < 1 || rows > kMostValueRows || head_dim < 8 || head_dim > kMostHeadDim || head_dim % 8 != 0) return nullptr;
-  static std::atomic<Bf16ValuesKernel> kernels[kMostValueRows][kMostHeadDim / 8];
-  return kept_code(kernels[rows - 1][head_dim / 8 - 1], [&] { return std::make_unique<Bf16ValuesCode>(rows, head_dim); });
+AttentionValuesKernel jit_attention_values(AttentionElement element, int rows, int64_t head_dim) {
+  if (!runs(element) || element == AttentionElement::kByteFour || rows < 1 || rows > kMostValueRows || head_dim < 4 || head_dim > kMostHeadDim ||
+      head_dim % (4 * numbers_of(element)) != 0)
+    return nullptr;
+  static std::atomic<AttentionValuesKernel> kernels[kElements][kMostValueRows][kMostHeadDim / 4];
+  return kept_code(kernels[static_cast<size_t>(element)][rows - 1][head_dim / 4 - 1], [&] { return std::make_unique<ValuesCode>(element, rows, head_dim); });
 }
 
 }  // namespace fovea
@@ -322,10 +284,8 @@ Bf16ValuesKernel jit_bf16_values(int rows, int64_t head_dim) {
 
 namespace fovea {
 
-AttentionTileKernel jit_attention_tile(int, int, int64_t) { return nullptr; }
-AttentionTileKernel jit_bf16_scores(int, int, int64_t) { return nullptr; }
-AttentionTileKernel jit_byte_scores(int, int, int64_t) { return nullptr; }
-Bf16ValuesKernel jit_bf16_values(int, int64_t) { return nullptr; }
+AttentionScoresKernel jit_attention_scores(AttentionElement, int, int, int64_t) { return nullptr; }
+AttentionValuesKernel jit_attention_values(AttentionElement, int, int64_t) { return nullptr; }
 
 }  // namespace fovea
 

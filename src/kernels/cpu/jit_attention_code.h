@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 
+#include "kernels/cpu/jit_attention.h"
 #include "kernels/cpu/jit_code.h"
 
 namespace fovea {
@@ -15,8 +16,6 @@ namespace fovea {
 bool attention_code_runs();
 bool bf16_attention_code_runs();
 bool byte_attention_code_runs();
-
-enum class AttentionElement : uint8_t { kFloat, kBf16Pair, kByteFour };  // four bytes of an operand
 
 // A tile is up to 24 vectors of sums, row by row. Four registers hold vectors of the right-hand side and four are spare: an element of the
 // left-hand side is broadcast once for its row, since a broadcast inside each multiplication would take the loads' place.
@@ -43,6 +42,7 @@ class AttentionTileCode : public JitCode {
   }
   int rows() const { return rows_; }
   int vectors() const { return vectors_; }
+  AttentionElement element() const { return element_; }
   bool rounds() const { return element_ != AttentionElement::kFloat; }  // what multiplies values is bfloat16
   bool bytes() const { return element_ == AttentionElement::kByteFour; }
 
