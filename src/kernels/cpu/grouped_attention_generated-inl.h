@@ -139,14 +139,17 @@ class GeneratedTiles {
     AttentionScores t = same_;
     t.q = w_.q_rows + r;
     t.sum = sums;
-    t.row_scale = w_.q_scale + r;
+    const bool bytes = element_ == AttentionElement::kByteFour;
+    if (bytes) t.row_scale = w_.q_scale + r;
     for (int32_t panel = 0; panel < block.panels.pieces; ++panel) {
       const int32_t vectors = block.panels.begin(panel + 1) - block.panels.begin(panel), first = block.panels.begin(panel) * kLanes;
       t.keys_t = (element_ == AttentionElement::kFloat ? block.keys_t : w_.k_pairs) + first * t.head_dim;
       t.bias = (laid_ ? bias_ + r * laid_->stride + block.first : block.start) + first;
       t.p = weights + first * weight_bytes_;
-      t.start = w_.k_start + first;
-      t.key_scale = w_.k_scale + first;
+      if (bytes) {
+        t.start = w_.k_start + first;
+        t.key_scale = w_.k_scale + first;
+      }
       t.least = begun ? kNegInf : -kSafeExponent;
       if (labels_) {
         for (int32_t i = 0; i < rows; ++i) penalised[i] = differing(block.labels + first, vectors, labels_[r + i]);
