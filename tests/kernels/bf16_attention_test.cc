@@ -17,6 +17,16 @@ struct Case {
 
 Run tokens(int64_t begin, int64_t count) { return {static_cast<int32_t>(begin), 1, static_cast<int32_t>(count)}; }
 
+// Queries against tokens and, behind them, memory rows.
+void add_group(TokenGroups& groups, Run queries, Run keys, Run memory) {
+  groups.begin_group();
+  groups.add_query_run(queries);
+  groups.add_key_run(keys);
+  memory.source = RowSource::kMemory;
+  groups.add_key_run(memory);
+  groups.end_group();
+}
+
 Case global(int64_t queries, int64_t keys, int64_t head_dim) {
   Case c;
   c.name = fmt::format("global {} x {} x {}", queries, keys, head_dim);
@@ -229,13 +239,8 @@ TEST(Bf16Attention, RulesMemoryAndReductions) {
     c.memory = 9;
     c.groups = TokenGroups();
     c.groups.reduction = reduction;
-    for (const int64_t half : {0, 1}) {
-      c.groups.begin_group();
-      c.groups.add_query_run(tokens(reduction == Reduction::kAssign ? half * 20 : 0, 20));  // rows from 40 on have no group
-      c.groups.add_key_run(tokens(half * 25, 25));
-      c.groups.add_key_run({.begin = static_cast<int32_t>(half * 4), .count = 4, .source = RowSource::kMemory});
-      c.groups.end_group();
-    }
+    for (const int64_t half : {0, 1})  // rows from 40 on have no group
+      add_group(c.groups, tokens(reduction == Reduction::kAssign ? half * 20 : 0, 20), tokens(half * 25, 25), tokens(half * 4, 4));
     c.groups.finish();
     verify(c);
   }
@@ -270,11 +275,7 @@ TEST(Bf16Attention, ScoresOfIntegersWithEverything) {
   c = global(60, 40, 32);
   c.memory = 80;
   c.groups = TokenGroups();
-  c.groups.begin_group();
-  c.groups.add_query_run(tokens(0, 60));
-  c.groups.add_key_run(tokens(0, 40));
-  c.groups.add_key_run({.begin = 0, .count = 80, .source = RowSource::kMemory});
-  c.groups.end_group();
+  add_group(c.groups, tokens(0, 60), tokens(0, 40), tokens(0, 80));
   c.groups.finish();
   verify(c, Scores::kOfIntegers);
 }

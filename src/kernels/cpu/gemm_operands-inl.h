@@ -9,12 +9,13 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
-#include <limits>
 #include <type_traits>
 
 #include "kernels/cpu/bf16-inl.h"
 #include "kernels/cpu/gemm_bf16.h"
+#include "kernels/cpu/levels.h"
 #include "kernels/cpu/native_rows.h"
 #include "kernels/cpu/row_statistics-inl.h"
 
@@ -31,7 +32,6 @@ constexpr int64_t kMaxWidth = 2 * kLanes;
 // ---- operands -------------------------------------------------------------------------------------------------------
 
 using DS = hn::RebindToSigned<D>;
-constexpr float kLevels = 127;
 
 // A row as it stands, or normalised on the way: vectors of its elements; what lies behind its end counts as zeros. Cheap ones are read twice
 // rather than kept.
@@ -87,21 +87,17 @@ HWY_INLINE float convert_row(OperandForm form, const Row& row, int64_t k, float*
     for_row(row, k, [&](V v, int64_t i) HWY_ATTR { hn::StoreU(RoundedToBf16(v), d, out + i); });
     return 1;
   }
-  // Without their signs numbers are in the order of their bits, and what is not finite comes last.
-  constexpr uint32_t kInfinity = 0x7f800000;
   auto most = hn::Zero(du);
   for_row(row, k, [&](V v, int64_t i) HWY_ATTR {
     most = hn::Max(most, hn::BitCast(du, hn::Abs(v)));
     if constexpr (!Row::kCheap) hn::StoreU(v, d, scratch + i);
   });
-  const uint32_t bits = hn::GetLane(hn::MaxOfLanes(du, most));
-  if (bits >= kInfinity) {
+  const Levels levels = levels_of(hn::GetLane(hn::MaxOfLanes(du, most)));
+  if (std::isnan(levels.scale)) {
     std::memset(out, 0, static_cast<size_t>((k + elements_of_step(form) - 1) / elements_of_step(form)) * sizeof(float));
-    return std::numeric_limits<float>::quiet_NaN();
+    return levels.scale;
   }
-  float greatest;
-  std::memcpy(&greatest, &bits, sizeof(greatest));
-  const V inverse = hn::Set(d, greatest > 0 ? kLevels / greatest : 0.0f);
+  const V inverse = hn::Set(d, levels.inverse);
   const hn::Rebind<uint8_t, D> d8;
   const bool floats = form == OperandForm::kInt8Float;
   const auto round = [&](V v, int64_t i) HWY_ATTR {
@@ -115,7 +111,7 @@ HWY_INLINE float convert_row(OperandForm form, const Row& row, int64_t k, float*
     for_row(row, k, round);
   else
     for_row(PlainRow{scratch}, k, round);
-  return greatest / kLevels;
+  return levels.scale;
 }
 
 // ---- A --------------------------------------------------------------------------------------------------------------

@@ -89,18 +89,14 @@ inline AttentionElement score_element(const Call& call, const TokenGroups::Group
   return call.a.has_int8_scores(group) ? AttentionElement::kByteFour : call.a.bf16 ? AttentionElement::kBf16Pair : AttentionElement::kFloat;
 }
 inline AttentionElement value_element(const Call& call) { return call.a.bf16 ? AttentionElement::kBf16Pair : AttentionElement::kFloat; }
-
-// Elements of a row of head_dim numbers.
-constexpr int64_t elements_of(AttentionElement element, int64_t head_dim) {
-  return element == AttentionElement::kFloat ? head_dim : element == AttentionElement::kBf16Pair ? head_dim / 2 : head_dim / 4;
-}
+inline int64_t weight_bytes(const Call& call) { return call.a.bf16 ? sizeof(uint16_t) : sizeof(float); }
 
 // Whether tiles for such attention can be generated here.
 inline bool can_generate(const Call& call, const TokenGroups::Group& group) {
   const int64_t d = call.a.head_dim;
   const AttentionElement scores = score_element(call, group);
-  if (kLanes != 16 || (scores == AttentionElement::kByteFour && d % 16 != 0)) return false;
-  return jit_attention_values(value_element(call), 1, d) != nullptr && jit_attention_scores(scores, 1, 1, elements_of(scores, d)) != nullptr;
+  if (kLanes != 16 || d % numbers_of(scores) != 0) return false;
+  return jit_attention_values(value_element(call), 1, d) != nullptr && jit_attention_scores(scores, 1, 1, d / numbers_of(scores)) != nullptr;
 }
 
 // Tiles of a task by generated code: scores with zero as the reference point of all rows.
@@ -112,10 +108,10 @@ class GeneratedTiles {
         laid_(call.laid_bias(group)),
         labels_(call.labels && group.mixed_labels ? q.labels : nullptr),
         element_(score_element(call, group)),
-        weight_bytes_(call.a.bf16 ? 2 : 4) {
+        weight_bytes_(weight_bytes(call)) {
     for (int32_t i = 0; i < n; ++i) w.q_rows[i] = q_rows.row(w.codes[i]);
     if (laid_) bias_ = laid_->data + (h * call.bias_of(group).queries + slot) * laid_->stride;
-    same_.head_dim = elements_of(element_, call.a.head_dim);
+    same_.head_dim = call.a.head_dim / numbers_of(element_);
     same_.scale = call.scale(h) * kLog2E;
     if (element_ == AttentionElement::kByteFour) {
       round_bf16_rows(w.q_rows, n, call.a.head_dim, same_.scale, w.q_bytes, w.q_scale);
@@ -192,7 +188,7 @@ inline void pack_pairs(const Call& call, Workspace& w, const TokenGroups::Group&
     std::fill(w.k_scale + block.count, w.k_scale + block.vectors * kLanes, 0.0f);
     for (int32_t i = 0; i < block.count; ++i) w.v_rows[i] = reinterpret_cast<const float*>(w.k_bytes + i * call.a.head_dim);
   }
-  const int64_t words = call.a.head_dim / (bytes ? 4 : 2);
+  const int64_t words = call.a.head_dim / numbers_of(score_element(call, group));
   for (int32_t panel = 0; panel < block.panels.pieces; ++panel) {
     const int32_t first = block.panels.begin(panel), end = block.panels.begin(panel + 1), stride = (end - first) * kLanes;
     float* out = w.k_pairs + first * kLanes * words;
@@ -224,7 +220,7 @@ void generated_tile(const Call& call, Workspace& w, const GeneratedTiles& tiles,
   HWY_ALIGN float sums[kMostValueRows * kLanes];
   for (int32_t i = 0; i < rows; ++i) hn::Store(hn::Zero(d), d, sums + i * kLanes);
   bool all = true, scored[2] = {};
-  const auto weights = [&](int32_t part) { return reinterpret_cast<char*>(w.s) + parts.begin(part) * kMaxBlockKeys * (call.a.bf16 ? 2 : 4); };
+  const auto weights = [&](int32_t part) { return reinterpret_cast<char*>(w.s) + parts.begin(part) * kMaxBlockKeys * weight_bytes(call); };
   for (int32_t part = 0; part < parts.pieces; ++part) {
     const int32_t first = parts.begin(part), n = parts.begin(part + 1) - first;
     scored[part] = tiles.run(r + first, n, sums + first * kLanes, weights(part));

@@ -19,6 +19,7 @@
 #include "kernels/cpu/bf16-inl.h"
 #include "kernels/cpu/grouped_attention_plan.h"
 #include "kernels/cpu/jit_product.h"
+#include "kernels/cpu/levels.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fovea::HWY_NAMESPACE::grouped_attention_tile {
@@ -190,16 +191,12 @@ HWY_INLINE void pack_row(const float* HWY_RESTRICT src, int64_t width, float fac
 
 // row (width in whole vectors, zeros behind) = factor · s · round(row / s), ties to even, with s = max |row| / 127; NaN where it is not finite.
 inline void round_to_levels(float* HWY_RESTRICT row, int64_t width, float factor) {
-  constexpr float kLevels = 127;
   const D d;
-  V most = hn::Zero(d), finite = hn::Zero(d);
-  for (int64_t i = 0; i < width; i += kLanes) {
-    const V x = hn::Load(d, row + i);
-    most = hn::Max(most, hn::Abs(x));
-    finite = hn::Add(finite, hn::Sub(x, x));  // NaN, or zero
-  }
-  const float greatest = max_of_lanes(most);
-  const V inverse = hn::Set(d, greatest > 0 ? kLevels / greatest : 0.0f), scale = hn::Set(d, greatest / kLevels * factor + sum_of_lanes(finite));
+  const DU du;
+  auto most = hn::Zero(du);
+  for (int64_t i = 0; i < width; i += kLanes) most = hn::Max(most, hn::BitCast(du, hn::Abs(hn::Load(d, row + i))));
+  const Levels levels = levels_of(hn::GetLane(hn::MaxOfLanes(du, most)));
+  const V inverse = hn::Set(d, levels.inverse), scale = hn::Set(d, levels.scale * factor);
   for (int64_t i = 0; i < width; i += kLanes) hn::Store(hn::Mul(scale, hn::Round(hn::Mul(hn::Load(d, row + i), inverse))), d, row + i);
 }
 

@@ -17,7 +17,6 @@ namespace {
 
 constexpr int64_t kMostHeadDim = 128;
 constexpr int row_bytes(AttentionElement element) { return kAttentionRowKeys * (element == AttentionElement::kFloat ? 4 : 2); }
-constexpr int64_t numbers_of(AttentionElement element) { return element == AttentionElement::kFloat ? 1 : element == AttentionElement::kBf16Pair ? 2 : 4; }
 
 class ScoresCode : public AttentionTileCode {
  public:

@@ -12,6 +12,7 @@ inline constexpr int kAttentionRowKeys = 256;    // that a row of weights has ro
 
 // Four bytes of an operand: what q and keys_t count in.
 enum class AttentionElement : uint8_t { kFloat, kBf16Pair, kByteFour };
+constexpr int64_t numbers_of(AttentionElement element) { return element == AttentionElement::kFloat ? 1 : element == AttentionElement::kBf16Pair ? 2 : 4; }
 
 // With s[i, j] = scale · (q_i · k_j) + bias[i, j] (+ penalty where bit j of penalised[i] is set), in base 2:
 // p[i, j] = 2^s[i, j], sum[i] += the same, lane by lane, before it is rounded.

@@ -1,6 +1,7 @@
 #include "kernels/cpu/native_rows.h"
 
 #include "core/check.h"
+#include "kernels/cpu/levels.h"
 
 #if defined(__x86_64__)
 
@@ -28,7 +29,6 @@ Mask lanes_of(int64_t count) {
 
 // ---- bytes ----------------------------------------------------------------------------------------------------------
 
-constexpr float kMostLevel = 127;
 // Added to a level, it leaves level + 128, rounded to even, in the lowest byte of the sum.
 constexpr float kToByte = 0x1.8p23F + 128;
 
