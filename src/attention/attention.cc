@@ -27,7 +27,7 @@ constexpr const char* kNoSteps = "an attention is to work in steps and has none"
 }  // namespace
 
 void Attention::project_rows(ConstTensor, const LayerNorm&, Tensor, Context&) const { check(false, kNoSteps); }
-void Attention::meet(const TokenGrid&, Tensor, Tensor, Context&) const { check(false, kNoSteps); }
+void Attention::meet(const AttentionInputs&, Tensor, Tensor, Context&) const { check(false, kNoSteps); }
 void Attention::finish_rows(ConstTensor, ConstTensor, Tensor, Context&) const { check(false, kNoSteps); }
 
 std::vector<std::string> Attention::unsupported(const TokenGrid&) const { return {}; }

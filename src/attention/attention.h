@@ -79,7 +79,7 @@ class Attention {
   // to each token alone can go on with them. None: the mechanism works as a whole.
   virtual std::optional<AttentionSteps> steps(const TokenGrid&, Context&) const { return {}; }
   virtual void project_rows(ConstTensor x, const LayerNorm& norm, Tensor projected, Context&) const;
-  virtual void meet(const TokenGrid&, Tensor projected, Tensor met, Context&) const;  // all rows
+  virtual void meet(const AttentionInputs&, Tensor projected, Tensor met, Context&) const;  // all rows of the grid or band; x is not read
   virtual void finish_rows(ConstTensor met, ConstTensor residual, Tensor y, Context&) const;
 
   // Every reason why this mechanism cannot run on such tokens; empty when it can.

@@ -352,11 +352,11 @@ void MultiHeadAttention::project_rows(ConstTensor x, const LayerNorm& norm, Tens
   qkv_->apply(x, projected, fusion, ctx);
 }
 
-void MultiHeadAttention::meet(const TokenGrid& grid, Tensor projected, Tensor met, Context& ctx) const {
+void MultiHeadAttention::meet(const AttentionInputs& in, Tensor projected, Tensor met, Context& ctx) const {
   ArenaScope scope(ctx.scratch());
   Record r{};
-  r.in.grid = grid;
-  r.groups = &geometry_->groups(r.in, ctx);
+  r.in = in;
+  r.groups = in.band ? &in.band->groups : &geometry_->groups(in, ctx);
   r.set_fused(projected, inner());
   r.out = met;
   meet(r, nullptr, ctx);

@@ -21,7 +21,7 @@ class MultiHeadAttention : public Attention {
   ConstTensor prepare(const TokenGrid& grid, Context& ctx) const override;
   std::optional<AttentionSteps> steps(const TokenGrid& grid, Context& ctx) const override;
   void project_rows(ConstTensor x, const LayerNorm& norm, Tensor projected, Context& ctx) const override;
-  void meet(const TokenGrid& grid, Tensor projected, Tensor met, Context& ctx) const override;
+  void meet(const AttentionInputs& in, Tensor projected, Tensor met, Context& ctx) const override;
   void finish_rows(ConstTensor met, ConstTensor residual, Tensor y, Context& ctx) const override;
   std::vector<std::string> unsupported(const TokenGrid& grid) const override;
   double flops(const TokenGrid& grid) const override;

@@ -53,6 +53,33 @@ int64_t taken_alone(int64_t count, int64_t threads) {
   return rounds >= 8 ? count : count / threads * threads;
 }
 
+// What blocks in steps hand to attention and get from it.
+struct Exchange {
+  Tensor projected, met;
+  Exchange(const AttentionSteps& steps, int64_t rows, Context& ctx)
+      : projected(ctx.scratch().take(Shape{rows, 3 * steps.inner}, steps.projected)), met(ctx.scratch().take(Shape{rows, steps.inner}, steps.met)) {}
+};
+
+// f(run, place of its first row in the band)
+template <class F>
+void for_runs(const TokenBand& band, F&& f) {
+  int64_t place = 0;
+  for (const TokenBand::Rows& r : band.rows) {
+    f(r, place);
+    place += r.count;
+  }
+}
+
+// A band of several runs of the map's rows, which each go through all but the attention by themselves.
+void run_where_they_stand(const TransformerBlock& block, const AttentionSteps& steps, const AttentionInputs& in, const Tensor& rows, Context& ctx) {
+  ArenaScope scope(ctx.scratch());
+  const Exchange exchange(steps, in.band->count, ctx);
+  const auto run = [&](const TokenBand::Rows& r) { return Tensor(rows.slice(r.begin, r.count)).reshaped(Shape{1, r.count, rows.last()}); };
+  for_runs(*in.band, [&](const TokenBand::Rows& r, int64_t place) { block.enter_rows(run(r), exchange.projected.slice(place, r.count), ctx); });
+  block.attention().meet(in, exchange.projected, exchange.met, ctx);
+  for_runs(*in.band, [&](const TokenBand::Rows& r, int64_t place) { block.leave_rows(exchange.met.slice(place, r.count), run(r), ctx); });
+}
+
 void run_part(const TransformerBlock& block, const Part& part, const Tensor& x, const TokenGrid& grid, ConstTensor score_bias, Context& ctx) {
   const int64_t tokens = grid.tokens(), channels = x.last();
   AttentionInputs in;
@@ -72,19 +99,16 @@ void run_part(const TransformerBlock& block, const Part& part, const Tensor& x, 
     in.x = own;
     return block.forward(in, own, nullptr, ctx);
   }
+  const auto narrow = [](const TokenBand::Rows& r) { return r.count < kLeastRowsAlone; };
+  if (std::none_of(part.band->rows.begin(), part.band->rows.end(), narrow))
+    if (const auto steps = block.steps(grid, ctx)) return run_where_they_stand(block, *steps, in, rows, ctx);
   ArenaScope scope(ctx.scratch());
   const Tensor own = ctx.scratch().take(shape, ctx.dtype()), flat = own.reshaped(Shape{part.band->count, channels});
-  const auto for_rows = [&](auto&& f) {
-    int64_t place = 0;
-    for (const TokenBand::Rows& r : part.band->rows) {
-      f(rows.slice(r.begin, r.count), flat.slice(place, r.count));
-      place += r.count;
-    }
-  };
-  for_rows([](const Tensor& map, const Tensor& band) { std::memcpy(band.data, map.data, map.bytes()); });
+  const auto copy = [](const Tensor& from, const Tensor& to) { std::memcpy(to.data, from.data, to.bytes()); };
+  for_runs(*part.band, [&](const TokenBand::Rows& r, int64_t place) { copy(rows.slice(r.begin, r.count), flat.slice(place, r.count)); });
   in.x = own;
   block.forward(in, own, nullptr, ctx);
-  for_rows([](const Tensor& map, const Tensor& band) { std::memcpy(map.data, band.data, map.bytes()); });
+  for_runs(*part.band, [&](const TokenBand::Rows& r, int64_t place) { copy(flat.slice(place, r.count), rows.slice(r.begin, r.count)); });
 }
 
 void run_depth_first(const TransformerBlock& block, const Tensor& x, const TokenGrid& grid, Context& ctx) {
@@ -137,7 +161,7 @@ bool run_in_steps(const std::deque<TransformerBlock>& blocks, const Tensor& x, c
   const std::optional<AttentionSteps> steps = blocks.front().steps(grid, ctx);
   if (!steps || !std::all_of(blocks.begin(), blocks.end(), [&](const TransformerBlock& b) { return b.steps(grid, ctx) == steps; })) return false;
   ArenaScope scope(ctx.scratch());
-  const Tensor projected = ctx.scratch().take(Shape{rows, 3 * steps->inner}, steps->projected), met = ctx.scratch().take(Shape{rows, steps->inner}, steps->met);
+  const Exchange exchange(*steps, rows, ctx);
   const Tensor x_rows = x.reshaped(Shape{rows, channels});
   const auto between = [&](const TransformerBlock* left, const TransformerBlock* entered) {
     ctx.share_out(rows, [&](int64_t begin, int64_t end, Context& own) {
@@ -145,15 +169,17 @@ bool run_in_steps(const std::deque<TransformerBlock>& blocks, const Tensor& x, c
       for (int64_t i = 0; i < count; ++i) {
         const int64_t first = begin + (end - begin) * i / count, n = begin + (end - begin) * (i + 1) / count - first;
         const Tensor own_x = Tensor(x_rows.slice(first, n)).reshaped(Shape{1, n, channels});
-        if (left) left->leave_rows(met.slice(first, n), own_x, own);
-        if (entered) entered->enter_rows(own_x, projected.slice(first, n), own);
+        if (left) left->leave_rows(exchange.met.slice(first, n), own_x, own);
+        if (entered) entered->enter_rows(own_x, exchange.projected.slice(first, n), own);
       }
     });
   };
   const TransformerBlock* left = nullptr;
   for (const TransformerBlock& block : blocks) {
     between(left, &block);
-    block.attention().meet(grid, projected, met, ctx);
+    AttentionInputs in;
+    in.grid = grid;
+    block.attention().meet(in, exchange.projected, exchange.met, ctx);
     left = &block;
   }
   between(left, nullptr);

@@ -176,6 +176,13 @@ TEST(DepthFirst, AgreesWithSeveralImagesForEachThread) {
   expect_agreement(hierarchical("window:size=7"), {6, 56, 56}, kernel_table("auto"), ProductType::kBF16, Weights::kAsTheyAre);
 }
 
+// Windows of first and last lines: enough of both to be multiplied where they stand, and too few.
+TEST(DepthFirst, AgreesWhereWindowsWrapAround) {
+  for (const ModelConfig& config : {hierarchical("window:size=7"), swin_v2(), detector()})
+    for (const Input in : {Input{1, 112, 70}, Input{2, 98, 42}})
+      for (const ProductType type : {ProductType::kOwn, ProductType::kBF16, ProductType::kInt8}) expect_agreement(config, in, kernel_table("auto"), type);
+}
+
 TEST(DepthFirst, AgreesInBf16WithWeightsThatAreNotPacked) {
   for (const ModelConfig& config : {hierarchical("window:size=7"), cswin(), vit("global")})
     for (const Input in : {Input{1, 112, 70}, Input{5, 56, 56}}) expect_agreement(config, in, kernel_table("auto"), ProductType::kBF16, Weights::kAsTheyAre);
