@@ -2,6 +2,7 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/patches.cc"
 #include "kernels/cpu/isa.h"
 
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -74,6 +75,16 @@ HWY_INLINE void gather_fours(const PatchesArgs& a, const float* x, float* out) {
       hn::StoreU(hn::LoadU(d, x + c * a.x_channel_stride + ky * a.x_row_stride), d, out);
 }
 
+// Asks for what the patches below will add to the lines of this one's columns: images come from the memory, in more streams than processors foresee.
+HWY_INLINE void fetch_below(const PatchesArgs& a, const float* corner, int64_t left) {
+  constexpr int64_t kLine = 64 / sizeof(float);
+  if (left % kLine >= a.stride_w) return;  // asked for by a patch before
+  const int64_t rows = std::min(a.stride_h, a.kernel_h);
+  for (int64_t c = 0; c < a.channels; ++c)
+    for (int64_t ky = a.kernel_h - rows; ky < a.kernel_h; ++ky)
+      for (int64_t kx = 0; kx < a.stride_w; kx += kLine) hwy::Prefetch(corner + c * a.x_channel_stride + (a.stride_h + ky) * a.x_row_stride + kx);
+}
+
 void patches(const PatchesArgs& a, const void* x, void* out, Context& context) {
   const int64_t columns = a.channels * a.kernel_h * a.kernel_w;
   parallel_for(context, a.batch * a.out_height, a.out_width * columns, [&](int64_t begin, int64_t end) {
@@ -88,6 +99,7 @@ void patches(const PatchesArgs& a, const void* x, void* out, Context& context) {
         const float* corner = f32(x) + b * a.x_batch_stride + y * a.x_row_stride + left * a.x_column_stride;
         float* to = f32(out) + (item * a.out_width + ox) * columns;
         const bool whole = rows.begin == 0 && rows.end == a.kernel_h && taps.begin == 0 && taps.end == a.kernel_w;
+        if (a.x_column_stride == 1 && y + a.stride_h + a.kernel_h <= a.height && left >= 0) fetch_below(a, corner, left);
         if (a.x_column_stride != 1 || a.kernel_w < 4)
           gather_taps(a, corner, rows, taps, to);
         else if (whole && a.kernel_w == 4)
