@@ -67,9 +67,11 @@ inline void prepare_bias(Call& call, Context& ctx) {
     const TokenGroups::Bias& b = biases[i];
     const int64_t stride = plan::round_up(b.keys, kLanes), rows = a.heads * b.queries;
     float* to = ctx.scratch().take<float>(rows * stride);
+    constexpr int64_t kRowsAhead = 24;  // that come from the memory meanwhile
     ctx.pool().for_each(rows, [&](int64_t r) HWY_ATTR {
       const float* from = static_cast<const float*>(a.bias) + a.heads * b.offset + r * b.keys;
       float* row = to + r * stride;
+      prefetch<false>(from + std::min(kRowsAhead, rows - 1 - r) * b.keys, b.keys);
       const D d;
       const V log2e = hn::Set(d, kLog2E);
       for_vectors(
