@@ -150,6 +150,7 @@ void ParamStore::zero_grads() const {
 void ParamStore::drop_packed() {
   for (Param& p : params_) {
     p.packed = nullptr;
+    p.packed_next = nullptr;
     p.packing = 0;
   }
   packed_ = Buffer();

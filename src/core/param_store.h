@@ -42,6 +42,7 @@ struct Param {
   Tensor grad;                   // likewise, when gradients are wanted; layers add to it
   const void* packed = nullptr;  // the GEMM's own form of a weight [out, in], while it is valid (pack_weights)
   ProductType packed_type = ProductType::kOwn;
+  const Param* packed_next = nullptr;  // the weight that is packed, and used, after it
   uint64_t packing = 0;          // tells this packing, for whose life values stay what they are, from all others; 0: there is none
   bool packable = false;         // the weight of an affine map or a convolution
   bool read_plain = false;       // ... whose layer reads `value` in an inference too, as it stands

@@ -31,6 +31,13 @@ enum class Activation : uint8_t {
 
 // ---- matrix product -------------------------------------------------------------------------------------------------
 
+// A packed B (k, n), as gemm_pack gives it.
+struct PackedMatrix {
+  const void* data = nullptr;
+  ProductType type = ProductType::kOwn;
+  int64_t k = 0, n = 0;
+};
+
 // c[c_rows[i], :] = residual + act(norm(a)[a_rows[i], :] · b + bias), row i of m; "accumulate" adds to c instead.
 struct GemmArgs {
   int64_t m = 0, n = 0, k = 0;
@@ -47,6 +54,7 @@ struct GemmArgs {
   int64_t b_stride = 0;
   bool b_transposed = false;
   const void* b_packed = nullptr;
+  PackedMatrix next;                    // of the product after this one, whose beginning may be brought near meanwhile; or none
   ProductType type = ProductType::kOwn;  // of b_packed, where there is one; int8 needs it, and a_transposed == false
 
   void* c = nullptr;  // (m, n)

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ops/pack_weights.h"
+
 namespace fovea {
 
 namespace {
@@ -73,6 +75,7 @@ void Conv2d::multiply(const PatchesArgs& p, const void* x, void* y, Context& ctx
   g.b = weight_->value.data;
   g.b_transposed = true;
   g.b_packed = weight_->packed;
+  g.next = weights_after(*weight_);
   g.type = g.b_packed != nullptr ? weight_->packed_type : ctx.products();
   g.c = y;
   g.c_stride = shape_.out;

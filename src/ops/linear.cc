@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "ops/layer_norm.h"
+#include "ops/pack_weights.h"
 
 namespace fovea {
 
@@ -48,6 +49,7 @@ void Linear::apply(ConstTensor x, Tensor y, const LinearFusion& fusion, Context&
   g.b_stride = in_;
   g.b_transposed = true;
   g.b_packed = weight_->packed;
+  g.next = weights_after(*weight_);
   g.type = type(ctx);
   g.c = y.data;
   g.c_stride = out_;

@@ -8,6 +8,7 @@ namespace fovea {
 namespace {
 
 size_t aligned(size_t n) { return (n + 63) / 64 * 64; }
+int64_t inputs(const Param& p) { return p.shape.elements() / p.shape[0]; }
 
 // Packs one parameter after the other into one block.
 class Packer {
@@ -29,18 +30,25 @@ class Packer {
   void pack(Param& p, const void* value) {
     ctx_.kernels().gemm_pack(p.packed_type, inputs(p), p.shape[0], value, inputs(p), true, next_, ctx_);
     p.packed = next_;
+    if (last_) last_->packed_next = &p;
+    last_ = &p;
     next_ += bytes_of(p);
   }
 
  private:
-  static int64_t inputs(const Param& p) { return p.shape.elements() / p.shape[0]; }
   size_t bytes_of(const Param& p) const { return aligned(ctx_.kernels().gemm_packed_bytes(p.packed_type, inputs(p), p.shape[0])); }
 
   Context& ctx_;
   char* next_ = nullptr;
+  Param* last_ = nullptr;
 };
 
 }  // namespace
+
+PackedMatrix weights_after(const Param& p) {
+  const Param* next = p.packed_next;
+  return next ? PackedMatrix{next->packed, next->packed_type, inputs(*next), next->shape[0]} : PackedMatrix{};
+}
 
 void pack_weights(ParamStore& params, Context& ctx, ProductType type) {
   Packer packer(params, ctx, type);

@@ -14,4 +14,7 @@ void pack_weights(ParamStore& params, Context& ctx, ProductType type = ProductTy
 // layers, and what is read packed alone is never in memory as a whole in its plain form.
 void pack_from(ParamSource& source, ParamStore& params, Context& ctx, ProductType type = ProductType::kOwn);
 
+// The weights that are packed behind these and multiply after them; none behind the last.
+PackedMatrix weights_after(const Param&);
+
 }  // namespace fovea

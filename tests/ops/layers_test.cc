@@ -52,6 +52,25 @@ TEST(Linear, PackedWeightsGiveTheSameBits) {
   }
 }
 
+TEST(Linear, PackedWeightsKnowWhatFollows) {
+  const KernelTable& table = kernel_table("auto");
+  ParamStore p;
+  const Linear first(Scope(p) / "fc1", 37, 45, Bias::kYes), last(Scope(p) / "fc2", 45, 10, Bias::kNo);
+  p.allocate(table.dtype, ParamStore::Gradients::kNo);
+  harness::randomise(p, Rng(1));
+  Context ctx(table, table.dtype, 1);
+  EXPECT_EQ(weights_after(first.weight()).data, nullptr);
+  pack_weights(p, ctx, ProductType::kInt8);
+  const PackedMatrix next = weights_after(first.weight());
+  EXPECT_EQ(next.data, last.weight().packed);
+  EXPECT_EQ(next.type, ProductType::kInt8);
+  EXPECT_EQ(next.k, 45);
+  EXPECT_EQ(next.n, 10);
+  EXPECT_EQ(weights_after(last.weight()).data, nullptr);
+  p.drop_packed();
+  EXPECT_EQ(weights_after(first.weight()).data, nullptr);
+}
+
 // Forward, dx, dW and db in bf16: every table against the reference, whose operands are rounded likewise, and the reference against
 // exact products by what two roundings of half a unit of 2^-8 make of a product.
 TEST(Linear, InBf16) {

@@ -5,8 +5,8 @@
 // computes the same function.
 //
 // Layout of packed B: panels of 2 · lanes columns, each (steps of k, width) of four bytes, row-major; the last panel is
-// `lanes` wide where that holds the remaining columns; columns past n are zero. int8: before the panels the columns' scales
-// (float) and start values (int32), both of n rounded up to whole panels.
+// `lanes` wide where that holds the remaining columns; columns past n are zero. int8: before each panel its columns' scales
+// (float) and start values (int32), 2 · lanes of each.
 #pragma once
 
 #include "kernels/cpu/gemm_tile.h"

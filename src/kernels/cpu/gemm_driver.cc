@@ -139,6 +139,22 @@ Ahead b_ahead(const Job& job, int64_t p, Range k, int64_t tile_steps) {
           g.b_stride * element, tile_steps};
 }
 
+// Steps k of a packed panel, which begin at `data`, and what stands before them.
+Ahead packed_ahead(const Panels& panels, const float* data, int64_t p, Range k, int64_t tile_steps) {
+  const int64_t bytes = (panels.header + k.size() * panels.packed_width(p)) * 4;
+  return {data - panels.header, 1, bytes, bytes, tile_steps};
+}
+
+// The first panel of the next product's weights that this part will multiply, if that is shared out as this one is.
+Ahead next_weights_ahead(const Job& job, int64_t part, int64_t tile_steps) {
+  const PackedMatrix& w = job.g.next;
+  if (w.data == nullptr) return {};
+  const Forms forms(job.be, w.type, false);
+  const Panels panels(job.be, forms, w.n);
+  const int64_t steps = forms.steps(w.k), p = share({0, panels.count()}, part % job.n_parts, job.n_parts).begin;
+  return packed_ahead(panels, as_floats(w.data) + p * panels.packed_stride(steps) + panels.header, p, forms.k_block(steps, 0), tile_steps);
+}
+
 // One panel of B against the tiles of a block of rows.
 struct PanelTask {
   const Job& job;
@@ -216,9 +232,9 @@ void run_panel(PanelTask& t) {
   tile.start = bias;
   tile.columns = columns;
   if (job.forms.integers) {
-    tile.start = job.start != nullptr ? job.start + column : kZeros;
+    tile.column_scale = t.b - job.panels.header;
+    tile.start = job.forms.tile == TileType::kInt8 ? tile.column_scale + job.panels.width : kZeros;
     tile.row_scale = t.a.scale;
-    tile.column_scale = job.column_scale + column;
     tile.bias = bias;
   }
   float* c = static_cast<float*>(g.c) + column;
@@ -309,12 +325,10 @@ void run_part(const Job& job, int64_t part) {
   float* packed = job.pack_in_parts ? job.part_memory + part * job.part_elements : nullptr;
   const auto data = [&](const Walk::Block& block, int64_t p) {
     if (job.pack_in_parts) return static_cast<const float*>(packed) + (job.keep_panels ? (p - block.panels.begin) * job.panels.width * block.k.size() : 0);
-    return job.b + p * job.panels.width * job.steps + block.k.begin * job.panels.packed_width(p);
+    return job.b + p * job.panels.packed_stride(job.steps) + job.panels.header + block.k.begin * job.panels.packed_width(p);
   };
   const auto ahead = [&](const Walk::Block& block, int64_t p, int64_t tile_steps) {
-    if (block.packs) return b_ahead(job, p, block.k, tile_steps);
-    const int64_t line = job.panels.packed_width(p) * 4;
-    return Ahead(data(block, p), block.k.size(), line, line, tile_steps);
+    return block.packs ? b_ahead(job, p, block.k, tile_steps) : packed_ahead(job.panels, data(block, p), p, block.k, tile_steps);
   };
   for (int64_t i = 0; i < walk.count(); ++i) {
     const bool more = i + 1 < walk.count();
@@ -324,13 +338,8 @@ void run_part(const Job& job, int64_t part) {
     const ABlock a = a_block(job, block.rows, block.k, sums, stage);
     Ahead next_a = more ? a_ahead(job, next.rows, next.k, steps) : Ahead();
     for (int64_t p = block.panels.begin; p < block.panels.end; ++p) {
-      // Weights that are packed one behind the other, in the order of their products, go on with those of the next.
-      const auto behind = [&] {
-        const int64_t line = job.panels.width * 4;
-        return job.pack_in_parts ? Ahead() : Ahead(job.b + job.panels.packed_elements(job.steps), steps, line, line, steps);
-      };
       if (block.packs) pack_panel(job, p, block.k, packed + (data(block, p) - packed), packed + job.part_elements - job.pack_scratch());
-      const Ahead next_b = p + 1 < block.panels.end ? ahead(block, p + 1, steps) : more ? ahead(next, next.panels.begin, steps) : behind();
+      const Ahead next_b = p + 1 < block.panels.end ? ahead(block, p + 1, steps) : more ? ahead(next, next.panels.begin, steps) : next_weights_ahead(job, part, steps);
       PanelTask task{job, a, block.rows, block.tiles, p, block.k, block.k_index == 0, block.k_index + 1 == job.blocks, data(block, p), next_b, next_a};
       run_panel(task);
     }
@@ -382,14 +391,7 @@ void run_gemm(const GemmBackend& be, const GemmArgs& g, Context& ctx) {
     job.partial_stride = job.panels.whole_columns();
     job.partial = scratch.take<float>(g.m * job.partial_stride);
   }
-  if (g.b_packed != nullptr) {
-    job.b = as_floats(g.b_packed);
-    if (job.forms.integers) {
-      job.column_scale = job.b;
-      if (job.forms.tile == TileType::kInt8) job.start = job.b + job.panels.whole_columns();
-      job.b += 2 * job.panels.whole_columns();
-    }
-  }
+  job.b = as_floats(g.b_packed);
   if (job.parts() == 1) return run_part(job, 0);
   ctx.pool().for_each(job.parts(), [&](int64_t part) { run_part(job, part); });
 }

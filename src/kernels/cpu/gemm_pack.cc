@@ -9,7 +9,7 @@ namespace {
 
 using namespace gemm_plan;  // NOLINT: one driver, several files
 
-// Packs steps [k.begin, k.end) of b; panel p starts at out + p * width * k.size().
+// Packs steps [k.begin, k.end) of b.
 void pack_all(const Job& job, Range k, float* out, Context& ctx) {
   constexpr int64_t kChunk = 256;  // steps of k that one unit of work packs
   const int64_t chunks = ceil_div(k.size(), kChunk), units = job.panels.count() * chunks, scratch = job.pack_scratch();
@@ -20,7 +20,7 @@ void pack_all(const Job& job, Range k, float* out, Context& ctx) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t p = i / chunks;
       const Range part = share(k, i % chunks, chunks);
-      pack_panel(job, p, part, out + p * job.panels.width * k.size() + (part.begin - k.begin) * job.panels.packed_width(p), memory + thread * scratch);
+      pack_panel(job, p, part, out + p * job.panels.packed_stride(k.size()) + (part.begin - k.begin) * job.panels.packed_width(p), memory + thread * scratch);
     }
   };
   if (alone)
@@ -34,8 +34,7 @@ void pack_all(const Job& job, Range k, float* out, Context& ctx) {
 size_t gemm_packed_size(const GemmBackend& be, ProductType type, int64_t k, int64_t n) {
   if (k <= 0 || n <= 0) return 0;
   const Forms forms(be, type, false);
-  const Panels panels(be, n);
-  return static_cast<size_t>(panels.packed_elements(forms.steps(k)) + (forms.integers ? 2 * panels.whole_columns() : 0)) * sizeof(float);
+  return static_cast<size_t>(Panels(be, forms, n).packed_elements(forms.steps(k))) * sizeof(float);
 }
 
 void run_gemm_pack(const GemmBackend& be, ProductType type, int64_t k, int64_t n, const float* b, int64_t b_stride, bool b_transposed,
@@ -53,12 +52,12 @@ void run_gemm_pack(const GemmBackend& be, ProductType type, int64_t k, int64_t n
   // A column has one scale.
   const Panels& panels = job.panels;
   const int64_t scratch = panels.width * (job.steps + panels.lanes) + k + panels.lanes;
-  float* data = packed + 2 * panels.whole_columns();
-  std::memset(packed, 0, static_cast<size_t>(2 * panels.whole_columns()) * sizeof(float));
   const ArenaScope scope(ctx.scratch());
   float* memory = ctx.scratch().take<float>(scratch * ctx.pool().threads());
   ctx.pool().for_ranges(panels.count(), [&](int64_t first, int64_t last, int thread) {
     for (int64_t p = first; p < last; ++p) {
+      float* header = packed + p * panels.packed_stride(job.steps);
+      std::memset(header, 0, static_cast<size_t>(panels.header) * sizeof(float));
       GemmPack pack;
       pack.form = job.forms.b;
       pack.k = k;
@@ -67,10 +66,10 @@ void run_gemm_pack(const GemmBackend& be, ProductType type, int64_t k, int64_t n
       pack.b = b + (b_transposed ? p * panels.width * b_stride : p * panels.width);
       pack.b_stride = b_stride;
       pack.b_transposed = b_transposed;
-      pack.out = data + p * panels.width * job.steps;
+      pack.out = header + panels.header;
       pack.columns_scratch = memory + thread * scratch;
-      pack.column_scale = packed + p * panels.width;
-      pack.start = reinterpret_cast<int32_t*>(packed + panels.whole_columns() + p * panels.width);
+      pack.column_scale = header;
+      pack.start = reinterpret_cast<int32_t*>(header + panels.width);
       be.pack(pack);
     }
   });

@@ -35,7 +35,7 @@ Job::Job(const GemmBackend& backend, const GemmArgs& args, int64_t threads)
     : be(backend),
       g(args),
       forms(backend, args.type, args.a_transposed),
-      panels(backend, args.n),
+      panels(backend, forms, args.n),
       steps(forms.steps(args.k)),
       blocks(forms.k_blocks(steps)),
       order(args.a_transposed ? AOrder::kColumns : AOrder::kRows) {

@@ -46,14 +46,17 @@ struct Forms {
   }
 };
 
+// Columns of B, and how they are packed.
 struct Panels {
   int64_t n, lanes, width;
-  Panels(const GemmBackend& be, int64_t columns) : n(columns), lanes(be.lanes), width(2 * be.lanes) {}
+  int64_t header;  // of a packed panel, in elements: scales and start values of integers
+  Panels(const GemmBackend& be, const Forms& forms, int64_t columns) : n(columns), lanes(be.lanes), width(2 * be.lanes), header(forms.integers ? 2 * width : 0) {}
   int64_t count() const { return ceil_div(n, width); }
   int64_t columns(int64_t p) const { return std::min(width, n - p * width); }
   int vectors(int64_t p) const { return columns(p) > lanes ? 2 : 1; }
   int64_t packed_width(int64_t p) const { return vectors(p) * lanes; }
-  int64_t packed_elements(int64_t steps) const { return steps * ((count() - 1) * width + packed_width(count() - 1)); }
+  int64_t packed_stride(int64_t steps) const { return header + steps * width; }  // between panels of all steps
+  int64_t packed_elements(int64_t steps) const { return (count() - 1) * packed_stride(steps) + header + steps * packed_width(count() - 1); }
   int64_t whole_columns() const { return count() * width; }
 };
 
@@ -78,9 +81,7 @@ struct Job {
   int64_t group_panels = 1;
   int64_t part_elements = 0;   // of packed panels, and scratch for packing
   float* part_memory = nullptr;
-  const float* b = nullptr;    // panel p starts at b + p * width * steps
-  const float* column_scale = nullptr;  // of integers
-  const float* start = nullptr;         // int32, of tiles of integers
+  const float* b = nullptr;    // packed before
 
   TileEnd end = {};           // of tiles of the last block of k
   bool finish = false;        // a tile's end is more than its kernel can do
