@@ -117,6 +117,7 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
     w.group = &group;
     w.begin = begin;
     w.end = end;
+    w.has_penalised = false;
   }
   std::copy_n(w.query_codes, n, w.codes);
   const RowElement stored = a.bf16 ? RowElement::kBf16 : RowElement::kFloat, scored = a.has_int8_scores(group) ? RowElement::kLevels : stored;
@@ -142,7 +143,7 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
   const plan::RowBounds bounds = rule.looks_at_positions() ? plan::bounds_of(w.codes, n) : plan::RowBounds{};
 
   std::optional<GeneratedTiles> generated_tiles;
-  if (generated) generated_tiles.emplace(call, w, group, queries, q_rows, begin, n, h);
+  if (generated) generated_tiles.emplace(call, w, group, q_rows, begin, n, h);
   const Rows k_rows(a.k, a.memory_k, a.pad_k, a.head_dim, b, h, scored), v_rows(a.v, a.memory_v, a.pad_v, a.head_dim, b, h, stored);
   plan::SlotCursor key_cursor(call.groups, group.key_runs);
   const auto pack_keys = [&] {
@@ -179,7 +180,11 @@ void attend(const Call& call, const RelativeCall* relative, Workspace& w, const 
       key_cursor.skip(keys);
       continue;
     }
-    if (w.block_batch != b) w.block.load(call, group, key_cursor, blocks.begin(block), blocks.begin(block + 1), b);
+    if (w.block_batch != b) {
+      w.block.load(call, group, key_cursor, blocks.begin(block), blocks.begin(block + 1), b);
+      w.has_penalised = false;
+    }
+    if (generated && call.labels && group.mixed_labels) w.find_penalised(queries.labels, n);
     w.block_batch = blocks.pieces == 1 ? b : -1;
     k_packed = v_packed = false;
     if (relative) relative_keys(*relative, w.relative, w.block);

@@ -28,6 +28,7 @@ struct Workspace {
   const float** v_rows;  // (block keys)
   float* s;         // (kMostValueRows, kMaxBlockKeys)
   float* v;         // (block keys, width)
+  uint64_t* penalised;  // (kMaxPanels, chunk) of each panel's keys those whose label differs from the query's, where labels are mixed
   float *k_pairs, *v_pairs;  // in bf16: keys_t and v in pairs, of channels (or fours of bytes) and of keys
   // Of scores of integers: rows of bytes, their scales (the queries' times that of the scores), and what a key's sums begin with.
   uint8_t *q_bytes, *k_bytes;
@@ -40,6 +41,8 @@ struct Workspace {
   const TokenGroups::Group* group = nullptr;
   int32_t begin = -1, end = -1;
   int64_t block_batch = -1;
+  bool has_penalised = false;  // of these queries and the block
+  int32_t queries;  // that a chunk has room for
 
   Workspace(Cutter cutter, int32_t chunk, int32_t keys, const Call& call, const RelativeCall* relative_call)
       : Workspace(cutter, chunk, keys, call.a.head_dim, call.width, call.a.bf16 ? keys : 0, call.a.int8_scores, call.exclusions, relative_call) {}
@@ -47,8 +50,17 @@ struct Workspace {
     const int64_t head_dim = call.a.head_dim, width = call.width, paired_keys = call.a.bf16 ? keys : 0;
     return 3 * Cutter::bytes<int32_t>(chunk) + 3 * Cutter::bytes<float>(chunk) +
            2 * Cutter::bytes<float>(chunk * width) + Cutter::bytes<const float*>(chunk) + Cutter::bytes<const float*>(keys) + Cutter::bytes<float>(kMostValueRows * kMaxBlockKeys) +
-           Cutter::bytes<float>(keys * width) + 2 * Cutter::bytes<float>(paired_keys * width / 2) + KeyBlock::bytes(keys, head_dim, call.exclusions) +
+           Cutter::bytes<float>(keys * width) + Cutter::bytes<uint64_t>(kMaxPanels * chunk) + 2 * Cutter::bytes<float>(paired_keys * width / 2) + KeyBlock::bytes(keys, head_dim, call.exclusions) +
            (call.a.int8_scores ? bytes_of_integers(chunk, keys, head_dim) : 0) + RelativeWorkspace::bytes(relative_call, chunk, keys, kTileRows, width);
+  }
+
+  // Of n queries with these labels.
+  void find_penalised(const int32_t* query_labels, int32_t n) {
+    for (int32_t panel = 0; panel < block.panels.pieces && !has_penalised; ++panel) {
+      const int32_t first = block.panels.begin(panel), vectors = block.panels.begin(panel + 1) - first;
+      for (int32_t i = 0; i < n; ++i) penalised[panel * queries + i] = differing(block.labels + first * kLanes, vectors, query_labels[i]);
+    }
+    has_penalised = true;
   }
 
  private:
@@ -70,6 +82,7 @@ struct Workspace {
         v_rows(cutter.take<const float*>(keys)),
         s(cutter.take<float>(kMostValueRows * kMaxBlockKeys)),
         v(cutter.take<float>(keys * width)),
+        penalised(cutter.take<uint64_t>(kMaxPanels * chunk)),
         k_pairs(cutter.take<float>(paired_keys * width / 2)),
         v_pairs(cutter.take<float>(paired_keys * width / 2)),
         q_bytes(int8_scores ? cutter.take<uint8_t>(chunk * head_dim) : nullptr),
@@ -79,7 +92,8 @@ struct Workspace {
         k_start(int8_scores ? cutter.take<int32_t>(keys) : nullptr),
         block(cutter, keys, head_dim, exclusions),
         block_keys(keys),
-        relative(cutter, relative_call, chunk, keys, kTileRows, width) {}
+        relative(cutter, relative_call, chunk, keys, kTileRows, width),
+        queries(chunk) {}
 };
 
 static_assert(kMaxBlockKeys == kAttentionRowKeys && kTileRows <= kMostValueRows);
@@ -103,10 +117,10 @@ inline bool can_generate(const Call& call, const TokenGroups::Group& group) {
 class GeneratedTiles {
  public:
   // Of the n queries from `slot` on.
-  GeneratedTiles(const Call& call, Workspace& w, const TokenGroups::Group& group, const Queries& q, const Rows& q_rows, int32_t slot, int32_t n, int64_t h)
+  GeneratedTiles(const Call& call, Workspace& w, const TokenGroups::Group& group, const Rows& q_rows, int32_t slot, int32_t n, int64_t h)
       : w_(w),
         laid_(call.laid_bias(group)),
-        labels_(call.labels && group.mixed_labels ? q.labels : nullptr),
+        mixed_labels_(call.labels && group.mixed_labels),
         element_(score_element(call, group)),
         weight_bytes_(weight_bytes(call)) {
     for (int32_t i = 0; i < n; ++i) w.q_rows[i] = q_rows.row(w.codes[i]);
@@ -131,7 +145,6 @@ class GeneratedTiles {
       if (w_.max[r + i] != kNegInf && w_.max[r + i] != 0) return false;
       begun = begun && w_.max[r + i] == 0;
     }
-    uint64_t penalised[kAttentionTileRows];
     AttentionScores t = same_;
     t.q = w_.q_rows + r;
     t.sum = sums;
@@ -147,10 +160,7 @@ class GeneratedTiles {
         t.key_scale = w_.k_scale + first;
       }
       t.least = begun ? kNegInf : -kSafeExponent;
-      if (labels_) {
-        for (int32_t i = 0; i < rows; ++i) penalised[i] = differing(block.labels + first, vectors, labels_[r + i]);
-        t.penalised = penalised;
-      }
+      if (mixed_labels_) t.penalised = w_.penalised + panel * w_.queries + r;
       if (jit_attention_scores(element_, rows, vectors, t.head_dim)(&t) == 0) return false;
       begun = true;
     }
@@ -162,7 +172,7 @@ class GeneratedTiles {
   Workspace& w_;
   const LaidBias* laid_;
   const float* bias_ = nullptr;  // of the first query
-  const int32_t* labels_;
+  bool mixed_labels_;
   AttentionElement element_;
   int64_t weight_bytes_;
   AttentionScores same_;
