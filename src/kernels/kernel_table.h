@@ -54,8 +54,8 @@ struct GemmArgs {
   int64_t b_stride = 0;
   bool b_transposed = false;
   const void* b_packed = nullptr;
-  PackedMatrix next;                    // of the product after this one, whose beginning may be brought near meanwhile; or none
   ProductType type = ProductType::kOwn;  // of b_packed, where there is one; int8 needs it, and a_transposed == false
+  PackedMatrix next;  // B of the product after this one, whose beginning may be brought near meanwhile; or none
 
   void* c = nullptr;  // (m, n)
   int64_t c_stride = 0;

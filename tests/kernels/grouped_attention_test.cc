@@ -153,6 +153,9 @@ TEST(GroupedAttention, WindowsWithBiasAndLabels) {
   c.groups.only_rule().region_penalty = -static_cast<float>(kInf);
   c.name += ", forbidden";
   verify(c);
+  Case large = windows(36, 36, 18, 5);  // several chunks of queries and blocks of keys
+  large.bias = true;
+  verify(large);
 }
 
 TEST(GroupedAttention, PaddedWindows) {
